@@ -1,0 +1,10 @@
+# Thin aliases: `python3 make.py TARGET` is the portable form, and works on Windows.
+TARGETS = book test lab notebooks bench teachers lint types setup clean
+PYTHON ?= python3
+
+.PHONY: help $(TARGETS)
+help:
+	@$(PYTHON) make.py
+
+$(TARGETS):
+	@$(PYTHON) make.py $@

@@ -1,0 +1,158 @@
+"""``make bench``: every comparison, in one run.
+
+python -m benchmarks [PART OF A NAME ...]
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("DISTILL_QUIET", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from torch import nn
+
+from .side_by_side import Result, compare, write
+
+
+def kd_epoch() -> Result:
+    """Our loop against the loop that one writes by hand."""
+    from . import loops, setting
+
+    (run, a), (hand, b) = loops.ours(), loops.by_hand()
+    run(), hand()
+    setting.same(a, b)
+    torch_version = f"torch {version('torch')}"
+    return compare(
+        "KD epoch against a loop by hand", run, hand, version=torch_version, bound=1 / 1.05
+    )
+
+
+def against_torchdistill() -> Result:
+    """Our loop against torchdistill's box."""
+    from . import loops, setting
+
+    (run, a), (box, b) = loops.ours(), loops.torchdistill_box()
+    run(), box()
+    setting.same(a, b)
+    name = f"torchdistill {version('torchdistill')}"
+    return compare("KD epoch against torchdistill's box", run, box, version=name, bound=1.0)
+
+
+def against_trainer() -> Result:
+    """Our loop against transformers' Trainer."""
+    from . import loops, setting
+
+    (run, a), (train, b) = loops.ours(), loops.trainer()
+    run(), train()
+    setting.same(a, b)
+    name = f"transformers {version('transformers')}"
+    return compare("KD epoch against transformers.Trainer", run, train, version=name, bound=1.0)
+
+
+def cached_targets() -> Result:
+    """Targets from the cache against targets from the teacher that the book ships."""
+    from distill_lib import KD, Cache, Teacher, data, distill, zoo
+
+    from . import setting
+
+    train = data.load("fashion_mnist", split="train").subset(range(2560))
+    teacher = Teacher(zoo.load_teacher("fashion_resnet20"))
+    cache = Cache.build(Path(tempfile.mkdtemp()) / "logits", teacher, train)
+    student, _ = setting.models()
+
+    def epoch(source: Any) -> Callable[[], Any]:
+        batches = train.batches(128, seed=0)
+        return lambda: distill(student, source, batches, KD(temperature=4), epochs=1)
+
+    return compare(
+        "epoch with cached targets against a live ResNet-20",
+        epoch(cache),
+        epoch(teacher),
+        version="the live teacher",
+        rounds=3,
+        bound=2.0,
+    )
+
+
+def imports() -> Result:
+    """``import distill_lib`` against ``import torch`` alone, each in a fresh interpreter."""
+
+    def seconds(code: str) -> float:
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return time.perf_counter() - begun
+
+    both = [
+        (seconds("import distill_lib; distill_lib.KD"), seconds("import torch")) for _ in range(6)
+    ]
+    ours, peer = (min(times) for times in zip(*both, strict=True))
+    return Result(
+        "import distill_lib against import torch",
+        peer / ours,
+        ours,
+        peer,
+        f"torch {version('torch')}",
+        "s",
+        1 / 1.3,
+    )
+
+
+def five_seeds() -> Result:
+    """Five small students as one batched model against one student, five times."""
+    from distill_lib import CE, KD, Stacked, distill
+
+    def net(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    torch.manual_seed(9)
+    teacher = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    shared = [(torch.randn(64, 64), torch.randint(10, (64,))) for _ in range(200)]
+    objective = CE() + KD(temperature=4)
+    one, five = net(0), Stacked([net(seed) for seed in range(5)], ndim=2)
+    return compare(
+        "five seeds in one against five runs",
+        lambda: distill(five, teacher, shared, objective, epochs=1),
+        lambda: distill(one, teacher, shared, objective, epochs=1),
+        version="five times one seed",
+        scale=5,
+        bound=2.5,
+    )
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    wanted = sys.argv[1:]
+    results: list[Result] = []
+    for job in (
+        kd_epoch,
+        against_torchdistill,
+        against_trainer,
+        cached_targets,
+        imports,
+        five_seeds,
+    ):
+        if wanted and not any(part in job.__name__ for part in wanted):
+            continue
+        if job is against_torchdistill and importlib.util.find_spec("torchdistill") is None:
+            print("torchdistill is not installed: pip install --no-deps torchdistill", flush=True)
+            continue
+        results.append(job())
+        print(results[-1].line(), flush=True)
+    write(results)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

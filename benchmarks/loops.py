@@ -1,0 +1,192 @@
+"""One epoch of distillation: our loop, a loop written by hand, and two libraries'."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .setting import LR, TEMPERATURE, WEIGHT, images, loader, models
+
+
+def ours(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
+    """``distill`` with an objective of labels and teacher."""
+    from distill_lib import CE, KD, Teacher, distill
+
+    student, teacher = models()
+    batches = loader(n)
+    objective = (1 - WEIGHT) * CE() + WEIGHT * KD(temperature=TEMPERATURE)
+
+    def run() -> None:
+        distill(student, Teacher(teacher), batches, objective, epochs=1, optimizer=_sgd)
+
+    return run, student
+
+
+def by_hand(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
+    """The ten lines that one writes without a library."""
+    student, teacher = models()
+    batches = loader(n)
+    T, w = TEMPERATURE, WEIGHT
+
+    def run() -> None:
+        optimizer = _sgd(student.parameters())
+        student.train()
+        for x, y in batches:
+            z = student(x)
+            with torch.no_grad():
+                v = teacher(x)
+            kd = F.kl_div(
+                F.log_softmax(z / T, -1),
+                F.log_softmax(v / T, -1),
+                log_target=True,
+                reduction="batchmean",
+            )
+            loss = (1 - w) * F.cross_entropy(z, y) + w * T * T * kd
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return run, student
+
+
+def torchdistill_box(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
+    """torchdistill's distillation box, configured as its examples are."""
+    _without_torchvision()
+    import logging
+
+    from torchdistill.core.distillation import get_distillation_box
+
+    logging.disable(logging.INFO)
+    student, teacher = models()
+    kd = {
+        "key": "KDLoss",
+        "kwargs": {
+            "student_module_path": ".",
+            "student_module_io": "output",
+            "teacher_module_path": ".",
+            "teacher_module_io": "output",
+            "temperature": TEMPERATURE,
+            "alpha": 1 - WEIGHT,
+            "reduction": "batchmean",
+        },
+    }
+    config: dict[str, Any] = {
+        "num_epochs": 1,
+        "train_data_loader": {
+            "dataset_id": "train",
+            "sampler": {"class_or_func": torch.utils.data.SequentialSampler},
+            "kwargs": {"batch_size": 128},
+        },
+        "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
+        "student": {"forward_proc": "forward_batch_only"},
+        "optimizer": {"key": "SGD", "kwargs": {"lr": LR, "momentum": 0.9}},
+        "criterion": {
+            "key": "WeightedSumLoss",
+            "kwargs": {"sub_terms": {"kd": {"criterion": kd, "weight": 1.0}}},
+        },
+    }
+    sets = {"train": torch.utils.data.TensorDataset(*images(n))}
+    box = get_distillation_box(
+        teacher, student, sets, config, torch.device("cpu"), None, False, 1.0
+    )
+
+    def run() -> None:
+        box.pre_epoch_process(epoch=0)
+        for x, y, extra in box.train_data_loader:
+            box.pre_forward_process()
+            loss = box.forward_process(x, y, extra)
+            box.post_forward_process(loss=loss)
+        box.post_epoch_process()
+
+    return run, student
+
+
+def trainer(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
+    """``transformers.Trainer`` with the usual overridden ``compute_loss``."""
+    from transformers import Trainer, TrainingArguments
+
+    student, teacher = models()
+    T, w = TEMPERATURE, WEIGHT
+
+    class DistillingTrainer(Trainer):  # type: ignore[misc]
+        def compute_loss(self, model: nn.Module, inputs: Any, **kwargs: Any) -> Any:
+            z = model(inputs["inputs"])
+            with torch.no_grad():
+                v = teacher(inputs["inputs"])
+            kd = F.kl_div(
+                F.log_softmax(z / T, -1),
+                F.log_softmax(v / T, -1),
+                log_target=True,
+                reduction="batchmean",
+            )
+            return (1 - w) * F.cross_entropy(z, inputs["labels"]) + w * T * T * kd
+
+        def get_train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(self.train_dataset, batch_size=128, collate_fn=_named)
+
+    folder = tempfile.mkdtemp()
+    arguments = TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=128,
+        num_train_epochs=1,
+        max_grad_norm=0.0,
+        lr_scheduler_type="constant",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        remove_unused_columns=False,
+    )
+    train = torch.utils.data.TensorDataset(*images(n))
+
+    def run() -> None:
+        optimizer = _sgd(student.parameters())
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        DistillingTrainer(
+            student, arguments, train_dataset=train, optimizers=(optimizer, rate)
+        ).train()
+
+    return run, student
+
+
+def _named(items: Any) -> dict[str, torch.Tensor]:
+    return {
+        "inputs": torch.stack([x for x, _ in items]),
+        "labels": torch.stack([y for _, y in items]),
+    }
+
+
+def _sgd(params: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr=LR, momentum=0.9)
+
+
+def _without_torchvision() -> None:
+    """Stand-ins for the torchvision names that torchdistill imports and this comparison never calls.
+
+    torchvision has no build for every torch; where the real one imports, it is used.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        for stale in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
+            del sys.modules[stale]
+
+        class Anything(types.ModuleType):
+            __path__: list[str] = []
+
+            def __getattr__(self, name: str) -> Any:
+                if name.startswith("__"):
+                    raise AttributeError(name)
+                return type(name, (), {})
+
+        for name in ("", ".models", ".datasets", ".transforms", ".ops", ".references", ".utils"):
+            sys.modules["torchvision" + name] = Anything("torchvision" + name)

@@ -1,0 +1,72 @@
+"""The book's Sphinx extension: checks and repairs; directives and references are beside it."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import distill_directives
+import distill_xrefs
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+log = logging.getLogger(__name__)
+
+MATHJAX = "django-static-mathjax"  # any package that ships MathJax 3 would do
+MATHJAX_PARTS = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
+
+
+def copy_mathjax(app: Sphinx) -> None:
+    """Put MathJax beside the pages, so that formulas are drawn with no network."""
+    if app.builder.format != "html":
+        return
+    source = Path(str(distribution(MATHJAX).locate_file("mathjax/static/mathjax")))
+    target = Path(app.outdir) / "_static" / "mathjax"
+    for part in MATHJAX_PARTS:
+        origin, place = source / "es5" / part, target / part
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if origin.is_dir():
+            shutil.copytree(origin, place, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(origin, place)
+    shutil.copyfile(source / "LICENSE", target / "LICENSE")
+
+
+def check_alt(app: Sphinx, doctree: nodes.document) -> None:
+    """Every image has a text alternative; with -W a missing one fails the build."""
+    for node in doctree.findall(nodes.image):
+        alt = (node.get("alt") or "").strip()
+        # Sphinx fills in the file's name, which tells a listener nothing.
+        if not alt or "jupyter_execute" in alt or alt.endswith((".png", ".svg", ".jpg", ".gif")):
+            log.warning("image without alt text: %s", node.get("uri"), location=node)
+
+
+def prepare_other_builders(app: Sphinx) -> None:
+    """Let builders such as singlehtml draw hidden cells: give them the handlers of html."""
+    if app.builder.format == "html" and app.builder.name != "html":
+        handlers = app.registry.translation_handlers
+        own = handlers.get(app.builder.name, {})
+        handlers[app.builder.name] = {**handlers.get("html", {}), **own}
+
+
+def drop_thebe(app: Sphinx, pagename: str, template: str, context: dict[str, Any], _: Any) -> None:
+    """sphinx-thebe, even switched off, adds its script twice: an error on each page."""
+    context["script_files"] = [s for s in context.get("script_files", []) if not is_thebe(s)]
+
+
+def is_thebe(script: Any) -> bool:
+    body = str(getattr(script, "attributes", {}).get("body", ""))
+    return "thebe" in str(getattr(script, "filename", script) or "") or "THEBE_JS_URL" in body
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    distill_directives.setup(app)
+    app.connect("builder-inited", copy_mathjax)
+    app.connect("builder-inited", prepare_other_builders)
+    app.connect("doctree-read", check_alt)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("build-finished", distill_xrefs.write)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,146 @@
+"""Directives that turn the ledgers into text, so that no cost and no result is typed.
+
+``{cost}`` is the line under a chapter's title, ``{scoreboard}`` the table of all claims,
+``{status}`` the table of all chapters. Each writes Markdown that is then parsed like the page.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+log = logging.getLogger(__name__)
+
+COLAB = "https://colab.research.google.com/github"
+SIGNS = {">=": "≥", "<=": "≤", "==": "="}
+
+
+class LedgerDirective(SphinxDirective):
+    """Reads ledgers, writes Markdown."""
+
+    def ledger(self, name: str) -> list[dict[str, Any]]:
+        path = Path(self.env.srcdir) / "_build" / f"{name}.json"
+        if not path.exists():
+            log.warning("%s is missing: run book/_tools/ledger.py first", path.name)
+            return []
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def markdown(self, text: str, css: str) -> list[nodes.Node]:
+        box = nodes.container(classes=[css])
+        self.state.nested_parse(StringList(text.splitlines(), "ledger"), self.content_offset, box)
+        return [box]
+
+    def chapter_link(self, chapter: str) -> str:
+        depth = self.env.docname.count("/")
+        return f"[{chapter}]({'../' * depth}chapters/{chapter}.md)"
+
+
+class Cost(LedgerDirective):
+    """Minutes, memory, downloads and the ways to run the chapter this stands in."""
+
+    option_spec: ClassVar = {"downloads": directives.unchanged}
+
+    def run(self) -> list[nodes.Node]:
+        chapter = Path(self.env.docname).name
+        runs = [row for row in self.ledger("costs") if row["chapter"] == chapter]
+        if not runs:
+            log.warning(
+                "no cost is known of %s: was it executed?", chapter, location=self.get_location()
+            )
+        facts = [self.spent(row) for row in runs]
+        facts.append(f"downloads: {self.options.get('downloads', 'none')}")
+        return self.markdown(" · ".join([*facts, *self.links(chapter)]), "dl-cost")
+
+    def spent(self, row: dict[str, Any]) -> str:
+        seconds = row["seconds"]
+        time = "under a minute" if seconds < 55 else f"{math.ceil(seconds / 60 - 0.1)} min"
+        memory = f", {row['peak_rss_mb'] / 1000:.1f} GB" if row["peak_rss_mb"] else ""
+        device = row["device"].upper() if row["device"] in {"cpu", "cuda"} else row["device"]
+        return f"{device}: {time}{memory}"
+
+    def links(self, chapter: str) -> list[str]:
+        repository = self.config.html_theme_options["repository_url"].removeprefix(
+            "https://github.com/"
+        )
+        colab = f"{COLAB}/{repository}/blob/notebooks/{chapter}.ipynb"
+        return [
+            f"[open in Colab]({colab})",
+            f"{{raw-file}}`download the notebook <{chapter}.ipynb>`",
+        ]
+
+
+class Scoreboard(LedgerDirective):
+    """Every claim of the book, with the number that was measured in this build."""
+
+    def run(self) -> list[nodes.Node]:
+        claims = self.ledger("claims")
+        lines = ["| chapter | claim | measured | bound | seeds | compared with |", "|" + "---|" * 6]
+        for claim in claims:
+            bound = f"{SIGNS[claim['relation']]} {number(claim['bound'])}"
+            if claim.get("tolerance"):
+                bound += f" ± {number(claim['tolerance'])}"
+            cells = [
+                self.chapter_link(claim["chapter"]),
+                claim["text"],
+                number(claim["value"]),
+                bound,
+                str(claim["seeds"] or "–"),
+                claim["source"] or "–",
+            ]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        held = sum(claim["holds"] for claim in claims)
+        text = f"{held} of {len(claims)} claims held when these pages were built."
+        return self.markdown("\n".join([text, "", *(lines if claims else [])]), "dl-table")
+
+
+class Status(LedgerDirective):
+    """What each chapter cost when these pages were built, and how many claims it makes."""
+
+    def run(self) -> list[nodes.Node]:
+        costs, claims = self.ledger("costs"), Counter(c["chapter"] for c in self.ledger("claims"))
+        lines = ["| chapter | seconds | peak memory (MB) | claims | device | profile |"]
+        lines.append("|---|--:|--:|--:|---|---|")
+        for row in costs:
+            cells = [
+                self.chapter_link(row["chapter"]),
+                f"{row['seconds']:.0f}",
+                str(row["peak_rss_mb"] or "–"),
+                str(claims[row["chapter"]]),
+                row["device"],
+                row["profile"],
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        seconds = sum(row["seconds"] for row in costs)
+        total = f"Chapters: {len(costs)}. Seconds in all: {seconds:.0f}."
+        return self.markdown("\n".join([total, "", *(lines if costs else [])]), "dl-table")
+
+
+def number(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def raw_file(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any) -> Any:
+    """A link to a generated notebook, which is put into the site after Sphinx has ended."""
+    title, _, target = text.rstrip(">").partition(" <")
+    depth = inliner.document.settings.env.docname.count("/")
+    refuri = "../" * depth + f"notebooks/{target}"
+    return [nodes.reference(rawtext, title, refuri=refuri, classes=["dl-download"])], []
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("cost", Cost)
+    app.add_directive("scoreboard", Scoreboard)
+    app.add_directive("status", Status)
+    app.add_role("raw-file", raw_file)

@@ -1,0 +1,116 @@
+"""What the tools of the book share: its chapters, the cache of their execution, its outputs.
+
+A chapter is run once, by ``execute.py``. The site, the ledgers and the clean notebooks are all
+made from the record that this leaves in the cache of jupyter-cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jupyter_cache import get_cache
+from jupyter_cache.readers import get_reader
+from myst_nb.core.read import is_myst_markdown_notebook
+
+ROOT = Path(__file__).resolve().parents[2]
+CLAIM = "application/vnd.distill.claim+json"
+ENV = "application/vnd.distill.env+json"
+GLUE = "application/papermill.record/"
+LIBRARY_FILES = {".py", ".js", ".json", ".safetensors"}
+
+
+def config(root: Path) -> dict[str, Any]:
+    return yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+
+
+def pages(root: Path) -> list[str]:
+    """Every file of the table of contents, in reading order."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    return [toc["root"], *_files(toc)]
+
+
+def _files(entry: Any) -> Iterator[str]:
+    if isinstance(entry, list):
+        for item in entry:
+            yield from _files(item)
+    elif isinstance(entry, dict):
+        if "file" in entry:
+            yield entry["file"]
+        for key in ("parts", "chapters", "sections"):
+            yield from _files(entry.get(key, []))
+
+
+def chapters(root: Path) -> list[Path]:
+    """The pages that hold code to run."""
+    paths = [root / page for page in pages(root)]
+    return [path for path in paths if is_myst_markdown_notebook(path.read_text(encoding="utf-8"))]
+
+
+def read(path: Path) -> Any:
+    """The chapter as a notebook without outputs, read as the site's build reads it."""
+    return get_reader({"type": "plugin", "name": "myst_nb_md"})(str(path))
+
+
+def open_cache(root: Path) -> Any:
+    cache = get_cache(root / config(root)["execute"]["cache"])
+    cache.list_cache_records()  # makes the database while only one process looks
+    return cache
+
+
+def fingerprint(root: Path) -> str:
+    """What a chapter's numbers depend on, besides its own code cells, which jupyter-cache keys.
+
+    The library with the weights it ships, the versions of all installed packages, the profile.
+    """
+    digest = hashlib.sha256()
+    for path in sorted((root / "distill_lib").rglob("*")):
+        if path.suffix in LIBRARY_FILES:
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    versions = sorted({(d.name.lower(), d.version) for d in distributions() if d.name})
+    digest.update(repr(versions).encode())
+    digest.update(os.environ.get("DISTILL_PROFILE", "laptop").encode())
+    return digest.hexdigest()
+
+
+def executed(cache: Any, path: Path) -> tuple[Any, Any]:
+    """The cached record of a chapter and its notebook with outputs; KeyError when never run."""
+    notebook = read(path)
+    record = cache.match_cache_notebook(notebook)
+    return record, cache.merge_match_into_notebook(notebook)[1]
+
+
+def outputs(notebook: Any) -> Iterator[Any]:
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            yield from cell.get("outputs", [])
+
+
+def bundles(notebook: Any, mime: str) -> Iterator[dict[str, Any]]:
+    """The JSON data of one MIME type, in the order in which it was displayed."""
+    for output in outputs(notebook):
+        data = output.get("data", {})
+        if mime in data:
+            yield json.loads(data[mime]) if isinstance(data[mime], str) else dict(data[mime])
+
+
+def glued(notebook: Any) -> dict[str, str]:
+    """The values that the text quotes, by name."""
+    values = {}
+    for output in outputs(notebook):
+        name = output.get("metadata", {}).get("scrapbook", {}).get("name")
+        if name is not None:
+            values[name] = str(output["data"].get(GLUE + "text/plain", "")).strip("'\"")
+    return values
+
+
+def plain(text: str) -> str:
+    """Without the color codes of a terminal."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)

@@ -1,0 +1,144 @@
+"""Run every chapter once, in parallel, into the cache that the site is built from.
+
+Each chapter gets a process of its own: its peak memory is then the operating system's number
+for that kernel alone. A chapter that is in the cache with the same fingerprint is skipped, so an
+interrupted run goes on where it was. A chapter that fails is reported, and the others still run.
+
+    python book/_tools/execute.py [--jobs 2] [--root FOLDER] [CHAPTER ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import bookcache
+import nbformat
+from jupyter_cache.base import CacheBundleIn
+from jupyter_cache.executors.utils import single_nb_execution
+
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("chapters", nargs="*", help="stems; default: all of the book")
+    parser.add_argument("--root", type=Path, default=bookcache.ROOT)
+    parser.add_argument("--jobs", type=int, default=int(os.environ.get("DISTILL_JOBS", "2")))
+    parser.add_argument("--worker", nargs=2, type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    root = options.root.resolve()
+    if options.worker:
+        return work(*options.worker, timeout=bookcache.config(root)["execute"]["timeout"])
+    paths = bookcache.chapters(root)
+    if unknown := set(options.chapters) - {path.stem for path in paths}:
+        raise SystemExit(f"No chapter {sorted(unknown)}; there are {[p.stem for p in paths]}.")
+    wanted = [path for path in paths if not options.chapters or path.stem in options.chapters]
+    return 1 if execute(root, wanted, options.jobs) else 0
+
+
+def execute(root: Path, paths: list[Path], jobs: int) -> list[str]:
+    """Run what is not in the cache; returns the names of the chapters that failed."""
+    cache, mark = bookcache.open_cache(root), bookcache.fingerprint(root)
+    forget_stale(cache, mark)
+    todo = [path for path in paths if not is_cached(cache, path)]
+    print(f"{len(paths) - len(todo)} of {len(paths)} chapters are in the cache.", flush=True)
+    failed = []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max(jobs, 1)) as pool:
+        results = {
+            pool.submit(run, root, path, Path(folder) / f"{i}.json"): path
+            for i, path in enumerate(todo)
+        }
+        for done, future in enumerate(as_completed(results), start=1):
+            path, result = results[future], future.result()
+            where = f"[{done}/{len(todo)}] {path.stem}"
+            if result["error"]:
+                failed.append(path.stem)
+                print(f"{where} FAILED\n{result['error']}", flush=True)
+                continue
+            store(cache, path, result, mark)
+            print(f"{where} {result['seconds']:.1f} s, {result['peak_rss_mb']} MB", flush=True)
+    if failed:
+        print(f"{len(failed)} of {len(paths)} chapters failed: {', '.join(failed)}", flush=True)
+    return failed
+
+
+def forget_stale(cache: Any, mark: str) -> None:
+    """Drop what was computed with another library, environment or profile."""
+    for record in cache.list_cache_records():
+        if record.data.get("fingerprint") != mark:
+            cache.remove_cache(record.pk)
+
+
+def is_cached(cache: Any, path: Path) -> bool:
+    try:
+        cache.match_cache_notebook(bookcache.read(path))
+    except KeyError:
+        return False
+    return True
+
+
+def run(root: Path, path: Path, target: Path) -> dict[str, Any]:
+    """One chapter in a process of its own."""
+    print(f"running {path.stem}", flush=True)
+    command = [sys.executable, __file__, "--root", str(root), "--worker", str(path), str(target)]
+    process = subprocess.run(
+        command,
+        env={**ONE_THREAD, **os.environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if not target.exists():
+        return {"error": f"the process ended with {process.returncode}\n{process.stderr[-4000:]}"}
+    return json.loads(target.read_text(encoding="utf-8"))
+
+
+def store(cache: Any, path: Path, result: dict[str, Any], mark: str) -> None:
+    data = {
+        "execution_seconds": result["seconds"],
+        "peak_rss_mb": result["peak_rss_mb"],
+        "fingerprint": mark,
+    }
+    notebook = nbformat.reads(result["notebook"], as_version=nbformat.NO_CONVERT)
+    bundle = CacheBundleIn(notebook, str(path), data=data)
+    cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+
+
+def work(path: Path, target: Path, timeout: int) -> int:
+    """In the chapter's own process: run it, and write down what came out."""
+    result = single_nb_execution(
+        bookcache.read(path), cwd=str(path.parent), timeout=timeout, allow_errors=False
+    )
+    record = {
+        "error": None if result.err is None else bookcache.plain(str(result.err)),
+        "seconds": round(result.time, 2),
+        "peak_rss_mb": peak_rss_mb(),
+        "notebook": nbformat.writes(result.nb, version=nbformat.NO_CONVERT),
+    }
+    target.write_text(json.dumps(record), encoding="utf-8")
+    return 0 if result.err is None else 1
+
+
+def peak_rss_mb() -> int | None:
+    """Peak memory of the kernel, which is this process's only child; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,88 @@
+"""Write _build/claims.json and _build/costs.json from the executed chapters.
+
+Fails when a chapter has not been run with the present library, ran for 0 seconds, or holds a
+claim that does not hold: then the pages made from these files would not be true.
+
+    python book/_tools/ledger.py [--root FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import bookcache
+
+CLAIM_FIELDS = ("text", "value", "relation", "bound", "tolerance", "seeds", "source", "holds")
+OPTIONAL = ("tolerance",)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, default=bookcache.ROOT)
+    root = parser.parse_args().root.resolve()
+    claims, costs, problems = harvest(root)
+    for name, rows in (("claims", claims), ("costs", costs)):
+        target = root / "_build" / f"{name}.json"
+        target.parent.mkdir(exist_ok=True)
+        text = json.dumps(rows, indent=1, ensure_ascii=False)
+        target.write_text(text + "\n", encoding="utf-8")
+    for problem in problems:
+        print(f"ledger: {problem}", flush=True)
+    held = sum(claim["holds"] for claim in claims)
+    print(f"{held} of {len(claims)} claims hold; {len(costs)} chapters were run.", flush=True)
+    return 1 if problems else 0
+
+
+def harvest(root: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """Claims, costs, and what is wrong with them, over the chapters in reading order."""
+    cache, mark = bookcache.open_cache(root), bookcache.fingerprint(root)
+    claims: list[dict[str, Any]] = []
+    costs: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for path in bookcache.chapters(root):
+        try:
+            record, notebook = bookcache.executed(cache, path)
+        except KeyError:
+            problems.append(f"{path.stem} has not been executed; run book/_tools/execute.py.")
+            continue
+        if record.data.get("fingerprint") != mark:
+            problems.append(f"{path.stem} was executed with another library or environment.")
+        cost = cost_of(path.stem, record, notebook)
+        if not cost["seconds"] > 0:
+            problems.append(f"{path.stem} ran for 0 seconds: nothing in it was computed.")
+        costs.append(cost)
+        for claim in claims_of(path.stem, notebook, {claim["id"] for claim in claims}):
+            claims.append(claim)
+            if claim["holds"] is not True:
+                problems.append(f"{path.stem}: a claim does not hold: {claim['text']}")
+    return claims, costs, problems
+
+
+def cost_of(chapter: str, record: Any, notebook: Any) -> dict[str, Any]:
+    env = next(bookcache.bundles(notebook, bookcache.ENV), {})
+    return {
+        "chapter": chapter,
+        "seconds": record.data.get("execution_seconds") or 0,
+        "peak_rss_mb": record.data.get("peak_rss_mb"),
+        "device": env.get("device", "cpu"),
+        "profile": env.get("profile", "laptop"),
+    }
+
+
+def claims_of(chapter: str, notebook: Any, taken: set[str]) -> list[dict[str, Any]]:
+    rows = []
+    for bundle in bookcache.bundles(notebook, bookcache.CLAIM):
+        fields = [f for f in CLAIM_FIELDS if f in bundle or f not in OPTIONAL]
+        name, number = bundle["id"], 2
+        while name in taken:  # one text claimed in a loop
+            name, number = f"{bundle['id']}-{number}", number + 1
+        taken.add(name)
+        rows.append({"id": name, "chapter": chapter, **{f: bundle.get(f) for f in fields}})
+    return rows
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,102 @@
+"""distill_lib: knowledge distillation for vision, language and control, one notion of an objective.
+
+The public names are listed in ``__all__``. They are imported on first use, so that
+``import distill_lib`` costs what ``import torch`` costs, and nothing more.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_MODULES = ("losses", "schedules", "signals", "teachers", "checkpoints", "data", "zoo")
+_HOMES = {
+    "linear": "schedules",
+    "cosine": "schedules",
+    "exp": "schedules",
+    "steps": "schedules",
+    "Schedule": "schedules",
+    "capture": "signals",
+    "Teacher": "teachers",
+    "Ensemble": "teachers",
+    "EMA": "teachers",
+    "Peers": "teachers",
+    "Cache": "cache",
+    "Stacked": "stacked",
+    "Objective": "objective",
+    "Term": "objective",
+    "CE": "terms",
+    "KD": "terms",
+    "DKD": "terms",
+    "Match": "terms",
+    "Relation": "terms",
+    "distill": "training",
+    "History": "training",
+    "evaluate": "evaluation",
+    "agreement": "evaluation",
+    "sanity": "evaluation",
+}
+
+__all__ = [
+    "CE",
+    "DKD",
+    "EMA",
+    "KD",
+    "Cache",
+    "Ensemble",
+    "History",
+    "Match",
+    "Objective",
+    "Peers",
+    "Relation",
+    "Schedule",
+    "Stacked",
+    "Teacher",
+    "Term",
+    "agreement",
+    "capture",
+    "checkpoints",
+    "cosine",
+    "data",
+    "distill",
+    "evaluate",
+    "exp",
+    "linear",
+    "losses",
+    "sanity",
+    "schedules",
+    "signals",
+    "steps",
+    "teachers",
+    "zoo",
+]
+
+if TYPE_CHECKING:
+    from . import checkpoints, data, losses, schedules, signals, teachers, zoo
+    from .cache import Cache
+    from .evaluation import agreement, evaluate, sanity
+    from .objective import Objective, Term
+    from .schedules import Schedule, cosine, exp, linear, steps
+    from .signals import capture
+    from .stacked import Stacked
+    from .teachers import EMA, Ensemble, Peers, Teacher
+    from .terms import CE, DKD, KD, Match, Relation
+    from .training import History, distill
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(
+        f"distill_lib has no {name!r}; it has {', '.join(sorted([*_MODULES, *_HOMES]))}"
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_HOMES})

@@ -1,0 +1,31 @@
+"""What the chapters need and the library does not: claims, checks, figures, sliders, the profile.
+
+Nothing heavy is imported before it is used: matplotlib waits for :func:`style`, IPython for a
+notebook that is already running it, torch for the first number. Outside a notebook everything
+prints plain text.
+"""
+
+from __future__ import annotations
+
+from distill_lib.booktools.claims import claim
+from distill_lib.booktools.exercises import check
+from distill_lib.booktools.figures import band, dots, style
+from distill_lib.booktools.glue import glue
+from distill_lib.booktools.profile import by_profile, device, env_report, profile
+from distill_lib.booktools.sliders import BetaSlider, DirectionSlider, TemperatureSlider
+
+__all__ = [
+    "BetaSlider",
+    "DirectionSlider",
+    "TemperatureSlider",
+    "band",
+    "by_profile",
+    "check",
+    "claim",
+    "device",
+    "dots",
+    "env_report",
+    "glue",
+    "profile",
+    "style",
+]

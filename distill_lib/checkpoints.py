@@ -1,0 +1,227 @@
+"""Other people's weights, read safely: no code is unpickled, and the layout is named."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Checkpoint", "CheckpointError", "load_checkpoint"]
+
+
+class CheckpointError(RuntimeError):
+    """A file that holds no weights that can be read; the message says what was found."""
+
+
+@dataclass
+class Checkpoint:
+    """What a file held.
+
+    Attributes:
+        kind: The layout: ``safetensors``, ``state_dict``, ``hf``, ``sb3``, ``rsl_rl-5/ppo`` or
+            the like.
+        tensors: Weights by name; for layouts of several models, with the model's name in front
+            (``actor.mlp.0.weight``).
+        meta: Everything else that is plain data: iteration, configuration.
+    """
+
+    kind: str
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The weights under a prefix, without it.
+
+        Raises:
+            CheckpointError: when there are none; lists the prefixes there are.
+        """
+        start = prefix.rstrip(".") + "."
+        found = {k.removeprefix(start): v for k, v in self.tensors.items() if k.startswith(start)}
+        if not found:
+            have = sorted({k.split(".")[0] for k in self.tensors})
+            raise CheckpointError(
+                f"no weights under {prefix!r} in a {self.kind} checkpoint; "
+                f"it has: {', '.join(have)}"
+            )
+        return found
+
+    def load_into(self, module: torch.nn.Module, prefix: str = "") -> None:
+        """Copy the weights into a module, all of them.
+
+        Raises:
+            CheckpointError: missing, unexpected or differently shaped weights, each by name.
+        """
+        tensors = self.part(prefix) if prefix else self.tensors
+        wanted = module.state_dict()
+        missing = sorted(wanted.keys() - tensors.keys())
+        extra = sorted(tensors.keys() - wanted.keys())
+        shapes = [
+            f"{k}: {tuple(tensors[k].shape)} where the model has {tuple(wanted[k].shape)}"
+            for k in sorted(wanted.keys() & tensors.keys())
+            if tensors[k].shape != wanted[k].shape
+        ]
+        if missing or extra or shapes:
+            words = [
+                f"{what}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+                for what, names in (
+                    ("missing", missing),
+                    ("unexpected", extra),
+                    ("shapes differ", shapes),
+                )
+                if names
+            ]
+            raise CheckpointError(
+                f"the {self.kind} checkpoint does not fit the model. {'; '.join(words)}"
+            )
+        module.load_state_dict(tensors)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read weights from a file or folder of a known layout.
+
+    Known are safetensors; ``torch.save`` files of a plain state dict, also under ``state_dict``,
+    ``model_state_dict`` or ``model``; RSL-RL / Isaac Lab (2 to 5); Stable-Baselines3 archives; and
+    Hugging Face folders.
+
+    Args:
+        path: The file, or the folder that ``save_pretrained`` wrote.
+
+    Raises:
+        CheckpointError: no such file, a pickle that holds more than data, or a layout not known;
+            the message lists what was found.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    if path.suffix == ".safetensors":
+        return Checkpoint("safetensors", *_safetensors(path))
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if "policy.pth" in archive.namelist():
+                return _sb3(path, archive)
+    return _layout(_torch_load(path, path), path)
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _torch_load(source: Any, path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, on pickles that it then refuses
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint can end in any error
+        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{path} is a pickle that holds more than weights ({named[1]}), and reading it "
+                "could run code, so it was not read. Ask its author for safetensors, or for "
+                "torch.save(model.state_dict())"
+            ) from error
+        raise CheckpointError(
+            f"{path} is torn, or not a file of torch.save (other pickles could run code, and are "
+            f"not read): {type(error).__name__} {str(error).split('. ')[0]}"
+        ) from error
+
+
+def _json(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except ValueError as error:
+        raise CheckpointError(f"the settings in {path} are torn: {error}") from error
+
+
+def _sb3(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
+    with archive.open("policy.pth") as file:
+        tensors = _torch_load(file, path)
+    meta = _json(archive.read("data"), path) if "data" in archive.namelist() else {}
+    plain = {k: v for k, v in meta.items() if not (isinstance(v, dict) and ":serialized:" in v)}
+    return Checkpoint("sb3", tensors, plain)
+
+
+def _folder(path: Path) -> Checkpoint:
+    config = path / "config.json"
+    meta = _json(config.read_bytes(), config) if config.is_file() else {}
+    for name in ("model.safetensors", "adapter_model.safetensors"):
+        if (path / name).is_file():
+            return Checkpoint("hf", _safetensors(path / name)[0], meta)
+    if (path / "pytorch_model.bin").is_file():
+        return Checkpoint("hf", _torch_load(path / "pytorch_model.bin", path), meta)
+    have = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
+    raise CheckpointError(
+        f"the folder {path} holds no model.safetensors and no pytorch_model.bin; it holds: {have}"
+    )
+
+
+def _is_weights(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(v, Tensor) for v in value.values())
+    )
+
+
+def _joined(state: Mapping[str, Any], *names: str) -> dict[str, Tensor]:
+    return {f"{n}.{k}": v for n in names for k, v in state.get(f"{n}_state_dict", {}).items()}
+
+
+def _rsl_rl(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]] | None:
+    """RSL-RL split one state dict into one a model at 4.0, and renamed ``std`` at 5.0."""
+    task: str | None
+    for task, names in (("distillation", ("student", "teacher")), ("ppo", ("actor", "critic"))):
+        if f"{names[0]}_state_dict" in state:
+            tensors = _joined(state, *names)
+            old = any(k.rpartition(".")[2] in ("std", "log_std") for k in tensors)
+            return f"rsl_rl-{4 if old else 5}/{task}", tensors
+    inner = state.get("model_state_dict")
+    if not _is_weights(inner) or "iter" not in state:
+        return None
+    assert inner is not None
+    owners = {k.split(".")[0] for k in inner}
+    task = "distillation" if "student" in owners else "ppo" if "actor" in owners else None
+    if task is None:
+        return None
+    new = any("obs_normalizer" in owner for owner in owners)
+    return f"rsl_rl-{3 if new else 2}/{task}", dict(inner)
+
+
+def _layout(state: Any, path: Path) -> Checkpoint:
+    if _is_weights(state):
+        return Checkpoint("state_dict", dict(state))
+    if isinstance(state, Mapping):
+        meta = {k: v for k, v in state.items() if isinstance(v, (str, int, float, bool))}
+        if (found := _rsl_rl(state)) is not None:
+            kind, tensors = found
+            extra = {
+                k: v for k, v in state.items() if k.endswith("norm_state_dict") and _is_weights(v)
+            }
+            return Checkpoint(kind, tensors, {**meta, **extra})
+        for key in ("state_dict", "model_state_dict", "model"):
+            if _is_weights(state.get(key)):
+                return Checkpoint("state_dict", dict(state[key]), meta)
+        have = (
+            ", ".join(f"{k} ({type(v).__name__})" for k, v in list(state.items())[:12]) or "nothing"
+        )
+    else:
+        have = type(state).__name__
+    raise CheckpointError(
+        f"{path} has a layout that is not known. Expected a state dict of tensors, or one under "
+        "'state_dict', 'model_state_dict' or 'model', or RSL-RL's 'actor_state_dict' / "
+        f"'student_state_dict'; found: {have}"
+    )

@@ -1,0 +1,264 @@
+"""A data set in memory, and batches of it that can be walked again and again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batches", "DataError", "Dataset"]
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+NO_LABEL = -100
+
+
+class DataError(RuntimeError):
+    """Data that is not there or not what it should be; the message says what to do."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Inputs, labels and ids in memory, with their origin.
+
+    Args:
+        inputs: ``[N, ...]`` float32, standardized.
+        labels: ``[N]`` int64; -100 means that an item has no label.
+        classes: Names of the classes.
+        index: ``[N]`` int64 ids that stay with the items through :meth:`subset`, so that what is
+            cached by id remains right. By default the positions.
+        name: Name and split, such as ``"digits/train"``.
+        origin: Where the data come from.
+        license: Under which terms.
+
+    Raises:
+        DataError: The lengths differ, or a label is no class.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    name: str = "data"
+    origin: str = ""
+    license: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.index) == 0 < len(self.inputs):
+            object.__setattr__(self, "index", torch.arange(len(self.inputs)))
+        lengths = (len(self.inputs), len(self.labels), len(self.index))
+        if len(set(lengths)) != 1:
+            raise DataError(f"{self.name}: inputs, labels and index have lengths {lengths}.")
+        wrong = (self.labels >= len(self.classes)) | (self.labels < 0)
+        wrong &= self.labels != NO_LABEL
+        if wrong.any():
+            at = int(wrong.nonzero()[0])
+            raise DataError(
+                f"{self.name}: item {at} has label {int(self.labels[at])}, but there are "
+                f"{len(self.classes)} classes; -100 stands for no label."
+            )
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        return {"inputs": self.inputs[i], "labels": self.labels[i], "index": self.index[i]}
+
+    def __repr__(self) -> str:
+        shape = "x".join(str(n) for n in self.inputs.shape[1:])
+        without = int((self.labels == NO_LABEL).sum())
+        missing = f", {without:,} without label" if without else ""
+        return (
+            f"Dataset({self.name}: {len(self):,} items of {shape}, "
+            f"{len(self.classes)} classes{missing})"
+        )
+
+    def subset(self, indices: Tensor | Sequence[int]) -> Dataset:
+        """The items at some positions (or under a mask ``[N]`` of bools), with their ids."""
+        at = torch.as_tensor(indices, device=self.labels.device)
+        if at.dtype != torch.bool:
+            at = at.to(torch.int64)
+        elif len(at) != len(self):
+            raise DataError(f"{self.name}: a mask of {len(at)} for {len(self)} items.")
+        return replace(self, inputs=self.inputs[at], labels=self.labels[at], index=self.index[at])
+
+    def per_class(self, k: int) -> Dataset:
+        """The first ``k`` items of each class, in the order of the data."""
+        counts = torch.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+        if k < 1 or int(counts.min()) < k:
+            rare = self.classes[int(counts.argmin())]
+            raise DataError(
+                f"{self.name}: {k} of each class were asked for; {rare!r} has {int(counts.min())}."
+            )
+        firsts = [(self.labels == c).nonzero()[:k, 0] for c in range(len(self.classes))]
+        return self.subset(torch.cat(firsts).sort().values)
+
+    def without_labels(self, mask: Tensor) -> Dataset:
+        """The same items with labels -100 where ``mask`` ``[N]`` is true: seen, but unlabeled."""
+        if mask.dtype != torch.bool or mask.shape != self.labels.shape:
+            raise DataError(
+                f"{self.name}: expected a mask of {len(self)} bools, "
+                f"got {mask.dtype} of shape {list(mask.shape)}."
+            )
+        return replace(self, labels=self.labels.masked_fill(mask, NO_LABEL))
+
+    def to(self, device: str | torch.device) -> Dataset:
+        """The same data on a device, from where batches are then cut."""
+        return replace(
+            self,
+            inputs=self.inputs.to(device),
+            labels=self.labels.to(device),
+            index=self.index.to(device),
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of inputs and ids: all that a teacher's answers depend on.
+
+        Labels are left out, so what is cached for the data also serves it with labels hidden.
+        """
+        if "_fingerprint" not in self.__dict__:
+            digest = hashlib.sha256()
+            for tensor in (self.inputs, self.index):
+                digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().data)
+            object.__setattr__(self, "_fingerprint", digest.hexdigest())
+        return str(self.__dict__["_fingerprint"])
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        augment: Augment | None = None,
+        drop_last: bool = False,
+    ) -> Batches:
+        """Batches ``{"inputs", "labels", "index"}``, in another order at each walk.
+
+        Args:
+            batch_size: Items a batch.
+            shuffle: Draw a new order for each walk.
+            seed: Order and augmentation depend on it and on the number of the walk alone.
+            seeds: Several seeds for a :class:`distill_lib.Stacked` model: tensors get a leading
+                axis ``[S, B, ...]``, along which seed ``s`` sees what it would see alone.
+            augment: ``augment(inputs, generator)`` returns changed inputs.
+            drop_last: Leave out the last batch where it is smaller.
+
+        Raises:
+            ValueError: The batch size does not fit the data, or ``seeds`` is empty.
+        """
+        chosen = (seed,) if seeds is None else tuple(seeds)
+        return Batches(
+            self, batch_size, shuffle, chosen, augment, drop_last, stacked=seeds is not None
+        )
+
+
+class Batches:
+    """An iterable of batches; each walk is an epoch with an order of its own.
+
+    ``epoch`` is the number of the next walk. :meth:`state_dict` keeps it, so that a training that
+    goes on after a kill sees the same batches as one that was never interrupted.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        shuffle: bool,
+        seeds: tuple[int, ...],
+        augment: Augment | None,
+        drop_last: bool,
+        stacked: bool,
+    ) -> None:
+        if batch_size < 1 or not seeds:
+            raise ValueError(f"batch_size >= 1 and a seed are needed, got {batch_size}, {seeds}")
+        if drop_last and batch_size > len(dataset):
+            raise ValueError(
+                f"drop_last with batches of {batch_size} leaves nothing of {len(dataset)} items"
+            )
+        self.dataset, self.batch_size, self.shuffle, self.seeds = (
+            dataset,
+            batch_size,
+            shuffle,
+            seeds,
+        )
+        self.augment, self.drop_last, self.stacked = augment, drop_last, stacked
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.dataset), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        return self._walk(epoch)
+
+    def _walk(self, epoch: int) -> Iterator[dict[str, Any]]:
+        data = self.dataset
+        order = torch.stack([self._order(seed, epoch) for seed in self.seeds])
+        if not self.stacked:
+            order = order[0]
+        for number, at in enumerate(torch.split(order, self.batch_size, -1)[: len(self)]):
+            inputs = data.inputs[at]
+            if self.augment is not None:
+                inputs = self._augmented(inputs, epoch, number)
+            batch: dict[str, Any] = {
+                "inputs": inputs,
+                "labels": data.labels[at],
+                "index": data.index[at],
+            }
+            if self.augment is not None:
+                # a cache of a teacher's answers to the images as they were refuses this batch
+                batch["augmentation"] = getattr(self.augment, "__name__", "augmented")
+            if self.stacked:
+                # [S, B] items, not tokens: those without a label still have a teacher
+                batch["mask"] = torch.ones_like(batch["labels"], dtype=torch.bool)
+            yield batch
+
+    def _order(self, seed: int, epoch: int) -> Tensor:
+        count, device = len(self.dataset), self.dataset.labels.device
+        if not self.shuffle:
+            return torch.arange(count, device=device)
+        return torch.randperm(count, generator=_generator("order", seed, epoch)).to(device)
+
+    def _augmented(self, inputs: Tensor, epoch: int, number: int) -> Tensor:
+        assert self.augment is not None
+        draws = [_generator("augment", seed, epoch, number) for seed in self.seeds]
+        if not self.stacked:
+            return self.augment(inputs, draws[0])
+        return torch.stack([self.augment(x, g) for x, g in zip(inputs, draws, strict=True)])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of the next walk, with what the order depends on."""
+        return {"epoch": self.epoch, "identity": self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state was taken.
+
+        Raises:
+            ValueError: The state belongs to batches of another size, seed or data set.
+        """
+        theirs, ours = state["identity"], self._identity()
+        if theirs != ours:
+            raise ValueError(f"the state is of other batches: it has {theirs}, these have {ours}")
+        self.epoch = int(state["epoch"])
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "items": len(self.dataset),
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "seeds": list(self.seeds),
+            "drop_last": self.drop_last,
+        }
+
+
+def _generator(*key: str | int) -> torch.Generator:
+    # The generator keeps only the low 32 bits of a seed, so neighboring keys are hashed apart.
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))

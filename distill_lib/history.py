@@ -1,0 +1,76 @@
+"""What happened while a student was trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["History"]
+
+
+class History:
+    """The record of a training: one row a step.
+
+    ``history["kd"]`` is a part's course as a list, ``history.last`` the final row.
+
+    Args:
+        records: Earlier rows, when training goes on.
+    """
+
+    def __init__(self, records: Sequence[Mapping[str, float]] = ()) -> None:
+        self.records: list[dict[str, float]] = [dict(r) for r in records]
+        self._fresh: list[tuple[int, dict[str, Tensor | float]]] = []
+
+    def add(self, step: int, row: dict[str, Tensor | float]) -> None:
+        """One step's values; tensors stay where they are until :meth:`settle`."""
+        self._fresh.append((step, row))
+        if len(self._fresh) >= 64:
+            self.settle()
+
+    def settle(self) -> None:
+        """Turn tensors into numbers, many at a time, so that a GPU is seldom waited for.
+
+        Raises:
+            FloatingPointError: a loss that is not finite.
+        """
+        tensors = [v for _, row in self._fresh for v in row.values() if isinstance(v, Tensor)]
+        numbers = iter(torch.stack([t.float() for t in tensors]).tolist() if tensors else ())
+        for step, row in self._fresh:
+            plain = {k: next(numbers) if isinstance(v, Tensor) else v for k, v in row.items()}
+            self.records.append({"step": step, **plain})
+            if not math.isfinite(plain.get("loss", 0.0)):
+                bad = ", ".join(f"{k}={v}" for k, v in plain.items() if not math.isfinite(v))
+                self._fresh = []
+                raise FloatingPointError(
+                    f"the loss is not finite at step {step} ({bad}); lower the learning rate, set "
+                    "clip_norm, or look at the inputs and the teacher's logits "
+                    "(sanity(teacher, batches))"
+                )
+        self._fresh = []
+
+    def __len__(self) -> int:
+        return len(self.records) + len(self._fresh)
+
+    def __getitem__(self, name: str) -> list[float]:
+        self.settle()
+        known = sorted({k for r in self.records for k in r})
+        if name not in known:
+            raise KeyError(f"the history has no {name!r}; it has {', '.join(known) or 'nothing'}")
+        return [r[name] for r in self.records if name in r]
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The final row."""
+        self.settle()
+        if not self.records:
+            raise IndexError("the history is empty")
+        return self.records[-1]
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "History(empty)"
+        parts = ", ".join(f"{k} {v:.4g}" for k, v in self.last.items() if k != "step")
+        return f"History({len(self)} steps: {parts})"

@@ -1,0 +1,34 @@
+"""What one answer costs against another: pure functions, a value per item.
+
+Every function takes ``student=`` and ``teacher=`` by keyword, so that nobody can swap them, and
+reduces over the class or feature axes only: means over a batch, masks, weights and the factor
+:math:`T^2` belong to :class:`distill_lib.Objective`. The functions are differentiable in both
+arguments; that no gradient reaches a teacher is the promise of :class:`distill_lib.Teacher` and of
+the terms, not theirs. Half precision is computed in float32; float64 stays float64.
+"""
+
+from __future__ import annotations
+
+from ._common import full_precision
+from .features import attention_transfer, cosine, hint, rkd_angle, rkd_distance, similarity
+from .response import jsd, kl, mse_logits, reverse_kl, soft_cross_entropy, tvd
+from .structure import dist, dkd, standardize
+
+__all__ = [
+    "attention_transfer",
+    "cosine",
+    "dist",
+    "dkd",
+    "full_precision",
+    "hint",
+    "jsd",
+    "kl",
+    "mse_logits",
+    "reverse_kl",
+    "rkd_angle",
+    "rkd_distance",
+    "similarity",
+    "soft_cross_entropy",
+    "standardize",
+    "tvd",
+]

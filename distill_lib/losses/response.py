@@ -1,0 +1,251 @@
+r"""Losses on answers: logits of the student against logits of the teacher.
+
+Notation: teacher logits :math:`v` with :math:`p = \mathrm{softmax}(v / T)`, student logits
+:math:`z` with :math:`q = \mathrm{softmax}(z / T)`, :math:`C` classes. All are computed in log
+space. A class that is masked with ``-inf`` on both sides has probability 0 and costs nothing; one
+that the student alone excludes costs about as much as a float can hold. The teacher may lack
+leading axes of the student, so that one answer serves several students.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._common import check_logits, full_precision, log_probs
+
+__all__ = ["jsd", "kl", "mse_logits", "reverse_kl", "soft_cross_entropy", "tvd"]
+
+
+def kl(*, student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    r"""Kullback–Leibler divergence of the softened student from the softened teacher.
+
+    .. math:: \mathrm{KL}(p \,\|\, q) = \sum_i p_i \log \frac{p_i}{q_i}
+
+    It covers: where the teacher has mass, the student must have some. The factor :math:`T^2` is
+    not in it; :class:`distill_lib.KD` multiplies by it.
+
+    Args:
+        student: [..., C], logits.
+        teacher: [..., C], logits.
+        temperature: :math:`T > 0`, a number or a tensor [..., 1] with one an item.
+
+    Returns:
+        [...], in nats, at least 0.
+
+    Raises:
+        ValueError: shapes that do not fit, a temperature that is not positive.
+        TypeError: an argument that is not a tensor.
+
+    Reference:
+        Hinton, Vinyals and Dean, *Distilling the knowledge in a neural network*, 2015.
+
+    Example:
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+        >>> kl(student=student, teacher=teacher)
+        tensor([0.3278])
+    """
+    check_logits("kl", student, teacher)
+    log_q, log_p = log_probs(student, temperature), log_probs(teacher, temperature)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+
+def reverse_kl(*, student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    r"""Kullback–Leibler divergence of the softened teacher from the softened student.
+
+    .. math:: \mathrm{KL}(q \,\|\, p) = \sum_i q_i \log \frac{q_i}{p_i}
+
+    It seeks: the student keeps away from where the teacher has no mass, and may settle on a part.
+
+    Args:
+        student: [..., C], logits.
+        teacher: [..., C], logits.
+        temperature: :math:`T > 0`, a number or a tensor [..., 1].
+
+    Returns:
+        [...], in nats, at least 0.
+
+    Raises:
+        ValueError: shapes that do not fit, a temperature that is not positive.
+        TypeError: an argument that is not a tensor.
+
+    Reference:
+        Gu et al., *MiniLLM: knowledge distillation of large language models*, 2024.
+
+    Example:
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+        >>> reverse_kl(student=student, teacher=teacher)
+        tensor([0.4338])
+    """
+    check_logits("reverse_kl", student, teacher)
+    log_q, log_p = log_probs(student, temperature), log_probs(teacher, temperature)
+    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
+
+
+def jsd(
+    *,
+    student: Tensor,
+    teacher: Tensor,
+    beta: float = 0.5,
+    temperature: float | Tensor = 1.0,
+    normalized: bool = False,
+) -> Tensor:
+    r"""Generalized Jensen–Shannon divergence.
+
+    .. math:: D_\beta = \beta\, \mathrm{KL}(p \,\|\, m) + (1 - \beta)\, \mathrm{KL}(q \,\|\, m),
+       \qquad m = \beta p + (1 - \beta) q
+
+    It is 0 at both ends, :math:`\beta \in \{0, 1\}`: near them :math:`\beta` sets the size of the
+    gradient more than its direction. ``normalized=True`` divides by :math:`\beta (1 - \beta)`, and
+    the value goes continuously from :math:`\mathrm{KL}(p \,\|\, q)` at 0 to
+    :math:`\mathrm{KL}(q \,\|\, p)` at 1. Rounding is divided too: in float32, about
+    :math:`10^{-7} / \beta` remains of it near 0.
+
+    Args:
+        student: [..., C], logits.
+        teacher: [..., C], logits.
+        beta: Weight of the teacher in the mixture: in (0, 1), with ``normalized`` in [0, 1].
+        temperature: :math:`T > 0`, a number or a tensor [..., 1].
+        normalized: Whether to divide by :math:`\beta (1 - \beta)`.
+
+    Returns:
+        [...], in nats, from 0 to :math:`\log 2` for the plain form with :math:`\beta = 1/2`.
+
+    Raises:
+        ValueError: shapes that do not fit, a temperature that is not positive, a ``beta`` at an
+            end where the plain form is 0 whatever the student says.
+        TypeError: an argument that is not a tensor.
+
+    Reference:
+        Agarwal et al., *On-policy distillation of language models*, 2024, equation 1.
+
+    Example:
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+        >>> jsd(student=student, teacher=teacher, beta=0.1)
+        tensor([0.0299])
+        >>> jsd(student=student, teacher=teacher, beta=0.0, normalized=True)
+        tensor([0.3278])
+    """
+    check_logits("jsd", student, teacher)
+    if not 0 <= beta <= 1:
+        raise ValueError(f"jsd: beta expected a number in [0, 1], got {beta}")
+    if beta in (0, 1):
+        limit = kl if beta == 0 else reverse_kl
+        if not normalized:
+            raise ValueError(
+                f"jsd: at beta={beta:g} the divergence is 0 for every student, and so is its "
+                f"gradient; use {limit.__name__}, or normalized=True, which tends to it"
+            )
+        return limit(student=student, teacher=teacher, temperature=temperature)
+    log_q, log_p = log_probs(student, temperature), log_probs(teacher, temperature)
+    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+    from_teacher = F.kl_div(log_m, log_p, reduction="none", log_target=True).sum(-1)
+    from_student = F.kl_div(log_m, log_q, reduction="none", log_target=True).sum(-1)
+    if normalized:
+        return from_teacher / (1 - beta) + from_student / beta
+    return beta * from_teacher + (1 - beta) * from_student
+
+
+def soft_cross_entropy(
+    *, student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0
+) -> Tensor:
+    r"""Cross-entropy of the softened student under the softened teacher.
+
+    .. math:: H(p, q) = -\sum_i p_i \log q_i = H(p) + \mathrm{KL}(p \,\|\, q)
+
+    The student's gradient is that of :func:`kl`. The floor is the teacher's entropy :math:`H(p)`,
+    not 0.
+
+    Args:
+        student: [..., C], logits.
+        teacher: [..., C], logits.
+        temperature: :math:`T > 0`, a number or a tensor [..., 1].
+
+    Returns:
+        [...], in nats, at least :math:`H(p)`.
+
+    Raises:
+        ValueError: shapes that do not fit, a temperature that is not positive.
+        TypeError: an argument that is not a tensor.
+
+    Reference:
+        Hinton, Vinyals and Dean, *Distilling the knowledge in a neural network*, 2015.
+
+    Example:
+        >>> soft_cross_entropy(student=torch.zeros(1, 2), teacher=torch.tensor([[2.0, 0.0]]))
+        tensor([0.6931])
+    """
+    check_logits("soft_cross_entropy", student, teacher)
+    log_q, log_p = log_probs(student, temperature), log_probs(teacher, temperature)
+    return -(log_p.exp() * log_q).sum(-1)
+
+
+def tvd(*, student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    r"""Total variation distance of the softened answers.
+
+    .. math:: \mathrm{TV}(p, q) = \tfrac12 \sum_i |p_i - q_i|
+
+    The largest difference that the two can show on any event. It is symmetric and bounded, and its
+    gradient fades for a student that is confidently wrong.
+
+    Args:
+        student: [..., C], logits.
+        teacher: [..., C], logits.
+        temperature: :math:`T > 0`, a number or a tensor [..., 1].
+
+    Returns:
+        [...], from 0 to 1.
+
+    Raises:
+        ValueError: shapes that do not fit, a temperature that is not positive.
+        TypeError: an argument that is not a tensor.
+
+    Reference:
+        Wen et al., *f-divergence minimization for sequence-level knowledge distillation*, 2023.
+
+    Example:
+        >>> tvd(student=torch.zeros(1, 2), teacher=torch.tensor([[2.0, 0.0]]))
+        tensor([0.3808])
+    """
+    check_logits("tvd", student, teacher)
+    q, p = log_probs(student, temperature).exp(), log_probs(teacher, temperature).exp()
+    return (p - q).abs().sum(-1) / 2
+
+
+def mse_logits(*, student: Tensor, teacher: Tensor, center: bool = False) -> Tensor:
+    r"""Mean squared difference of the logits.
+
+    .. math:: \frac1C \sum_i (z_i - v_i)^2
+
+    With ``center=True`` both lose their mean first, as softmax does not see it; half of that value
+    is the limit of :math:`T^2\, \mathrm{KL}(p \,\|\, q)` for :math:`T \to \infty`.
+
+    Args:
+        student: [..., C], logits.
+        teacher: [..., C], logits.
+        center: Whether to subtract the mean over the classes.
+
+    Returns:
+        [...], at least 0.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        TypeError: an argument that is not a tensor.
+
+    Reference:
+        Ba and Caruana, *Do deep nets really need to be deep?*, 2014.
+
+    Example:
+        >>> mse_logits(student=torch.zeros(1, 2), teacher=torch.tensor([[3.0, 1.0]]))
+        tensor([5.])
+        >>> mse_logits(student=torch.zeros(1, 2), teacher=torch.tensor([[3.0, 1.0]]), center=True)
+        tensor([1.])
+    """
+    check_logits("mse_logits", student, teacher)
+    gap = full_precision(student) - full_precision(teacher)
+    if center:
+        gap = gap - gap.mean(-1, keepdim=True)
+    return gap.square().mean(-1)

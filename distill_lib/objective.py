@@ -1,0 +1,298 @@
+r"""An objective is a sum of weighted terms, written as on paper.
+
+>>> from distill_lib import CE, KD, linear
+>>> print(linear(0.9, 0.1) * CE() + linear(0.1, 0.9) * KD(temperature=linear(8, 1)))
+0.9→0.1·CE + 0.1→0.9·KL(T=8→1)
+
+A term reads named signals of student and teacher and returns one value an item. Weights and
+temperatures may be schedules. This is the only module that reduces: each term becomes the sum of
+the values of its kept items over their number.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .masks import count_like, fits, masks_of
+from .schedules import Schedule, as_schedule
+from .signals import Batch, Signals, as_batch, pick
+
+__all__ = ["Objective", "Step", "Term"]
+
+
+class Step:
+    """The batches of one optimizer step, for denominators that do not depend on how it was cut.
+
+    Args:
+        batches: All micro-batches of the step, as mappings.
+        total: Sums a count over processes and divides it by their number, where there are several.
+    """
+
+    def __init__(
+        self,
+        batches: Sequence[Mapping[str, Any]],
+        total: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.batches = batches
+        self.total = total
+
+    def items(self, values: Tensor, labeled: bool, batch: Mapping[str, Any]) -> Tensor:
+        """The kept items of the whole step, for a term that gave ``values`` for ``batch``."""
+        counts = [count_like(values, labeled, batch, other) for other in self.batches]
+        count = torch.stack(counts).sum().to(values.device)
+        return self.total(count) if self.total is not None else count
+
+
+class Term(nn.Module):
+    """One summand: a loss and the signals it reads.
+
+    A subclass sets ``reads`` (the signals it needs of ``student`` and ``teacher``) and implements
+    :meth:`values`, :meth:`text` and :meth:`latex`. Terms are modules, so that projectors and
+    discriminators are found by ``parameters()``, moved by ``to()`` and saved by ``state_dict()``.
+    """
+
+    key = "term"
+    labeled = False  # whether items without a label are left out
+    reads: Mapping[str, tuple[str, ...]]
+
+    def values(
+        self,
+        student: Signals,
+        teacher: Signals | None,
+        batch: Mapping[str, Any],
+        progress: float,
+    ) -> Tensor:
+        """One value an item, before any reduction."""
+        raise NotImplementedError
+
+    def text(self) -> str:
+        """The term as it is printed."""
+        raise NotImplementedError
+
+    def latex(self) -> str:
+        """The term as it is typeset."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """The formula, in the list of a model's modules."""
+        return self.text()
+
+    def forward(
+        self,
+        student: Signals,
+        teacher: Signals | None = None,
+        batch: Batch | None = None,
+        *,
+        progress: float = 0.0,
+        denom: Tensor | float | Step | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The term alone, as an objective of one summand."""
+        loss, parts = Objective([(1.0, self)])(
+            student, teacher, batch, progress=progress, denom=denom
+        )
+        return loss, parts
+
+    def __mul__(self, weight: Schedule | float) -> Objective:
+        return Objective([(weight, self)])
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Objective:
+        return Objective([(-1.0, self)])
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        return 1.0 * self + other
+
+    def __sub__(self, other: Term | Objective) -> Objective:
+        return 1.0 * self - other
+
+    def __radd__(self, other: int) -> Objective:
+        return 1.0 * self if other == 0 else NotImplemented
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def _repr_latex_(self) -> str:
+        return f"${self.latex()}$"
+
+
+class Objective(nn.Module):
+    r"""A weighted sum of terms.
+
+    .. math:: L = \sum_t w_t(s)\, \frac{\sum_{i \in K_t} \ell_{t,i}}{|K_t|}
+
+    with progress :math:`s`, values :math:`\ell_{t,i}` of term :math:`t` for item :math:`i`, and the
+    kept items :math:`K_t`. Items are left out
+
+    - by ``batch["mask"]``, where its shape is that of a term's values, or begins or ends it;
+    - by labels of -100, for terms that need labels;
+    - for values that have one entry a token, also by labels of -100 and by
+      ``batch["attention_mask"]``, unless there is a mask.
+
+    Args:
+        pairs: ``(weight, term)``; usually written with ``*`` and ``+`` instead.
+
+    Raises:
+        TypeError: for a summand that is not a term.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Schedule | float, Term]]) -> None:
+        super().__init__()
+        for _, term in pairs:
+            if not isinstance(term, Term):
+                raise TypeError(f"an objective is made of terms, got {type(term).__name__}")
+        self.weights = [as_schedule(weight) for weight, _ in pairs]
+        self.terms = nn.ModuleList(term for _, term in pairs)
+        self.names: list[str] = []
+        keys: list[str] = []
+        for _, term in pairs:
+            keys.append(term.key)
+            same = keys.count(term.key)
+            self.names.append(f"{term.key}_{same}" if same > 1 else term.key)
+
+    def pairs(self) -> list[tuple[Schedule, Term]]:
+        """The weights and their terms."""
+        return list(zip(self.weights, self.terms, strict=True))  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        student: Signals,
+        teacher: Signals | None = None,
+        batch: Batch | None = None,
+        *,
+        progress: float = 0.0,
+        denom: Tensor | float | Step | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its parts.
+
+        Args:
+            student: Signals of the student.
+            teacher: Signals of the teacher; may be None where no term of weight ≠ 0 reads them.
+            batch: Labels and masks: a mapping or an ``(inputs, labels)`` pair.
+            progress: Share of the training that is done, in [0, 1].
+            denom: Divide every term's sum by this instead of by the number of its kept items. Takes
+                Hugging Face's ``num_items_in_batch``, or a :class:`Step`.
+
+        Returns:
+            The scalar loss, and the unweighted, detached value of each part by name.
+
+        Raises:
+            KeyError: a signal that is not there.
+            ValueError: shapes that do not fit, or no teacher where one is needed.
+        """
+        named = as_batch(batch)
+        loss: Tensor | None = None
+        parts: dict[str, Tensor] = {}
+        for name, schedule, term in zip(self.names, self.weights, self.terms, strict=True):
+            weight = schedule(progress)
+            if weight == 0.0:
+                continue
+            part = _reduce(term, student, teacher, named, progress, denom)  # type: ignore[arg-type]
+            parts[name] = part.detach()
+            summand = part if weight == 1.0 else weight * part
+            loss = summand if loss is None else loss + summand
+        if loss is None:
+            loss = _any_tensor(student).flatten()[:0].sum()
+        return loss, parts
+
+    def needs_teacher(self, progress: float = 0.0) -> bool:
+        """Whether a term of weight ≠ 0 reads the teacher."""
+        return any(w(progress) != 0.0 and term.reads["teacher"] for w, term in self.pairs())
+
+    def reads(self, who: str) -> list[str]:
+        """The signals that the terms read of ``"student"`` or ``"teacher"``."""
+        return list(dict.fromkeys(path for _, term in self.pairs() for path in term.reads[who]))
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        if isinstance(other, Term):
+            other = 1.0 * other
+        if not isinstance(other, Objective):
+            return NotImplemented
+        return Objective([*self.pairs(), *other.pairs()])
+
+    def __radd__(self, other: int | Term) -> Objective:
+        if isinstance(other, Term):
+            return 1.0 * other + self
+        return self if other == 0 else NotImplemented
+
+    def __sub__(self, other: Term | Objective) -> Objective:
+        return self + (-1.0 * other)
+
+    def __mul__(self, weight: Schedule | float) -> Objective:
+        return Objective([(as_schedule(weight) * w, term) for w, term in self.pairs()])
+
+    __rmul__ = __mul__
+
+    def __str__(self) -> str:
+        return _sum(t.text() if w.fixed == 1.0 else f"{w}·{t.text()}" for w, t in self.pairs())
+
+    def _repr_latex_(self) -> str:
+        def weight(w: Schedule) -> str:
+            moving = rf"({w.latex()})\," if w.fixed is None else rf"{w.latex()}\,"
+            return "" if w.fixed == 1.0 else moving
+
+        return f"${_sum(weight(w) + t.latex() for w, t in self.pairs())}$"
+
+
+def _sum(summands: Iterable[str]) -> str:
+    return " + ".join(summands).replace("+ -", "− ")
+
+
+def _kept(shape: torch.Size, term: Term, batch: Mapping[str, Any]) -> Tensor | None:
+    masks = list(masks_of(shape, term.labeled, batch).values())
+    return functools.reduce(torch.logical_and, masks) if masks else None
+
+
+def _clean(found: Tensor, term: Term, batch: Mapping[str, Any]) -> Tensor:
+    """A teacher's signal without the nan that is left out: its gradient would be 0 · nan."""
+    kept = _kept(found.shape[:-1], term, batch)
+    if kept is None:
+        return found
+    return found.masked_fill(~kept.unsqueeze(-1) & ~found.isfinite(), 0.0)
+
+
+def _reduce(
+    term: Term,
+    student: Signals,
+    teacher: Signals | None,
+    batch: Mapping[str, Any],
+    progress: float,
+    denom: Tensor | float | Step | None,
+) -> Tensor:
+    if teacher is None and term.reads["teacher"]:
+        raise ValueError(
+            f"{term.text()} reads the teacher, and none was given; "
+            "pass teacher signals, or give the term weight 0"
+        )
+    if teacher is not None:
+        paths = term.reads["teacher"]
+        teacher = {path: _clean(pick(teacher, path, "teacher"), term, batch) for path in paths}
+    values = term.values(student, teacher, batch, progress)
+    mask = batch.get("mask")
+    if isinstance(mask, Tensor) and not fits(mask, values):
+        raise ValueError(
+            f"{term.text()}: a mask {list(mask.shape)} says nothing of values "
+            f"{list(values.shape)}; give it the shape of the items, or of the tokens"
+        )
+    kept = _kept(values.shape, term, batch)
+    if kept is not None:
+        # filled, not multiplied: 0 * nan would be nan
+        values = values.masked_fill(~kept, 0.0)
+    if isinstance(denom, Step):
+        count: Tensor | float = denom.items(values, term.labeled, batch)
+    elif denom is not None:
+        count = denom
+    else:
+        count = values.numel() if kept is None else kept.sum()
+    return values.sum() / (count + (count == 0))  # nothing kept: 0, with a path for the gradient
+
+
+def _any_tensor(signals: Signals) -> Tensor:
+    if isinstance(signals, Tensor):
+        return signals
+    return next(v for v in signals.values() if isinstance(v, Tensor))

@@ -1,0 +1,159 @@
+"""Checkpoints of a training that is under way: written whole or not at all, read without pickle."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .history import History
+
+__all__ = ["Saver", "Start", "rng_state", "set_rng_state"]
+
+
+@dataclass
+class Start:
+    """Where training begins, or goes on."""
+
+    step: int = 0
+    epoch: int = 0
+    skip: int = 0
+    rng: dict[str, Any] = field(default_factory=dict)
+    records: list[dict[str, float]] = field(default_factory=list)
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of the generators of Python, NumPy and torch, in plain types and tensors."""
+    kind, keys, *rest = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).copy()), *rest],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Put the generators back; an empty mapping changes nothing."""
+    if not state:
+        return
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy(), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class Saver:
+    """Writes and reads one checkpoint file.
+
+    Args:
+        path: The file.
+        parts: Objects with ``state_dict`` and ``load_state_dict``, by name.
+        identity: Texts that must be the same when training goes on.
+        batches: The source of batches; its own state is kept where it has one.
+        write: Whether this process writes; of several, one does.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        parts: Mapping[str, Any],
+        identity: Mapping[str, str],
+        batches: Any,
+        write: bool = True,
+    ) -> None:
+        self.write = write
+        self.path = Path(path)
+        self.parts = parts
+        self.identity = dict(identity)
+        self.batches = batches if hasattr(batches, "load_state_dict") else None
+        sampler = getattr(batches, "sampler", None)
+        self.generator = getattr(batches, "generator", None) or getattr(sampler, "generator", None)
+        self._begun: Any = self._source_state()
+
+    def _source_state(self) -> dict[str, Any]:
+        state = {}
+        if self.batches is not None:
+            state["batches"] = self.batches.state_dict()
+        if isinstance(self.generator, torch.Generator):
+            state["generator"] = self.generator.get_state()
+        return state
+
+    def begin_epoch(self) -> dict[str, Any]:
+        """Remember the state of the source before it is walked; returns that of the generators."""
+        self._begun = self._source_state()
+        return rng_state()
+
+    def save(
+        self, step: int, epoch: int, skip: int, begun: Mapping[str, Any] | None, history: History
+    ) -> None:
+        """Write the file in one move, so that a kill leaves the old one or the new one."""
+        history.settle()
+        if skip == 0:
+            self._begun = self._source_state()
+        if not self.write:
+            return
+        state = {
+            "format": 1,
+            "identity": self.identity,
+            "step": step,
+            "epoch": epoch,
+            "skip": skip,
+            "epoch_rng": dict(begun or {}),
+            "rng": rng_state(),
+            "source": self._begun,
+            "records": history.records,
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(self.path.name + ".part")
+        with beside.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, self.path)
+
+    def load(self) -> Start:
+        """Restore every part from the file, if there is one.
+
+        Raises:
+            ValueError: the file is of another teacher or objective, or no such file at all.
+        """
+        if not self.path.exists():
+            return Start()
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            found = state["identity"]
+        except Exception as error:  # bytes that are no checkpoint can end in any error
+            raise ValueError(
+                f"{self.path} is torn, or not a checkpoint of distill ({type(error).__name__}); "
+                "delete it, or give another path"
+            ) from error
+        for what, text in self.identity.items():
+            if found[what] != text:
+                raise ValueError(
+                    f"{self.path} was made with another {what}: {found[what]!r}, now {text!r}. "
+                    "Going on would mix two trainings: pass resume=False to begin anew, or give "
+                    "another path"
+                )
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
+        if self.batches is not None:
+            self.batches.load_state_dict(state["source"]["batches"])
+        if isinstance(self.generator, torch.Generator):
+            self.generator.set_state(state["source"]["generator"])
+        self._begun = state["source"]
+        # the epoch is walked again from its beginning; the generators move on when it catches up
+        set_rng_state(state["epoch_rng"])
+        return Start(state["step"], state["epoch"], state["skip"], state["rng"], state["records"])

@@ -1,0 +1,93 @@
+"""Several copies of one small network, run as one: five seeds for little more than one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+
+__all__ = ["Stacked"]
+
+
+class Stacked(nn.Module):
+    r"""S networks of one architecture as a single batched model.
+
+    Their parameters are stacked along a new first axis and the forward pass is vectorized over it.
+    Items of the loss stay separate, so each network gets exactly the gradient that it would get
+    alone, times 1/S; under Adam, or SGD with S times the rate, S trainings run in one.
+
+    Args:
+        models: The networks, as initialized by their own seeds.
+        ndim: Rank of one network's input batch (2 for [B, D], 4 for images). Inputs of this rank
+            are shared by all networks; inputs of one more have a leading axis of S.
+
+    Shape:
+        [B, ...] or [S, B, ...] to [S, B, C].
+
+    Raises:
+        ValueError: no model, models of different architectures, inputs of another rank.
+
+    Example:
+        >>> nets = Stacked([nn.Linear(4, 3) for _ in range(5)], ndim=2)
+        >>> nets(torch.zeros(7, 4)).shape
+        torch.Size([5, 7, 3])
+    """
+
+    def __init__(self, models: Sequence[nn.Module], *, ndim: int) -> None:
+        super().__init__()
+        if not models:
+            raise ValueError("Stacked expected at least one model, got none")
+        layouts = {
+            tuple((k, tuple(v.shape)) for k, v in model.state_dict().items()) for model in models
+        }
+        if len(layouts) > 1:
+            raise ValueError("Stacked expected models of one architecture; their parameters differ")
+        self.size = len(models)
+        self.ndim = ndim
+        # in a tuple, so that the template is no submodule and adds nothing to state_dict()
+        self._template = (copy.deepcopy(models[0]),)
+        params, buffers = stack_module_state(list(models))
+        self._names = {name.replace(".", "/"): name for name in (*params, *buffers)}
+        self.weights = nn.ParameterDict(
+            {n.replace(".", "/"): nn.Parameter(p.detach().clone()) for n, p in params.items()}
+        )
+        for name, buffer in buffers.items():
+            self.register_buffer(name.replace(".", "/"), buffer.detach().clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[S, B, C] from shared [B, ...] or separate [S, B, ...] inputs."""
+        if inputs.ndim not in (self.ndim, self.ndim + 1):
+            raise ValueError(
+                f"Stacked expected inputs of rank {self.ndim} (shared) or {self.ndim + 1} "
+                f"(one a network), got shape {tuple(inputs.shape)}"
+            )
+        own = 0 if inputs.ndim > self.ndim else None
+        if own == 0 and len(inputs) != self.size:
+            raise ValueError(f"{self.size} networks, but inputs for {len(inputs)}")
+        template = self._template[0]
+        template.train(self.training)
+        state = {self._names[k]: v for k, v in self.weights.items()}
+        state |= {self._names[k]: v for k, v in self._buffers.items() if v is not None}
+
+        def one(values: dict[str, Tensor], x: Tensor) -> Any:
+            return functional_call(template, values, (x,))
+
+        return cast(
+            Tensor, torch.vmap(one, in_dims=(0, own), randomness="different")(state, inputs)
+        )
+
+    def unstack(self) -> list[nn.Module]:
+        """The S networks, each on its own, with copies of their weights."""
+        models = []
+        for i in range(self.size):
+            model = copy.deepcopy(self._template[0])
+            values = {**dict(self.weights.items()), **self._buffers}
+            model.load_state_dict(
+                {self._names[k]: v[i].detach().clone() for k, v in values.items() if v is not None}
+            )
+            models.append(model)
+        return models

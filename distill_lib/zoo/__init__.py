@@ -1,0 +1,81 @@
+"""Teachers that come with the library, each with a card that says how it was made.
+
+A card is a JSON file beside the weights (``<name>.json`` and ``<name>.safetensors``): architecture,
+score, how and on what it was trained, license, and the SHA-256 of the weights, which is checked
+whenever they are loaded. The scripts that made them are in ``teachers/``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from distill_lib.checkpoints import CheckpointError
+from distill_lib.zoo.vision import MLP, ResNet, SmallConvNet
+
+__all__ = ["MLP", "ResNet", "SmallConvNet", "card", "load_teacher", "names"]
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """The teachers there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def card(name: str) -> dict[str, Any]:
+    """What is known of a teacher.
+
+    Returns:
+        ``name, file, sha256, task, architecture {class, kwargs}, params,
+        score {metric, value, n, split}, trained {script, command, minutes, device, versions, seed,
+        recipe}, data, license``.
+
+    Raises:
+        KeyError: There is no such teacher; the message lists those there are.
+    """
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        raise KeyError(f"no teacher {name!r}.{guess} There are: {', '.join(names()) or 'none'}")
+    return cast(dict[str, Any], json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def load_teacher(name: str) -> nn.Module:
+    """A shipped teacher in eval mode, after its weights were checked against its card.
+
+    Raises:
+        KeyError: There is no such teacher.
+        CheckpointError: The weights are missing, or are not those that the card describes.
+    """
+    from safetensors.torch import load
+
+    known = card(name)
+    path = FOLDER / known["file"]
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; install distill_lib again, or {_remake(known)}")
+    raw = path.read_bytes()
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != known["sha256"]:
+        raise CheckpointError(
+            f"{path} is not the file of its card: SHA-256 is {digest[:16]}…, expected "
+            f"{known['sha256'][:16]}…; install distill_lib again, or {_remake(known)}"
+        )
+    module, _, kind = known["architecture"]["class"].rpartition(".")
+    if module.partition(".zoo.")[0] != "distill_lib":
+        raise CheckpointError(f"the card of {name} names {module}.{kind}, which is not in the zoo")
+    model: nn.Module = getattr(importlib.import_module(module), kind)(
+        **known["architecture"]["kwargs"]
+    )
+    model.load_state_dict(load(raw))
+    return model.eval()
+
+
+def _remake(known: dict[str, Any]) -> str:
+    return f"make it anew with `{known['trained']['command']}`"

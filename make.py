@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""The commands of the book, on Linux, macOS and Windows, with nothing but Python 3.11+.
+
+    python make.py book       run every chapter once, build the site into _build/html
+    python make.py test       run the tests, with coverage of distill_lib
+    python make.py lab        JupyterLab; a double click opens a chapter as a notebook
+    python make.py notebooks  the clean notebooks for Colab, in _build/notebooks
+    python make.py bench      measure distill_lib beside its peers, into _build/bench.json
+    python make.py teachers   train the shipped teachers again (hours)
+    python make.py lint       ruff        python make.py types   mypy
+    python make.py setup      only .venv  python make.py clean   remove _build
+
+Each command first makes .venv and installs what it needs. Environment variables: DISTILL_VENV
+(another place for .venv), DISTILL_JOBS (processes, 2), DISTILL_PROFILE (laptop or full).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = Path(os.environ.get("DISTILL_VENV") or ROOT / ".venv")
+BUILD = ROOT / "_build"
+PINS, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
+EXTRAS = "book,dev,language,trl"
+JOBS = os.environ.get("DISTILL_JOBS", "2")
+CHECKED = ["distill_lib", "tests", "book", "benchmarks", "teachers", "make.py"]
+# The same as the command jupyter-book, which has no `python -m`.
+JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+QUIET = {  # one thread per process: the nets are small, and JOBS processes run side by side
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "JUPYTER_PLATFORM_DIRS": "1",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+
+
+def in_conda() -> bool:
+    conda = os.environ.get("CONDA_PREFIX")
+    return bool(conda) and Path(conda).resolve() == Path(sys.prefix).resolve()
+
+
+def prefix() -> Path:
+    """The active conda environment, else .venv."""
+    return Path(sys.prefix) if in_conda() else VENV
+
+
+def python() -> str:
+    if in_conda():
+        return sys.executable
+    return str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+
+
+def run(*args: str) -> None:
+    print("+", *args, flush=True)
+    if code := subprocess.call(args, cwd=ROOT, env={**QUIET, **os.environ}):
+        raise SystemExit(code)
+
+
+def module(*args: str) -> None:
+    run(python(), "-m", *args)
+
+
+def setup() -> None:
+    if sys.version_info < (3, 11):  # noqa: UP036  (an older Python can start this file)
+        raise SystemExit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}.")
+    if not in_conda():
+        make_venv()
+    digest = hashlib.sha256(PINS.read_bytes() + PROJECT.read_bytes() + EXTRAS.encode()).hexdigest()
+    stamp = prefix() / "distill-stamp.txt"
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    print("Installing what the book needs; the first time this takes some minutes.", flush=True)
+    # torch first and as pinned, so that no other package pulls in another build of it.
+    torch = next(pin for pin in PINS.read_text().splitlines() if pin.startswith("torch=="))
+    module("pip", "install", "-q", torch)
+    module("pip", "install", "-q", "-c", str(PINS), "-e", f".[{EXTRAS}]")
+    module("pip", "check")
+    stamp.write_text(digest)
+
+
+def make_venv() -> None:
+    if Path(python()).exists():
+        return
+    try:
+        venv.create(VENV, with_pip=True)
+    except subprocess.CalledProcessError:
+        shutil.rmtree(VENV, ignore_errors=True)
+        raise SystemExit(
+            "This Python cannot make a virtual environment with pip. On Debian and Ubuntu: "
+            "apt install python3-venv. Then run the same command again."
+        ) from None
+
+
+def book() -> None:
+    setup()
+    run(python(), "book/_tools/execute.py", "--jobs", JOBS)
+    run(python(), "book/_tools/ledger.py")
+    # Sphinx does not repeat the warnings of pages that it has already read: start clean.
+    for folder in ("html", ".doctrees"):
+        shutil.rmtree(BUILD / folder, ignore_errors=True)
+    run(python(), "-c", JUPYTER_BOOK, "build", ".", "-n", "-W", "--keep-going")
+    run(python(), "book/_tools/notebooks.py")
+    print(f"\nThe book: {(BUILD / 'html/index.html').as_uri()}", flush=True)
+
+
+def test() -> None:
+    setup()
+    coverage = ["--cov=distill_lib", "--cov-report=term", "--cov-fail-under=95"]
+    module("pytest", "-n", JOBS, "--dist", "loadfile", "-q", *coverage, *sys.argv[2:])
+
+
+def lab() -> None:
+    setup()
+    # Written into the environment, not into the reader's home: a double click on a .md opens
+    # it as a notebook.
+    overrides = prefix() / "share/jupyter/lab/settings/overrides.json"
+    module("jupytext_config", "--settings-file", str(overrides), "set-default-viewer", "markdown")
+    module("jupyter", "lab", *(sys.argv[2:] or ["chapters"]))
+
+
+def notebooks() -> None:
+    book()
+    print(f"The notebooks: {BUILD / 'notebooks'}", flush=True)
+
+
+def bench() -> None:
+    setup()
+    module("benchmarks", *sys.argv[2:])
+
+
+def teachers() -> None:
+    setup()
+    for script in sorted((ROOT / "teachers").glob("[a-z]*.py")):
+        run(python(), str(script.relative_to(ROOT)), *sys.argv[2:])
+
+
+def lint() -> None:
+    setup()
+    there = [path for path in CHECKED if (ROOT / path).exists()]
+    module("ruff", "check", *there)
+    module("ruff", "format", "--check", *there)
+
+
+def types() -> None:
+    setup()
+    module("mypy", "--strict", "distill_lib")
+
+
+def clean() -> None:
+    shutil.rmtree(BUILD, ignore_errors=True)
+
+
+COMMANDS = [book, test, lab, notebooks, bench, teachers, lint, types, setup, clean]
+
+if __name__ == "__main__":
+    commands = {command.__name__: command for command in COMMANDS}
+    chosen = commands.get(sys.argv[1] if len(sys.argv) > 1 else "")
+    if chosen is None:
+        raise SystemExit(__doc__)
+    chosen()

@@ -1,0 +1,226 @@
+"""The built site in a real browser, with no network."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bookcache
+import pytest
+import torch
+from conftest import ROOT, missing
+
+from distill_lib import losses
+from distill_lib.booktools import DirectionSlider
+
+pytestmark = pytest.mark.site
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PAGES = [page.removesuffix(".md") for page in bookcache.pages(ROOT)]
+CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
+RULES = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+DIRECTION = "dlDirection"
+CONFIG = re.compile(r"(dl\w+)\(root,(\{.*?\})\);\}\);", re.DOTALL)
+
+
+def chromium() -> str:
+    named = os.environ.get("CHROMIUM")
+    found = named or next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        missing("no Chromium: install it, or name its file in the variable CHROMIUM")
+    return str(found)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    path = chromium()
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any, site: Path) -> Iterator[Any]:
+    """A page that may read files only; what else it asks for is refused and counted."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    page = context.new_page()
+    page.outside, page.errors = [], []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+
+    def gate(route: Any) -> None:
+        url = route.request.url
+        if url.startswith(("file:", "data:", "blob:")):
+            route.continue_()
+        else:
+            page.outside.append(url)
+            route.abort()
+
+    page.route("**/*", gate)
+    yield page
+    context.close()
+
+
+def visit(page: Any, site: Path, name: str) -> None:
+    page.goto((site / f"{name}.html").as_uri(), wait_until="load")
+    page.evaluate("() => window.MathJax && MathJax.startup && MathJax.startup.promise")
+
+
+def violations(page: Any) -> list[str]:
+    """What axe-core finds serious or critical, with the first element of each."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, options={"runOnly": RULES, "resultTypes": ["violations"]}).response
+    return [
+        f"{v['id']}: {v['nodes'][0]['html'][:200]} {v['nodes'][0]['failureSummary'][:300]}"
+        for v in found["violations"]
+        if v["impact"] in {"serious", "critical"}
+    ]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_needs_no_network_and_excludes_nobody(page, site, name):
+    visit(page, site, name)
+    assert page.outside == []
+    assert page.errors == []
+    assert page.locator("mjx-merror").count() == 0
+    assert violations(page) == []
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    assert violations(page) == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_formulas_are_drawn(page, site, name):
+    visit(page, site, name)
+    written = page.locator(".bd-article .math").count()
+    drawn = page.locator(".bd-article mjx-container").count()
+    assert drawn >= written > 0
+    fonts = page.evaluate("[...document.fonts].filter(f => f.family.startsWith('MJX')).length")
+    assert fonts > 0
+
+
+def test_search_works_from_files(page, site):
+    page.goto((site / "search.html").as_uri() + "?q=temperature", wait_until="load")
+    page.wait_for_selector("#search-results li")
+    assert page.outside == []
+
+
+def sliders(site: Path) -> list[tuple[str, int, str, dict[str, Any]]]:
+    """Every slider of the site: its page, its place there, its kind, its configuration."""
+    found = []
+    for name in CHAPTERS:
+        text = (site / f"{name}.html").read_text(encoding="utf-8")
+        for place, (kind, config) in enumerate(CONFIG.findall(text)):
+            found.append((name, place, kind, json.loads(config)))
+    return found
+
+
+def expected(kind: str, config: dict[str, Any], index: int) -> dict[str, Any]:
+    """The numbers that distill_lib computes for one position of a slider."""
+    at = config["positions"][index]
+    if kind == "dlTemperature":
+        z = torch.tensor(config["logits"], dtype=torch.float64)
+        p = (z / at).softmax(-1)
+        return {"T": at, "p": p.tolist(), "entropy": -(p * p.log()).sum().item()}
+    if kind == "dlBeta":
+        student, teacher = (
+            torch.tensor(config[side], dtype=torch.float64) for side in ("student", "teacher")
+        )
+        both = {"student": student, "teacher": teacher}
+        forward, reverse = losses.kl(**both).item(), losses.reverse_kl(**both).item()
+        d = losses.jsd(**both, beta=at).item() if 0 < at < 1 else 0.0
+        over_beta = d / at if at else forward
+        over_rest = d / (1 - at) if at < 1 else reverse
+        return {
+            "beta": at,
+            "d": d,
+            "over_beta": over_beta,
+            "over_rest": over_rest,
+            "forward": forward,
+            "reverse": reverse,
+        }
+    return {"position": at, **config["fits"][index]}
+
+
+def written_sliders(name: str) -> list[DirectionSlider]:
+    """The direction sliders of a chapter, made again from its code."""
+    made = []
+    for cell in bookcache.read(ROOT / f"{name}.md").cells:
+        calls = ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else []
+        for call in calls:
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "DirectionSlider":
+                made.append(eval(ast.unparse(call), {"DirectionSlider": DirectionSlider}))
+    return made
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_fits_of_the_direction_sliders_are_those_of_the_library(site, name):
+    shown = [config for page, _, kind, config in sliders(site) if (page, kind) == (name, DIRECTION)]
+    made = written_sliders(name)
+    assert len(shown) == len(made)
+    for config, slider in zip(shown, made, strict=True):
+        x = slider.target.grid()
+        p = slider.target.log_density(x)
+        for fit, again in zip(config["fits"], slider.fits, strict=True):
+            assert fit == pytest.approx(again, abs=1e-6)
+            q = torch.distributions.Normal(fit["mu"], fit["sigma"]).log_prob(x)
+            forward = losses.kl(student=q, teacher=p).item()
+            reverse = losses.reverse_kl(student=q, teacher=p).item()
+            assert (fit["forward"], fit["reverse"]) == pytest.approx((forward, reverse), abs=1e-6)
+
+
+def move(slider: Any, index: int) -> dict[str, Any]:
+    slider.locator("input[type=range]").evaluate(
+        "(e, i) => { e.value = i; e.dispatchEvent(new Event('input', {bubbles: true})); }", index
+    )
+    return json.loads(slider.get_attribute("data-values"))
+
+
+def test_sliders_agree_with_the_library(page, site):
+    kinds = set()
+    for name, place, kind, config in sliders(site):
+        visit(page, site, name)
+        slider = page.locator(".dl-fig").nth(place)
+        last = len(config["positions"]) - 1
+        for index in sorted({0, last // 3, last // 2, last - 1, last}):
+            shown, wanted = move(slider, index), expected(kind, config, index)
+            assert set(shown) <= set(wanted), kind
+            for key, value in shown.items():
+                assert value == pytest.approx(wanted[key], abs=1e-6, rel=1e-6), (name, key, index)
+        kinds.add(kind)
+    assert kinds == {"dlTemperature", "dlDirection", "dlBeta"}
+
+
+def test_sliders_move_by_keyboard_and_by_touch(page, site):
+    for name, place, _, config in sliders(site):
+        visit(page, site, name)
+        slider = page.locator(".dl-fig").nth(place)
+        handle = slider.locator("input[type=range]")
+        handle.focus()
+        page.keyboard.press("End")
+        at_end = slider.get_attribute("data-values")
+        assert handle.input_value() == str(len(config["positions"]) - 1)
+        page.keyboard.press("Home")
+        assert slider.get_attribute("data-values") != at_end
+        box = handle.bounding_box()
+        page.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] / 2)
+        assert int(handle.input_value()) > len(config["positions"]) / 2

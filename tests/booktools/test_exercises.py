@@ -1,0 +1,155 @@
+"""The checker accepts what is right and names the reason of every listed mistake."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from distill_lib.booktools import answers, check
+from distill_lib.booktools.answers.mistakes import draw_logits, has_gradient, stays_finite
+from distill_lib.booktools.exercises import Exercise, verdict
+
+EXERCISES = answers.load()
+MISTAKES = [
+    pytest.param(exercise, mistake, why, id=f"{exercise.id}-{number}")
+    for exercise in EXERCISES.values()
+    for number, (mistake, why) in enumerate(exercise.wrong.items())
+]
+
+
+def kd(*, student, teacher, temperature):
+    loss = F.kl_div(
+        F.log_softmax(student / temperature, -1),
+        F.log_softmax(teacher / temperature, -1),
+        reduction="none",
+        log_target=True,
+    )
+    return temperature**2 * loss.sum(-1)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=list(EXERCISES))
+def test_the_right_answer_is_accepted(exercise, capsys):
+    check(exercise.id, exercise.right)
+    assert capsys.readouterr().out == f"✓ {exercise.id}: right.\n"
+
+
+@pytest.mark.parametrize(("exercise", "mistake", "why"), MISTAKES)
+def test_every_listed_mistake_is_refused_with_its_reason(exercise, mistake, why):
+    with pytest.raises(AssertionError) as caught:
+        check(exercise.id, mistake)
+    assert str(caught.value) == f"{exercise.id}: {why}"
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=list(EXERCISES))
+def test_an_exercise_has_listed_mistakes_and_a_hint(exercise):
+    assert exercise.wrong
+    assert exercise.hint
+
+
+def test_an_independent_solution_is_accepted():
+    check("ex-1-2", kd)
+    check("ex-1-2", lambda student, teacher, temperature: kd(
+        student=student, teacher=teacher, temperature=temperature))  # fmt: skip
+
+
+def test_the_popular_snippets_are_named():
+    def mean(student, teacher, temperature):
+        p, q = teacher.div(temperature).softmax(-1), student.div(temperature).log_softmax(-1)
+        return F.kl_div(q, p, reduction="mean") * temperature**2
+
+    def swapped(student, teacher, temperature):
+        return kd(student=teacher, teacher=student, temperature=temperature)
+
+    for snippet, words in ((mean, 'reduction="mean"'), (swapped, "swapped")):
+        with pytest.raises(AssertionError, match=words):
+            check("ex-1-2", snippet)
+
+
+def test_a_cut_gradient_and_an_unstable_form_are_refused():
+    with pytest.raises(AssertionError, match="no gradient with respect to the student"):
+        check("ex-1-2", lambda **arguments: kd(**arguments).detach())
+
+    def naive(student, teacher, temperature):
+        p, q = (teacher / temperature).softmax(-1), (student / temperature).softmax(-1)
+        return temperature**2 * (p * (p / q).log()).sum(-1)
+
+    with pytest.raises(AssertionError, match=r"a gap of 600 gives .*use log_softmax"):
+        check("ex-1-2", naive)
+
+
+def test_a_gradient_that_is_not_finite_is_refused():
+    def square_root_of_zero(student, teacher, temperature):
+        return (
+            kd(student=student, teacher=teacher, temperature=temperature)
+            + (student - student.detach()).sum(-1).abs().sqrt()
+        )
+
+    assert has_gradient(square_root_of_zero) == "the gradient is not finite."
+
+
+def test_an_unknown_exercise_lists_the_known_ones():
+    with pytest.raises(KeyError, match=r"No exercise 'ex-1-02'\. Did you mean .*There are: ex-1-1"):
+        check("ex-1-02", 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (1.0, "expected a function, got float"),
+        (lambda a, b: a, "must take the keyword arguments student, teacher, temperature"),
+        (lambda student, teacher, temperature: 1 / 0, "raised ZeroDivisionError"),
+        (lambda student, teacher, temperature: student, r"expected a value of shape \[8\]"),
+        (lambda student, teacher, temperature: student[:, 0], "expected .* T² times the sum"),
+        (lambda student, teacher, temperature: None, "expected a number or a tensor back"),
+    ],
+)
+def test_a_function_that_is_none_of_the_listed_gets_a_general_word(answer, words):
+    with pytest.raises(AssertionError, match=words):
+        check("ex-1-2", answer)
+
+
+NUMBER = Exercise("ex-0-1", 0.5, {2.0: "upside down"}, hint="halve it")
+TENSOR = Exercise("ex-0-2", [1.0, 2.0], kind="tensor")
+CHOICE = Exercise("ex-0-3", "forward", {"reverse": "that one seeks"}, kind="choice")
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "complaint"),
+    [
+        (NUMBER, 0.5, None),
+        (NUMBER, torch.tensor(0.50001), None),
+        (NUMBER, 2, "upside down"),
+        (NUMBER, 0.6, "not yet. halve it"),
+        (NUMBER, "half", "expected a number, got str."),
+        (NUMBER, None, "expected a number, got NoneType."),
+        (NUMBER, [0.5, 0.5], "expected one number, got a value of shape [2]."),
+        (NUMBER, float("nan"), "the answer is not finite: look for a logarithm of 0 or a "
+         "division by 0."),
+        (TENSOR, (1, 2), None),
+        (TENSOR, [[1.0], [2.0]], "expected a value of shape [2], got a value of shape [2, 1]."),
+        (TENSOR, "x", "expected a tensor of shape (2,), got str."),
+        (CHOICE, " Forward ", None),
+        (CHOICE, "reverse", "that one seeks"),
+        (CHOICE, "both", "'both' is not among the options forward, reverse."),
+        (CHOICE, ["forward"], "expected one word, got list."),
+    ],
+)  # fmt: skip
+def test_numbers_tensors_and_words(exercise, answer, complaint):
+    assert verdict(exercise, answer) == complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"right": 1.0, "wrong": {1.00001: "close"}}, "listed wrong answer 1.00001 is accepted"),
+        ({"right": 1.0, "wrong": {2.0: " "}}, "has no reason"),
+        ({"right": 1.0, "kind": "essay"}, "kind must be one of"),
+        ({"right": kd, "kind": "callable"}, "give inputs="),
+        ({"right": lambda **_: torch.zeros(1), "kind": "callable", "inputs": draw_logits,
+          "properties": (stays_finite, has_gradient)}, "the right answer is refused"),
+    ],
+)  # fmt: skip
+def test_an_exercise_that_contradicts_itself_cannot_be_built(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        Exercise("ex-0-9", **arguments)

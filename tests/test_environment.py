@@ -1,0 +1,99 @@
+"""One set of needs and versions, said in several files: they agree."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+LOCK = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+PINS = dict(line.split("==") for line in LOCK.splitlines() if not line.startswith("#"))
+
+
+def installed_extras() -> list[str]:
+    (extras,) = re.findall(r'^EXTRAS = "([\w,]+)"', (ROOT / "make.py").read_text(), re.MULTILINE)
+    return extras.split(",")
+
+
+def needs(extras: list[str]) -> list[Requirement]:
+    lists = [PROJECT["dependencies"], *(EXTRAS[extra] for extra in extras)]
+    return [Requirement(need) for group in lists for need in group]
+
+
+def test_conda_installs_what_make_installs():
+    python, pip, rest = CONDA["dependencies"]
+    assert python == "python=3.11"
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains("3.11.0")
+    assert pip.startswith("pip>=")
+    assert rest["pip"] == ["-c constraints.txt", f"-e .[{','.join(installed_extras())}]"]
+
+
+def test_versions_are_said_once():
+    for need in CONDA["dependencies"][2]["pip"]:
+        assert "=" not in need
+
+
+def test_only_lower_bounds_but_one():
+    bounded = []
+    for need in needs([extra for extra in EXTRAS if extra != "all"]):
+        operators = {spec.operator for spec in need.specifier}
+        assert ">=" in operators, f"{need} has no lower bound"
+        bounded += [need.name] if operators - {">="} else []
+    assert bounded == ["jupyter-book"]
+
+
+def test_all_is_all():
+    (everything,) = [Requirement(need) for need in EXTRAS["all"]]
+    assert everything.extras == set(EXTRAS) - {"all"}
+
+
+@pytest.mark.parametrize("need", needs(installed_extras()), ids=lambda need: need.name)
+def test_the_locked_version_meets_the_need(need):
+    assert need.specifier.contains(PINS[canonicalize_name(need.name)])
+
+
+def test_the_lock_serves_every_platform():
+    assert PINS["torch"] == "2.13.0"
+    for name, pin in PINS.items():
+        assert "+" not in pin, f"{name} has a local label"
+        assert not name.startswith(("nvidia-", "triton")), f"{name} is of one platform only"
+    assert list(PINS) == sorted(PINS)
+    assert "file:" not in LOCK
+
+
+def test_the_tests_run_with_the_locked_versions():
+    names = {canonicalize_name(need.name) for need in needs(["book"])}
+    different = {n: version(n) for n in names if version(n).partition("+")[0] != PINS[n]}
+    assert not different, "run book/_tools/lock.py, or install with -c constraints.txt"
+
+
+def test_one_version_of_the_project():
+    import distill_lib
+
+    said = {
+        PROJECT["version"],
+        distill_lib.__version__,
+        CITATION["version"],
+        CONFIG["sphinx"]["config"]["release"],
+    }
+    assert said == {PROJECT["version"]}
+    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_one_address_of_the_project():
+    repository, site = CONFIG["repository"]["url"], CONFIG["html"]["baseurl"]
+    assert PROJECT["urls"]["Source"] == CITATION["repository-code"] == repository
+    assert PROJECT["urls"]["Homepage"] == CITATION["url"] == site
+    assert CONFIG["sphinx"]["config"]["ogp_site_url"] == site

@@ -1,0 +1,100 @@
+"""stacked: S networks as one give what S networks give."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from distill_lib import CE, KD, Stacked, Teacher, distill
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def test_shared_inputs_reach_every_network() -> None:
+    nets, x = [net().eval() for _ in range(3)], torch.randn(7, 4)
+    said = Stacked(nets, ndim=2).eval()(x)
+    assert torch.allclose(said, torch.stack([one(x) for one in nets]), atol=1e-6)
+
+
+def test_separate_inputs_reach_their_network() -> None:
+    nets, x = [net().eval() for _ in range(3)], torch.randn(3, 7, 4)
+    said = Stacked(nets, ndim=2).eval()(x)
+    assert torch.allclose(
+        said, torch.stack([one(xi) for one, xi in zip(nets, x, strict=True)]), atol=1e-6
+    )
+
+
+def test_training_together_is_training_alone() -> None:
+    nets = [net() for _ in range(3)]
+    alone = copy.deepcopy(nets)
+    teacher = Teacher(nn.Linear(4, 3))
+    batches = [(torch.randn(8, 4), torch.randint(0, 3, (8,))) for _ in range(4)]
+    objective = CE() + KD(temperature=2)
+    stacked = Stacked(nets, ndim=2)
+    distill(
+        stacked,
+        teacher,
+        batches,
+        objective,
+        epochs=2,
+        optimizer=lambda params: torch.optim.SGD(params, lr=0.3, momentum=0.9),
+    )
+    for model in alone:
+        distill(
+            model,
+            teacher,
+            batches,
+            objective,
+            epochs=2,
+            optimizer=lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
+        )
+    for one, other in zip(stacked.unstack(), alone, strict=True):
+        for key, value in other.state_dict().items():
+            assert torch.allclose(one.state_dict()[key].float(), value.float(), atol=1e-5), key
+
+
+def test_a_stack_saves_and_loads() -> None:
+    one, two = Stacked([net(), net()], ndim=2), Stacked([net(), net()], ndim=2)
+    two.load_state_dict(one.state_dict())
+    x = torch.randn(5, 4)
+    assert torch.equal(one.eval()(x), two.eval()(x))
+    assert len(list(one.parameters())) == len(list(net().parameters()))
+
+
+def test_dropout_differs_between_networks_and_stops_in_eval() -> None:
+    model = nn.Sequential(nn.Linear(4, 50), nn.Dropout(0.5))
+    both = Stacked([model, model], ndim=2)
+    said = both(torch.randn(2, 4))
+    assert not torch.equal(said[0], said[1])
+    both.eval()
+    said = both(torch.randn(2, 4))
+    assert torch.equal(said[0], said[1])
+
+
+def test_unstack_copies() -> None:
+    stacked = Stacked([net(), net()], ndim=2)
+    one = stacked.unstack()[0]
+    with torch.no_grad():
+        one[0].weight.zero_()
+    assert stacked.unstack()[0][0].weight.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((4,), r"rank 2 \(shared\) or 3"), ((2, 2, 2, 4), "rank 2"), ((3, 5, 4), "2 networks, but")],
+)
+def test_other_inputs_are_refused(shape: tuple[int, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Stacked([net(), net()], ndim=2)(torch.zeros(shape))
+
+
+def test_a_stack_is_of_one_architecture() -> None:
+    with pytest.raises(ValueError, match="one architecture"):
+        Stacked([nn.Linear(4, 3), nn.Linear(4, 2)], ndim=2)
+    with pytest.raises(ValueError, match="at least one model"):
+        Stacked([], ndim=2)
