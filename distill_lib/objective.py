@@ -176,7 +176,8 @@ class Objective(nn.Module):
             batch: Labels and masks: a mapping or an ``(inputs, labels)`` pair.
             progress: Share of the training that is done, in [0, 1].
             denom: Divide every term's sum by this instead of by the number of its kept items. Takes
-                Hugging Face's ``num_items_in_batch``, or a :class:`Step`.
+                Hugging Face's ``num_items_in_batch``, or a
+                :class:`distill_lib.objective.Step`.
 
         Returns:
             The scalar loss, and the unweighted, detached value of each part by name.

@@ -135,7 +135,7 @@ def _checked(output: Any) -> Signals:
 
 
 class Captured(nn.Module):
-    """A model that also tells what some of its inner layers say. See :func:`capture`."""
+    """A model that also tells what inner layers say; made by :func:`distill_lib.capture`."""
 
     def __init__(self, model: nn.Module, layers: tuple[str, ...]) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ def capture(model: nn.Module, *layers: str) -> Captured:
         layers: Names as in ``model.named_modules()``.
 
     Returns:
-        A module whose output is a mapping: the model's own signals, and each layer's output.
+        A module whose output is a mapping with the model's own signals and each layer's output.
 
     Raises:
         KeyError: for a layer that does not exist, with the names of those that do.

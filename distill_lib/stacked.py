@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-__all__ = ["Stacked"]
+__all__ = ["Stacked", "fold", "unfold"]
 
 
 class Stacked(nn.Module):
@@ -91,3 +91,19 @@ class Stacked(nn.Module):
             )
             models.append(model)
         return models
+
+
+def fold(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A batch [S, B, ...] for several networks as one of [S·B, ...] for a single one."""
+    return {k: v.flatten(0, 1) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def unfold(signals: Any, seeds: int) -> Any:
+    """What a single network said of a folded batch, with the axis of the seeds again."""
+    if isinstance(signals, Tensor):
+        return signals.reshape(seeds, -1, *signals.shape[1:])
+    if isinstance(signals, Mapping):
+        return {k: unfold(v, seeds) for k, v in signals.items()}
+    if isinstance(signals, (tuple, list)):
+        return tuple(unfold(v, seeds) for v in signals)
+    return signals

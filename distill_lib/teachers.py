@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from .signals import (
     pick,
     place,
 )
+from .stacked import Stacked, fold, unfold
 
 __all__ = ["EMA", "Ensemble", "Peers", "Source", "Teacher", "fingerprint"]
 
@@ -110,7 +111,12 @@ class Teacher:
         self._settle()
         named = as_batch(batch)
         named = self.preprocess(named) if self.preprocess else named
-        return call(self.model, place(named, self.model), self.forward)
+        named = place(named, self.model)
+        index = named.get("index")
+        if isinstance(index, Tensor) and index.ndim == 2 and not isinstance(self.model, Stacked):
+            # batches [S, B, ...] of several students, and one teacher for all of them
+            return cast(Signals, unfold(call(self.model, fold(named), self.forward), len(index)))
+        return call(self.model, named, self.forward)
 
     def to(self, device: torch.device | str) -> Teacher:
         """Move the model."""

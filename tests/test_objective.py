@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -317,6 +317,7 @@ OBJECTIVES = [
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 @pytest.mark.parametrize("tokens", [False, True])
 @pytest.mark.parametrize("how", ["number", "tensor", "Step"])
+@settings(max_examples=15)
 @given(data=st.data())
 def test_the_gradient_does_not_depend_on_how_a_batch_was_cut(
     objective: Objective, tokens: bool, how: str, data: st.DataObject

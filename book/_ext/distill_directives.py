@@ -42,7 +42,9 @@ class LedgerDirective(SphinxDirective):
 
     def chapter_link(self, chapter: str) -> str:
         depth = self.env.docname.count("/")
-        return f"[{chapter}]({'../' * depth}chapters/{chapter}.md)"
+        # not all pages with code are in chapters/
+        pages = sorted(page for page in self.env.found_docs if page.rpartition("/")[2] == chapter)
+        return f"[{chapter}]({'../' * depth}{pages[0] if pages else f'chapters/{chapter}'}.md)"
 
 
 class Cost(LedgerDirective):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ._common import check_logits, full_precision, log_probs
@@ -50,7 +49,7 @@ def kl(*, student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -
     """
     check_logits("kl", student, teacher)
     log_q, log_p = log_probs(student, temperature), log_probs(teacher, temperature)
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def reverse_kl(*, student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -82,7 +81,7 @@ def reverse_kl(*, student: Tensor, teacher: Tensor, temperature: float | Tensor 
     """
     check_logits("reverse_kl", student, teacher)
     log_q, log_p = log_probs(student, temperature), log_probs(teacher, temperature)
-    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
+    return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
 def jsd(
@@ -142,8 +141,8 @@ def jsd(
         return limit(student=student, teacher=teacher, temperature=temperature)
     log_q, log_p = log_probs(student, temperature), log_probs(teacher, temperature)
     log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
-    from_teacher = F.kl_div(log_m, log_p, reduction="none", log_target=True).sum(-1)
-    from_student = F.kl_div(log_m, log_q, reduction="none", log_target=True).sum(-1)
+    from_teacher = (log_p.exp() * (log_p - log_m)).sum(-1)
+    from_student = (log_q.exp() * (log_q - log_m)).sum(-1)
     if normalized:
         return from_teacher / (1 - beta) + from_student / beta
     return beta * from_teacher + (1 - beta) * from_student

@@ -7,7 +7,6 @@ student logits :math:`z` with :math:`q = \mathrm{softmax}(z / T)`, :math:`C` cla
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ._common import check_logits, correlation, floor, full_precision, log_probs
@@ -64,7 +63,7 @@ def dkd(
     teacher_label, teacher_rest, log_p = _decouple(log_p.expand(log_q.shape), y)
     target = teacher_label.exp() * (teacher_label - student_label)
     target = target + teacher_rest.exp() * (teacher_rest - student_rest)
-    others = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+    others = (log_p.exp() * (log_p - log_q)).sum(-1)
     return alpha * target + beta * others
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -85,15 +84,15 @@ class ResNet(nn.Module):
 
 
 class SmallConvNet(nn.Module):
-    r"""Three strided convolutions, a global average and a linear layer: a student for one thread.
+    r"""Two strided convolutions and a linear layer: a student for one thread.
 
-    The first kernel is 5x5 with stride 3, so that a 28x28 image is 10x10 after one layer: a
-    training step costs two thirds of one with three 3x3 convolutions of stride 2, at the same
-    accuracy. ``layer1``, ``layer2`` and ``layer3`` can be addressed by :class:`distill_lib.Match`.
+    A 6x6 kernel of stride 4 makes 7x7 places of a 28x28 image, a 3x3 kernel of stride 2 makes 4x4
+    of these, and the linear layer sees every place. Without normalization and without an average
+    over places, nets this small learn faster, above all from few images. ``layer1`` and ``layer2``
+    can be addressed by :class:`distill_lib.Match`.
 
     Args:
-        width: Channels of the first layer; the others have 2 and 4 times as many. With 8 the net
-            has 6,402 parameters for ten classes.
+        width: Channels of both layers. With 16 the net has 5,482 parameters for ten classes.
         num_classes: Outputs of the linear layer.
         in_channels: Channels of the image.
 
@@ -105,24 +104,15 @@ class SmallConvNet(nn.Module):
         torch.Size([2, 10])
     """
 
-    layer1: nn.Module
-    layer2: nn.Module
-    layer3: nn.Module
-
-    def __init__(self, width: int = 8, num_classes: int = 10, in_channels: int = 1) -> None:
+    def __init__(self, width: int = 16, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
-        channels = [in_channels, width, 2 * width, 4 * width]
-        for layer, (kernel, stride) in enumerate([(5, 3), (3, 2), (3, 2)], start=1):
-            cin, cout = channels[layer - 1], channels[layer]
-            conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False)
-            setattr(self, f"layer{layer}", nn.Sequential(conv, nn.BatchNorm2d(cout), nn.ReLU()))
-        self.fc = nn.Linear(channels[3], num_classes)
-        # A fifth less time on the CPU; torch's own annotations do not know this argument alone.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layer1 = nn.Sequential(nn.Conv2d(in_channels, width, 6, 4, 1), nn.ReLU())
+        self.layer2 = nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), nn.ReLU())
+        self.fc = nn.Linear(16 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return cast(Tensor, self.fc(x.mean((2, 3))))
+        x = F.adaptive_avg_pool2d(self.layer2(self.layer1(x)), 4)  # as it is for 28x28 images
+        return cast(Tensor, self.fc(x.flatten(1)))
 
 
 class MLP(nn.Module):

@@ -109,6 +109,18 @@ def test_a_function_that_is_none_of_the_listed_gets_a_general_word(answer, words
         check("ex-1-2", answer)
 
 
+@pytest.mark.parametrize(
+    ("identifier", "words"),
+    [("ex-1-1", "ex-1-1 is defined twice"), ("ex-9-1", r"ex-9-1 stands in ch03\.py of chapter 3")],
+)
+def test_an_id_is_given_once_and_in_its_chapter(monkeypatch, identifier, words):
+    from distill_lib.booktools.answers import ch03
+
+    monkeypatch.setattr(ch03, "EXERCISES", [Exercise(identifier, 1.0)])
+    with pytest.raises(ValueError, match=words):
+        answers.load.__wrapped__()
+
+
 NUMBER = Exercise("ex-0-1", 0.5, {2.0: "upside down"}, hint="halve it")
 TENSOR = Exercise("ex-0-2", [1.0, 2.0], kind="tensor")
 CHOICE = Exercise("ex-0-3", "forward", {"reverse": "that one seeks"}, kind="choice")

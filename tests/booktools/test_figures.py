@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from distill_lib.booktools import band, dots, style
 from distill_lib.booktools.figures import COLORS, DARK_BRIGHTNESS, GRAY, contrast
 
 WHITE, DARK = "#ffffff", "#121212"
+THEME_DARK = "#14181e"  # of the built site
+STYLE_SHEET = Path(__file__).parents[2] / "book" / "_static" / "distill.css"
 
 
 @pytest.fixture
@@ -38,7 +43,17 @@ def test_contrast_agrees_with_known_pairs():
 def test_text_reads_on_white_and_on_the_dark_page():
     assert contrast(GRAY, WHITE) >= 4.5
     assert contrast(brighter(GRAY), DARK) >= 4.5
+    assert contrast(brighter(GRAY), THEME_DARK) >= 4.5
     assert contrast(GRAY, DARK) >= 4.0  # where no style sheet brightens it
+
+
+def test_the_style_sheet_brightens_figures_by_this_much():
+    rule = re.search(
+        r'html\[data-theme="dark"\] \.bd-content img[^{]*\{([^}]*)\}',
+        STYLE_SHEET.read_text("utf-8"),
+    )
+    assert rule is not None
+    assert f"filter: brightness({DARK_BRIGHTNESS})" in rule[1]
 
 
 def test_no_single_gray_has_full_contrast_on_both_pages():

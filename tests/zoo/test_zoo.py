@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from distill_lib import data, zoo
+from distill_lib import Stacked, data, zoo
 from distill_lib.checkpoints import CheckpointError
 from distill_lib.zoo import MLP, ResNet, SmallConvNet
 
@@ -120,7 +120,7 @@ def test_a_shipped_teacher_reaches_its_score_on_the_first_test_images(name):
 
 @pytest.mark.parametrize(
     ("model", "count"),
-    [(ResNet(), 272_186), (SmallConvNet(), 6_402), (MLP((64, 32, 10)), 2_410)],
+    [(ResNet(), 272_186), (SmallConvNet(), 5_482), (MLP((64, 32, 10)), 2_410)],
 )
 def test_the_number_of_parameters(model, count):
     assert sum(p.numel() for p in model.parameters()) == count
@@ -134,8 +134,9 @@ def test_image_nets_take_any_size(size):
 
 
 def test_image_nets_name_their_layers():
-    for net in (ResNet(blocks=1, width=4), SmallConvNet()):
-        assert {"layer1", "layer2", "layer3", "fc"} <= {name for name, _ in net.named_children()}
+    for net, layers in ((ResNet(blocks=1, width=4), 3), (SmallConvNet(), 2)):
+        names = {name for name, _ in net.named_children()}
+        assert {"fc", *(f"layer{i + 1}" for i in range(layers))} <= names
 
 
 def test_a_resnet_of_three_blocks_has_twenty_layers():
@@ -157,6 +158,17 @@ def test_nets_have_gradients_everywhere_and_learn():
             optimizer.step()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
         assert loss.item() < 0.7 * first
+
+
+def test_weights_of_a_student_can_be_saved_and_stacked(tmp_path):
+    nets = [SmallConvNet() for _ in range(2)]
+    save_file(
+        {k: v.contiguous() for k, v in nets[0].state_dict().items()}, tmp_path / "net.safetensors"
+    )
+    images = torch.randn(4, 1, 28, 28)
+    together = Stacked([net.eval() for net in nets], ndim=4).eval()(images)
+    for net, logits in zip(nets, together, strict=True):
+        assert torch.allclose(net(images), logits, atol=1e-5)
 
 
 def test_an_mlp_needs_two_sizes():

@@ -1,0 +1,84 @@
+"""history: a row a step; progress: silence where nobody watches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distill_lib import History
+from distill_lib.progress import bar, quiet
+
+
+def test_rows_become_columns() -> None:
+    history = History()
+    for step in range(1, 101):
+        history.add(step, {"loss": torch.tensor(float(step)), "lr": 0.5})
+    assert len(history) == 100
+    assert history["loss"] == [float(i) for i in range(1, 101)]
+    assert history.last == {"step": 100, "loss": 100.0, "lr": 0.5}
+
+
+def test_a_part_that_was_not_always_there() -> None:
+    history = History([{"step": 1, "loss": 1.0, "kd": 2.0}, {"step": 2, "loss": 0.5}])
+    assert history["kd"] == [2.0]
+
+
+def test_an_unknown_part_names_those_there_are() -> None:
+    with pytest.raises(KeyError, match="no 'kl'; it has loss, step"):
+        History([{"step": 1, "loss": 1.0}])["kl"]
+    with pytest.raises(KeyError, match="it has nothing"):
+        History()["loss"]
+
+
+def test_it_prints_its_last_row() -> None:
+    assert repr(History()) == "History(empty)"
+    history = History([{"step": 1, "loss": 1.23456, "lr": 0.1}])
+    assert repr(history) == "History(1 steps: loss 1.235, lr 0.1)"
+
+
+def test_an_empty_history_has_no_last_row() -> None:
+    with pytest.raises(IndexError, match="history is empty"):
+        _ = History().last
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_reported_with_its_step(bad: float) -> None:
+    history = History()
+    history.add(1, {"loss": torch.tensor(1.0), "kd": torch.tensor(0.5)})
+    history.add(2, {"loss": torch.tensor(bad), "kd": torch.tensor(bad)})
+    with pytest.raises(FloatingPointError, match=r"at step 2 \(loss=.*kd=.*lower the learning"):
+        history.settle()
+    assert len(history) == 2
+
+
+def test_not_finite_is_found_within_64_steps() -> None:
+    history = History()
+    with pytest.raises(FloatingPointError):
+        for step in range(64):
+            history.add(step, {"loss": torch.tensor(float("nan"))})
+
+
+def test_rows_are_copies() -> None:
+    rows = [{"step": 1.0, "loss": 1.0}]
+    History(rows).records[0]["loss"] = 2.0
+    assert rows[0]["loss"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["CI", "DISTILL_QUIET"])
+def test_bars_are_silent_where_nobody_watches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("DISTILL_QUIET", raising=False)
+    assert not quiet()
+    monkeypatch.setenv(name, "1")
+    assert quiet()
+
+
+def test_a_bar_gives_the_items(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(bar([1, 2, 3], "work", 3)) == [1, 2, 3]
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("DISTILL_QUIET", raising=False)
+    assert list(bar([1, 2, 3], "work", 3, show=False)) == [1, 2, 3]
+    assert list(bar(iter([1]), "work", None)) == [1]  # over before it would show
+    assert capsys.readouterr().err == ""
