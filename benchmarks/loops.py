@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.machinery
 import sys
 import tempfile
 import types
@@ -111,7 +113,7 @@ def torchdistill_box(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
 
 def trainer(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
     """``transformers.Trainer`` with the usual overridden ``compute_loss``."""
-    from transformers import Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments
 
     student, teacher = models()
     T, w = TEMPERATURE, WEIGHT
@@ -151,9 +153,11 @@ def trainer(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
     def run() -> None:
         optimizer = _sgd(student.parameters())
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-        DistillingTrainer(
+        job = DistillingTrainer(
             student, arguments, train_dataset=train, optimizers=(optimizer, rate)
-        ).train()
+        )
+        job.remove_callback(PrinterCallback)
+        job.train()
 
     return run, student
 
@@ -170,7 +174,7 @@ def _sgd(params: Any) -> torch.optim.Optimizer:
 
 
 def _without_torchvision() -> None:
-    """Stand-ins for the torchvision names that torchdistill imports and this comparison never calls.
+    """Stand-ins for the torchvision names that torchdistill imports and nothing here calls.
 
     torchvision has no build for every torch; where the real one imports, it is used.
     """
@@ -179,14 +183,25 @@ def _without_torchvision() -> None:
     except (ImportError, RuntimeError):
         for stale in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
             del sys.modules[stale]
+        sys.meta_path.insert(0, _StandIns())
+        for part in ("datasets", "models", "ops", "transforms"):
+            importlib.import_module(f"torchvision.{part}")
 
-        class Anything(types.ModuleType):
-            __path__: list[str] = []
 
-            def __getattr__(self, name: str) -> Any:
-                if name.startswith("__"):
-                    raise AttributeError(name)
-                return type(name, (), {})
+class _StandIn(types.ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
 
-        for name in ("", ".models", ".datasets", ".transforms", ".ops", ".references", ".utils"):
-            sys.modules["torchvision" + name] = Anything("torchvision" + name)
+
+class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name: str, *_: Any) -> importlib.machinery.ModuleSpec | None:
+        ours = name.split(".")[0] == "torchvision"
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if ours else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return _StandIn(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        pass

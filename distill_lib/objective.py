@@ -216,9 +216,7 @@ class Objective(nn.Module):
             return NotImplemented
         return Objective([*self.pairs(), *other.pairs()])
 
-    def __radd__(self, other: int | Term) -> Objective:
-        if isinstance(other, Term):
-            return 1.0 * other + self
+    def __radd__(self, other: int) -> Objective:
         return self if other == 0 else NotImplemented
 
     def __sub__(self, other: Term | Objective) -> Objective:

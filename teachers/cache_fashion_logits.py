@@ -33,7 +33,7 @@ def main() -> None:
             path.unlink(missing_ok=True)
         teacher = Teacher(zoo.load_teacher(name))
         cache = Cache.build(path, teacher, train, dtype=torch.float16)
-        right = cache({"index": train.index}).argmax(-1) == train.labels
+        right = cache({"index": train.index})["logits"].argmax(-1) == train.labels
         print(f"{path.name}: {len(cache):,} rows, right on {right.float().mean():.1%} of them")
 
 

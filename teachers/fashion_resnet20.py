@@ -1,7 +1,7 @@
-"""Train the image teachers of the zoo: a ResNet-20 on Fashion-MNIST, with all labels or with few.
+"""Train the image teachers of the zoo: a ResNet-20 on Fashion-MNIST, all labels or few.
 
-    python teachers/fashion_resnet20.py                            # fashion_resnet20, about 30 minutes
-    python teachers/fashion_resnet20.py --labels-per-class 100     # fashion_resnet20_1k, about 4
+    python teachers/fashion_resnet20.py                            # fashion_resnet20, 30 min
+    python teachers/fashion_resnet20.py --labels-per-class 100     # fashion_resnet20_1k, 4 min
 
 Plain PyTorch on purpose: a teacher is any trained model, and nothing here is distillation. A run
 that is killed goes on from its last epoch. Weights and card are written into distill_lib/zoo.
@@ -136,7 +136,7 @@ def write_card(
         "task": "image classification, 10 classes",
         "architecture": {"class": "distill_lib.zoo.vision.ResNet", "kwargs": ARCHITECTURE},
         "params": sum(p.numel() for p in model.parameters()),
-        "score": {"metric": "accuracy", "value": score, "n": 10000, "split": "test"},
+        "score": {"metric": "accuracy", "value": round(score, 4), "n": 10000, "split": "test"},
         "trained": {
             "script": "teachers/fashion_resnet20.py",
             "command": f"python teachers/fashion_resnet20.py{few}",
@@ -145,7 +145,7 @@ def write_card(
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "seed": 0,
             "recipe": f"SGD with Nesterov momentum, one-cycle rate to 0.2, weight decay 5e-4, "
-            f"{epochs} epochs, mirrored and shifted images; no test image was used before the score",
+            f"{epochs} epochs, mirrored and shifted images; test images used for the score alone",
         },
         "data": {"name": "fashion_mnist", "split": "train", "labels": len(train)},
         "license": "MIT",

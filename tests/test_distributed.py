@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as mp
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from distill_lib import CE, KD, Match, distill
@@ -32,13 +35,12 @@ def batches() -> list[dict[str, torch.Tensor]]:
 
 
 def train(path: Path, cut: int, checkpoint: Path | None) -> None:
-    from accelerate import Accelerator
-
     torch.manual_seed(0)
     student = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
     teacher = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
     objective = CE() + KD(temperature=2) + 0.1 * Match("0", project=nn.Linear(8, 8).double())
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=cut)
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=120))
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=cut, kwargs_handlers=[patience])
     distill(
         student,
         teacher,
@@ -56,28 +58,43 @@ def train(path: Path, cut: int, checkpoint: Path | None) -> None:
     accelerator.end_training()
 
 
-def worker(rank: int, port: int, path: Path) -> None:
+def setting(rank: int, port: int) -> dict[str, str]:
+    return {
+        "DISTILL_QUIET": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "ACCELERATE_USE_CPU": "true",
+    }
+
+
+def first(port: int, path: Path) -> None:
     torch.set_num_threads(1)
-    os.environ.update(
-        DISTILL_QUIET="1",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE="2",
-        ACCELERATE_USE_CPU="true",
-    )
+    os.environ.update(setting(0, port))
     train(path, 2, path.with_name("checkpoint"))
 
 
 @pytest.mark.usefixtures("own_accelerate")
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path / "one", 4, None)
+    AcceleratorState._reset_state(True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # two processes, two micro-batches each: four batches a step
-    mp.spawn(worker, args=(port, tmp_path / "two"), nprocs=2)
-    train(tmp_path / "one", 4, None)
+    # two processes, two micro-batches each: four batches a step; the second process is this one
+    other = mp.get_context("spawn").Process(target=first, args=(port, tmp_path / "two"))
+    other.start()
+    try:
+        with monkeypatch.context() as patch:
+            for name, value in setting(1, port).items():
+                patch.setenv(name, value)
+            train(tmp_path / "unused", 2, tmp_path / "checkpoint")
+        other.join(timeout=300)
+    finally:
+        other.kill()
+    assert other.exitcode == 0 and not (tmp_path / "unused").exists()
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
     assert one.keys() == two.keys()
     for key, value in one.items():

@@ -3,156 +3,17 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from trainings import BATCHES, TOTAL, Killed, Training
 
-from distill_lib import CE, EMA, KD, History, Match, Teacher, distill, linear
-from distill_lib.resume import rng_state, set_rng_state
-
-TOTAL = 14  # steps: two epochs of seven
-
-
-class Killed(Exception):
-    """Stands for a kill."""
-
-
-class Noisy(Dataset):
-    """Items that draw from every global generator, as augmentations do."""
-
-    def __len__(self) -> int:
-        return 28
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        noise = torch.rand(5) + random.random() + np.random.rand()
-        return noise + i % 3, i % 3
-
-
-class OwnOrder:
-    """Batches with a state of their own, as StatefulDataLoader has."""
-
-    def __init__(self) -> None:
-        self.epoch = 0
-        self.inputs = torch.arange(140.0).view(28, 5) / 140
-
-    def __len__(self) -> int:
-        return 7
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(28, generator=torch.Generator().manual_seed(self.epoch))
-        self.epoch += 1
-        return iter([(self.inputs[at], at % 3) for at in order.split(4)])
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch = state["epoch"]
-
-
-def loader(**settings: Any) -> DataLoader[Any]:
-    generator = torch.Generator().manual_seed(3)
-    items = TensorDataset(torch.randn(28, 5, generator=generator), torch.arange(28) % 3)
-    return DataLoader(items, batch_size=4, **settings)
-
-
-def own_generator() -> DataLoader[Any]:
-    return loader(shuffle=True, generator=torch.Generator().manual_seed(9))
-
-
-def own_sampler() -> DataLoader[Any]:
-    generator = torch.Generator().manual_seed(9)
-    return loader(sampler=RandomSampler(range(28), generator=generator))
-
-
-BATCHES = {
-    "in order": loader,
-    "shuffled": lambda: loader(shuffle=True),
-    "own generator": own_generator,
-    "own sampler": own_sampler,
-    "augmented": lambda: DataLoader(Noisy(), batch_size=4, shuffle=True),
-    "own state": OwnOrder,
-    "list": lambda: list(loader()),
-}
-
-
-class Killable(nn.Module):
-    """A student with dropout that is killed at one of its forward passes."""
-
-    def __init__(self, kill_at: int = -1, how: type[BaseException] = Killed) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.3), nn.BatchNorm1d(8))
-        self.head = nn.Linear(8, 3)
-        self.calls, self.kill_at, self.how = 0, kill_at, how
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls == self.kill_at:
-            raise self.how
-        return self.head(self.body(x))
-
-
-class Training:
-    """One training from scratch, as a script is that is started anew."""
-
-    def __init__(
-        self,
-        batches: str = "shuffled",
-        optimizer: str = "adam",
-        average: bool = False,
-        kill_at: int = -1,
-        how: type[BaseException] = Killed,
-    ) -> None:
-        torch.manual_seed(0)
-        self.student = Killable(kill_at, how)
-        self.project = nn.Linear(8, 3)
-        teacher = nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 3))
-        self.teacher = EMA(self.student, 0.9) if average else Teacher(teacher)
-        inner = "body.0" if average else "1"
-        project = nn.Linear(8, 8) if average else self.project
-        self.project = project
-        self.objective = (
-            linear(1, 0.5) * CE()
-            + KD(temperature=linear(4, 1))
-            + 0.1 * Match("body.0", inner, project=project)
-        )
-        self.batches = BATCHES[batches]()
-        self.optimizer = {
-            "adam": None,
-            "momentum": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),
-        }[optimizer]
-
-    def run(self, checkpoint: Path | None = None, steps: int = TOTAL, **settings: Any) -> History:
-        # what the process did before is no part of the training: the seed decides
-        torch.manual_seed(random.randrange(1000))
-        return distill(
-            self.student,
-            self.teacher,
-            self.batches,
-            self.objective,
-            steps=steps,
-            lr=0.02,
-            optimizer=self.optimizer,
-            checkpoint=checkpoint,
-            seed=7,
-            **settings,
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        state = {**self.student.state_dict(), **self.project.state_dict(prefix="project.")}
-        if isinstance(self.teacher, EMA):
-            state |= {f"teacher.{k}": v for k, v in self.teacher.state_dict().items()}
-        return state
+from distill_lib import CE, KD, History, distill
 
 
 def assert_same(one: Training, two: Training) -> None:
@@ -282,7 +143,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-from test_resume import Training
+from trainings import Training
 training = Training(batches="augmented")
 if sys.argv[3] == "kill":
     forward = type(training.student).forward
@@ -316,96 +177,3 @@ def test_after_a_real_kill(tmp_path: Path) -> None:
     whole.run()
     end = torch.load(f"{path}.end", weights_only=True)
     assert [k for k, v in whole.state().items() if not torch.equal(v, end[k])] == []
-
-
-# ---- what is refused ----
-
-
-def test_a_changed_teacher_is_refused(tmp_path: Path) -> None:
-    Training().run(tmp_path / "c", steps=3)
-    other = Training()
-    with torch.no_grad():
-        other.teacher.model[0].bias += 1
-    with pytest.raises(ValueError, match=r"another teacher: .*pass resume=False to begin anew"):
-        other.run(tmp_path / "c")
-
-
-def test_a_changed_objective_is_refused(tmp_path: Path) -> None:
-    Training().run(tmp_path / "c", steps=3)
-    other = Training()
-    other.objective = other.objective + CE()
-    with pytest.raises(ValueError, match=r"another objective: '1→0.5·CE.*now '1→0.5·CE.*\+ CE'"):
-        other.run(tmp_path / "c")
-
-
-@pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04 half a zip", None])
-def test_a_torn_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "c"
-    Training().run(path, steps=3)
-    path.write_bytes(path.read_bytes()[:1000] if content is None else content)
-    with pytest.raises(ValueError, match="is torn, or not a checkpoint of distill.*delete it"):
-        Training().run(path)
-
-
-def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
-    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "c")
-    with pytest.raises(ValueError, match=r"not a checkpoint of distill \(KeyError\)"):
-        Training().run(tmp_path / "c")
-
-
-def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    sentinel = tmp_path / "ran"
-
-    class Evil:
-        def __reduce__(self) -> Any:
-            return os.mkdir, (str(sentinel),)
-
-    torch.save({"identity": Evil()}, tmp_path / "c")
-    with pytest.raises(ValueError, match=r"UnpicklingError"):
-        Training().run(tmp_path / "c")
-    assert not sentinel.exists()
-
-
-def test_another_student_is_refused(tmp_path: Path) -> None:
-    Training().run(tmp_path / "c", steps=3)
-    other = Training()
-    other.student.head = nn.Linear(8, 4)
-    with pytest.raises(RuntimeError, match=r"size mismatch for head\.weight"):
-        other.run(tmp_path / "c")
-
-
-def test_fewer_batches_than_were_done_are_refused(tmp_path: Path) -> None:
-    killed = Training(batches="list", kill_at=6)
-    with pytest.raises(Killed):
-        killed.run(tmp_path / "c", save_every=5)
-    other = Training(batches="list")
-    other.batches = other.batches[:3]
-    with pytest.raises(ValueError, match="batches gave nothing after 5 steps of an epoch"):
-        other.run(tmp_path / "c")
-
-
-def test_a_loss_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
-    path = tmp_path / "c"
-    batches = list(loader())
-    batches[4] = (batches[4][0] * float("nan"), batches[4][1])
-    with pytest.raises(FloatingPointError, match="step 5"):
-        distill(Killable(), None, batches, CE(), epochs=1, checkpoint=path, save_every=2)
-    assert torch.load(path, weights_only=True)["step"] == 4
-
-
-# ---- generators ----
-
-
-def test_the_state_of_every_generator_comes_back() -> None:
-    def draw() -> tuple[float, ...]:
-        numbers = random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn()
-        return (*numbers, torch.rand(1).item(), torch.randn(3).sum().item())
-
-    np.random.randn()  # NumPy keeps the second of a pair
-    state = rng_state()
-    first = draw()
-    assert draw() != first
-    set_rng_state(state)
-    assert draw() == first
-    set_rng_state({})
-    assert draw() != first

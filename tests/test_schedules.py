@@ -119,7 +119,7 @@ def test_ends_are_finite(make, bad: float) -> None:
 
 @pytest.mark.parametrize("ends", [(0, 1), (1, -1)])
 def test_exp_needs_positive_ends(ends: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="positive ends.*linear can pass through 0"):
+    with pytest.raises(ValueError, match=r"positive ends.*linear can pass through 0"):
         exp(*ends)
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from distill_lib import CE, KD, Stacked, Teacher, distill
+from distill_lib import CE, KD, Cache, Stacked, Teacher, distill
+from distill_lib.stacked import fold, unfold
 
 
 def net() -> nn.Sequential:
@@ -98,3 +99,40 @@ def test_a_stack_is_of_one_architecture() -> None:
         Stacked([nn.Linear(4, 3), nn.Linear(4, 2)], ndim=2)
     with pytest.raises(ValueError, match="at least one model"):
         Stacked([], ndim=2)
+
+
+# ---- one teacher for several students, each with its own batch ----
+
+
+def own_batches() -> dict[str, torch.Tensor]:
+    index = torch.stack([torch.randperm(20)[:6] for _ in range(3)])
+    return {"index": index, "labels": index % 3, "inputs": torch.randn(20, 4)[index]}
+
+
+def test_fold_and_unfold_are_inverse() -> None:
+    batch = {**own_batches(), "name": "x"}
+    folded = fold(batch)
+    assert folded["inputs"].shape == (18, 4) and folded["name"] == "x"
+    back = unfold({"a": folded["inputs"], "b": (folded["index"],), "c": None}, 3)
+    assert torch.equal(back["a"], batch["inputs"])
+    assert torch.equal(back["b"][0], batch["index"]) and back["c"] is None
+
+
+def test_a_teacher_answers_the_batches_of_all_students() -> None:
+    model, batch = net().eval(), own_batches()
+    said = Teacher(model)(batch)
+    assert torch.allclose(said, torch.stack([model(x) for x in batch["inputs"]]), atol=1e-6)
+
+
+def test_a_cache_answers_the_batches_of_all_students(tmp_path) -> None:
+    x, model = torch.randn(20, 4), net().eval()
+    cache = Cache.build(tmp_path / "c", model, [{"inputs": a, "index": i} for i, a in enumerate(x)])
+    index = own_batches()["index"]
+    assert torch.allclose(cache({"index": index})["logits"], model(x)[index], atol=1e-6)
+
+
+def test_a_stack_teaches_a_stack() -> None:
+    nets, batch = [net().eval() for _ in range(3)], own_batches()
+    said = Teacher(Stacked(nets, ndim=2))(batch)
+    each = [one(x) for one, x in zip(nets, batch["inputs"], strict=True)]
+    assert torch.allclose(said, torch.stack(each), atol=1e-6)

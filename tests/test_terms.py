@@ -143,7 +143,7 @@ def test_a_loss_of_ones_own() -> None:
 
 @pytest.mark.parametrize("T", [2, linear(4, 1)])
 def test_a_temperature_for_a_loss_that_takes_none_is_refused(T) -> None:
-    with pytest.raises(ValueError, match="mse_logits takes no temperature, got .*; leave it out"):
+    with pytest.raises(ValueError, match=r"mse_logits takes no temperature, got .*; leave it out"):
         KD(losses.mse_logits, temperature=T)
 
 
@@ -230,7 +230,7 @@ def test_widths_that_differ_ask_for_a_projector() -> None:
 @pytest.mark.parametrize("kind", [Match, Relation])
 @pytest.mark.parametrize(("student", "teacher"), [("", None), (None, None), ("a", ""), (3, None)])
 def test_nothing_to_match_is_refused_at_once(kind, student, teacher) -> None:
-    with pytest.raises(ValueError, match="has nothing to match.*name one, such as 'layer3'"):
+    with pytest.raises(ValueError, match=r"has nothing to match.*name one, such as 'layer3'"):
         kind(student, teacher)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,12 +17,14 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.directives.code import LiteralInclude
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 log = logging.getLogger(__name__)
 
 COLAB = "https://colab.research.google.com/github"
+DOCSTRING = re.compile(r'\n[ ]*r?""".*?"""', re.DOTALL)
 SIGNS = {">=": "≥", "<=": "≤", "==": "="}
 
 
@@ -127,6 +130,20 @@ class Status(LedgerDirective):
         return self.markdown("\n".join([total, "", *(lines if costs else [])]), "dl-table")
 
 
+class Excerpt(LiteralInclude):
+    """``literalinclude``, with ``:nodoc:`` without the docstring, which the API page has."""
+
+    option_spec: ClassVar = {**LiteralInclude.option_spec, "nodoc": directives.flag}
+
+    def run(self) -> list[nodes.Node]:
+        found = super().run()
+        for block in (b for node in found for b in node.findall(nodes.literal_block)):
+            if "nodoc" in self.options:
+                block.rawsource = DOCSTRING.sub("", block.rawsource, count=1)
+                block.children = [nodes.Text(block.rawsource)]
+        return found
+
+
 def number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -142,6 +159,7 @@ def raw_file(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: 
 
 
 def setup(app: Sphinx) -> None:
+    app.add_directive("literalinclude", Excerpt, override=True)
     app.add_directive("cost", Cost)
     app.add_directive("scoreboard", Scoreboard)
     app.add_directive("status", Status)

@@ -229,6 +229,8 @@ def quoted(argument: str, options: dict[str, str], context: Context) -> str:
             lines = lines[: find(lines, mark, path) + shift]
     language = options.get("language", "python" if path.suffix == ".py" else "")
     body = textwrap.dedent("\n".join(lines)).strip("\n")
+    if "nodoc" in options:
+        body = re.sub(r'\n[ ]*r?""".*?"""', "", body, count=1, flags=re.DOTALL)
     return f"```{language}\n{body}\n```"
 
 

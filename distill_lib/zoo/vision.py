@@ -53,6 +53,7 @@ class ResNet(nn.Module):
         He et al., *Deep residual learning for image recognition*, 2016, section 4.2.
 
     Example:
+        >>> import torch
         >>> ResNet(blocks=1, width=4)(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
@@ -100,6 +101,7 @@ class SmallConvNet(nn.Module):
         ``[B, in_channels, H, W]`` to ``[B, num_classes]``.
 
     Example:
+        >>> import torch
         >>> SmallConvNet()(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
@@ -111,7 +113,9 @@ class SmallConvNet(nn.Module):
         self.fc = nn.Linear(16 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.adaptive_avg_pool2d(self.layer2(self.layer1(x)), 4)  # as it is for 28x28 images
+        x = self.layer2(self.layer1(x))
+        if x.shape[-2:] != (4, 4):  # images of another size than 28x28
+            x = F.adaptive_avg_pool2d(x, 4)
         return cast(Tensor, self.fc(x.flatten(1)))
 
 
@@ -128,6 +132,7 @@ class MLP(nn.Module):
         ValueError: Fewer than two sizes.
 
     Example:
+        >>> import torch
         >>> MLP((64, 32, 10))(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """

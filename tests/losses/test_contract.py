@@ -160,6 +160,11 @@ def test_other_items_are_never_broadcast(name: str, shape: tuple[int, ...]) -> N
         call(name, **given)
 
 
+def test_one_answer_for_several_students_has_to_fit_their_items() -> None:
+    with pytest.raises(ValueError, match=r"\[4, 5\].*leave out its leading axes only"):
+        losses.kl(student=torch.zeros(2, 6, 5), teacher=torch.zeros(4, 5))
+
+
 def test_labels_in_the_teachers_place_are_recognized() -> None:
     with pytest.raises(ValueError, match=r"torch\.int64: if they are labels, use CE"):
         losses.kl(student=torch.zeros(6, 5), teacher=torch.zeros(6, dtype=torch.long))

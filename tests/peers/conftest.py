@@ -1,0 +1,36 @@
+"""The libraries that we compare with; a test skips where its library is not installed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def torchdistill() -> Any:
+    """torchdistill's losses by name; to import these needs no torchvision and no configuration."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip(
+            "torchdistill.losses.mid_level",
+            reason="torchdistill is not installed: pip install --no-deps torchdistill",
+        )
+
+
+@pytest.fixture(scope="session")
+def trl_jsd() -> Callable[..., Any]:
+    """TRL's generalized JSD, a static method of its GKD trainer."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+        # its dependencies announce deprecations of each other while they are imported
+        warnings.simplefilter("ignore")
+        gkd = pytest.importorskip(
+            "trl.experimental.gkd",
+            reason="TRL with its GKD trainer is not installed: pip install 'distill-lib[trl]'",
+            exc_type=ImportError,
+        )
+    function: Callable[..., Any] = gkd.GKDTrainer.generalized_jsd_loss
+    return function

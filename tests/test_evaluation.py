@@ -1,0 +1,245 @@
+"""evaluation: what a model is worth, and whether a teacher can teach."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from distill_lib import Cache, Stacked, Teacher, agreement, evaluate, sanity
+from distill_lib.evaluation import calibration_error
+
+
+def batches(logits: Tensor, labels: Tensor, size: int = 7) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(logits.split(size), labels.split(size), strict=True))
+
+
+@pytest.fixture
+def logits() -> Tensor:
+    return 3 * torch.randn(50, 4)
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    return torch.randint(0, 4, (50,))
+
+
+# ---- evaluate ----
+
+
+def test_accuracy_and_nll_are_those_of_scikit_learn(logits: Tensor, labels: Tensor) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    found = evaluate(nn.Identity(), batches(logits, labels))
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(labels, logits.argmax(-1)))
+    assert found["nll"] == pytest.approx(
+        metrics.log_loss(labels, logits.double().softmax(-1)), rel=1e-5
+    )
+    assert found["n"] == 50
+
+
+def test_calibration_by_hand(logits: Tensor, labels: Tensor) -> None:
+    probs, answers = logits.softmax(-1).max(-1)
+    expected = 0.0
+    for b in range(15):
+        inside = (probs >= b / 15) & (probs < (b + 1) / 15)
+        if inside.any():
+            accuracy = (answers == labels)[inside].float().mean()
+            expected += (inside.float().mean() * (accuracy - probs[inside].mean()).abs()).item()
+    assert calibration_error(logits, labels).item() == pytest.approx(expected, abs=1e-6)
+    assert evaluate(nn.Identity(), batches(logits, labels))["ece"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("logit", "right", "expected"), [(50.0, 1.0, 0.0), (50.0, 0.0, 1.0), (0.0, 0.5, 0.0)]
+)
+def test_calibration_at_its_ends(logit: float, right: float, expected: float) -> None:
+    logits = torch.tensor([[logit, 0.0]] * 4)
+    labels = torch.tensor([0] * round(4 * right) + [1] * round(4 * (1 - right)))
+    assert calibration_error(logits, labels).item() == pytest.approx(expected, abs=1e-6)
+
+
+@given(n=st.integers(1, 30), size=st.integers(1, 40))
+def test_the_size_of_batches_does_not_matter(n: int, size: int) -> None:
+    z, y = torch.randn(n, 3), torch.randint(0, 3, (n,))
+    one, two = evaluate(nn.Identity(), [(z, y)]), evaluate(nn.Identity(), batches(z, y, size))
+    assert one == pytest.approx(two)
+
+
+def test_items_without_a_label_are_left_out(logits: Tensor, labels: Tensor) -> None:
+    kept = torch.arange(50) % 3 > 0
+    some = evaluate(nn.Identity(), batches(logits, torch.where(kept, labels, -100)))
+    assert some == pytest.approx(evaluate(nn.Identity(), batches(logits[kept], labels[kept])))
+
+
+def test_several_networks_get_a_list_each(labels: Tensor) -> None:
+    nets, x = [nn.Linear(5, 4) for _ in range(3)], torch.randn(50, 5)
+    found = evaluate(Stacked(nets, ndim=2), batches(x, labels))
+    for i, net in enumerate(nets):
+        alone = evaluate(net, batches(x, labels))
+        for key in ("accuracy", "nll", "ece"):
+            assert found[key][i] == pytest.approx(alone[key], rel=1e-5)
+    assert found["n"] == 50
+
+
+def test_half_precision_is_evaluated_in_full(logits: Tensor, labels: Tensor) -> None:
+    half = evaluate(nn.Identity(), batches(logits.bfloat16(), labels))
+    assert half == evaluate(nn.Identity(), batches(logits.bfloat16().float(), labels))
+
+
+def test_teachers_and_forward(logits: Tensor, labels: Tensor, tmp_path: Any) -> None:
+    expected = evaluate(nn.Identity(), batches(logits, labels))
+    assert evaluate(Teacher(nn.Identity()), batches(logits, labels)) == expected
+    named = [{"x": z, "labels": y} for z, y in batches(logits, labels)]
+    assert evaluate(nn.Identity(), named, forward=lambda m, b: m(b["x"])) == expected
+    items = [{"inputs": z, "index": i} for i, z in enumerate(logits)]
+    cache = Cache.build(tmp_path / "c", nn.Identity(), items)
+    index = torch.arange(50)
+    assert evaluate(cache, [{"index": index, "labels": labels}]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_part_is_left_in_its_mode(logits: Tensor, labels: Tensor, fails: bool) -> None:
+    model = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5))
+    model[0].eval()
+    once, twice = (evaluate(model, batches(logits, labels)) for _ in range(2))
+    assert once == twice
+    if fails:
+        with pytest.raises(TypeError):
+            evaluate(model, [(None, labels)])
+    assert [part.training for part in model.modules()] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "batches is empty: there is nothing to evaluate on"),
+        ([{"inputs": torch.ones(2, 3)}], "evaluate needs labels"),
+        ([(torch.ones(2, 3), torch.tensor([-100, -100]))], "every label is -100"),
+        ([(torch.ones(2, 3), torch.tensor([0, 3]))], "from 0 to 3, the model has classes 0 to 2"),
+        ([(torch.ones(2, 3), torch.tensor([-1, 1]))], "from -1 to 1"),
+        ([(torch.ones(2, 5, 3), torch.zeros(2, 5))], r"one label an item, got .*\(2, 5\)"),
+    ],
+)
+def test_what_cannot_be_evaluated(given: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        evaluate(nn.Identity(), given)
+
+
+# ---- agreement ----
+
+
+def test_agreement_is_the_share_of_equal_answers(logits: Tensor, labels: Tensor) -> None:
+    flipped = Teacher(nn.Identity(), preprocess=lambda b: {"inputs": -b["inputs"]})
+    given = batches(logits, labels)
+    assert agreement(nn.Identity(), nn.Identity(), given) == 1.0
+    expected = (logits.argmax(-1) == (-logits).argmax(-1)).float().mean()
+    assert agreement(nn.Identity(), flipped, given) == expected == 0
+
+
+def test_agreement_is_not_accuracy() -> None:
+    x = torch.eye(4)
+    swap = Teacher(nn.Identity(), preprocess=lambda b: {"inputs": b["inputs"][:, [1, 0, 2, 3]]})
+    right = [(x, torch.tensor([0, 0, 2, 2]))]
+    assert evaluate(nn.Identity(), right)["accuracy"] == evaluate(swap, right)["accuracy"] == 0.5
+    assert agreement(nn.Identity(), swap, right) == 0.5
+
+
+def test_agreement_on_shuffled_batches_compares_the_same_items(logits: Tensor) -> None:
+    loader = DataLoader(TensorDataset(logits, torch.zeros(50)), batch_size=8, shuffle=True)
+    assert agreement(nn.Identity(), Teacher(nn.Identity()), loader) == 1.0
+
+
+def test_agreement_of_several_networks_is_a_list() -> None:
+    nets, x = [nn.Linear(5, 4) for _ in range(3)], torch.randn(50, 5)
+    found = agreement(Stacked(nets, ndim=2), nets[1], [(x, None)])
+    assert len(found) == 3 and found[1] == 1.0 and found[0] < 1.0
+
+
+def test_agreement_needs_the_same_classes() -> None:
+    with pytest.raises(ValueError, match=r"\(6, 3\) and \(6, 2\).*same classes in the same order"):
+        agreement(nn.Linear(4, 3), nn.Linear(4, 2), [(torch.ones(6, 4), None)])
+
+
+# ---- sanity ----
+
+
+class Says(nn.Module):
+    """A teacher that says what it is told, whatever it is asked."""
+
+    def __init__(self, rows: Any) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows(x) if callable(self.rows) else self.rows[: len(x)]
+
+
+LABELS = torch.tensor([0, 0, 0, 1, 2])
+ASKED = [(torch.zeros(5, 1), LABELS)]
+GOOD = nn.functional.one_hot(LABELS).float()
+
+
+def test_a_sane_teacher_passes_with_its_score() -> None:
+    found = sanity(Says(GOOD), ASKED, at_least=0.9)
+    assert found["accuracy"] == 1.0 and found["majority"] == 0.6
+    assert found["nll"] == pytest.approx(math.log(math.e + 2) - 1, rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite(bad: float) -> None:
+    rows = GOOD.clone()
+    rows[0, 0] = bad
+    with pytest.raises(ValueError, match=r"6\.7% of the teacher's logits are not finite: half"):
+        sanity(Says(rows), ASKED)
+
+
+def test_answers_that_change() -> None:
+    with pytest.raises(ValueError, match="answers the same batch differently each time: dropout"):
+        sanity(Says(lambda x: torch.randn(len(x), 3)), ASKED)
+
+
+def test_one_answer_to_everything() -> None:
+    rows = torch.tensor([[0.0, 1.0, 0.0]] * 5) + torch.rand(5, 1)
+    with pytest.raises(ValueError, match="answers class 1 to everything: a head that was never"):
+        sanity(Says(rows), ASKED)
+
+
+def test_no_better_than_the_commonest_class() -> None:
+    shuffled = GOOD[:, [1, 2, 0]]
+    with pytest.raises(ValueError, match=r"accuracy 0\.000 is not above .*\(0\.600\): labels in"):
+        sanity(Says(shuffled), ASKED)
+
+
+def test_less_than_what_was_asked_for() -> None:
+    rows = GOOD.roll(1, 0).roll(-1, 0)
+    rows[4] = torch.tensor([5.0, 0, 0])
+    with pytest.raises(ValueError, match=r"accuracy 0\.800 on 5 items is below 0\.9; check its"):
+        sanity(Says(rows), ASKED, at_least=0.9)
+
+
+def test_mismatched_classes() -> None:
+    with pytest.raises(ValueError, match="labels run from 0 to 2, the model has classes 0 to 1"):
+        sanity(Says(torch.tensor([[0.0, 1], [1, 0], [0, 1], [1, 0], [0, 1]])), ASKED)
+
+
+def test_no_labels() -> None:
+    with pytest.raises(ValueError, match="needs labels"):
+        sanity(Says(GOOD), [{"inputs": torch.zeros(5, 1)}])
+
+
+def test_only_the_first_batches_are_looked_at() -> None:
+    asked = iter(ASKED * 30)
+    assert sanity(Says(GOOD), asked, limit=3)["n"] == 15
+    assert len(list(asked)) == 27
+
+
+def test_a_teacher_in_train_mode_is_asked_in_eval_mode() -> None:
+    model = nn.Sequential(Says(GOOD), nn.Dropout(0.5)).train()
+    assert sanity(model, ASKED)["accuracy"] == 1.0
+    assert model.training
