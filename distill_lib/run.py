@@ -15,7 +15,7 @@ from torch.optim import Optimizer as TorchOptimizer
 from . import resume as resuming
 from .history import History
 from .objective import Objective, Step, Term
-from .schedules import Schedule
+from .schedules import Schedule, as_schedule
 from .signals import Captured, Forward, as_batch, call, capture, layers_among
 from .teachers import Source, Teacher
 
@@ -66,7 +66,7 @@ class Run:
         return Accelerator()
 
     def prepare(
-        self, optimizer: Optimizer | None, lr: Schedule | float, clip_norm: float | None
+        self, optimizer: Optimizer | None, lr: Schedule | float | None, clip_norm: float | None
     ) -> None:
         device = self.accelerator.device
         if hasattr(self.teacher, "to"):
@@ -82,7 +82,7 @@ class Run:
         self.params = [
             p for m in (self.student, self.objective) for p in m.parameters() if p.requires_grad
         ]
-        self.lr = lr if isinstance(lr, Schedule) else None
+        self.lr = None if lr is None else as_schedule(lr)
         self.clip_norm = clip_norm
         optimizer = _make_optimizer(optimizer, self.params, lr)
         has_params = any(p.requires_grad for p in self.objective.parameters())
@@ -212,11 +212,10 @@ class Run:
 
 
 def _make_optimizer(
-    optimizer: Optimizer | None, params: list[nn.Parameter], lr: Schedule | float
+    optimizer: Optimizer | None, params: list[nn.Parameter], lr: Schedule | float | None
 ) -> TorchOptimizer:
-    rate = lr(0.0) if isinstance(lr, Schedule) else lr
     if optimizer is None:
-        return AdamW(params, lr=rate)
+        return AdamW(params, lr=1e-3)
     if isinstance(optimizer, TorchOptimizer):
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         forgotten = sum(id(p) not in held for p in params)

@@ -33,7 +33,7 @@ def distill(
     *,
     epochs: int | None = None,
     steps: int | None = None,
-    lr: Schedule | float = 1e-3,
+    lr: Schedule | float | None = None,
     optimizer: Optimizer | None = None,
     clip_norm: float | None = None,
     accelerator: Accelerator | None = None,
@@ -62,8 +62,8 @@ def distill(
         objective: A sum of terms. Its projectors are trained along.
         epochs: Walks over ``batches``; or
         steps: optimizer steps. Give one of the two.
-        lr: Learning rate, a number or a schedule of progress. An optimizer that is given as an
-            instance keeps its own rate unless ``lr`` is a schedule.
+        lr: Learning rate, a number or a schedule of progress. By default 1e-3, or the rate that a
+            given optimizer came with.
         optimizer: An instance, or a function from parameters to one; AdamW by default.
         clip_norm: Largest norm of the gradient.
         accelerator: 🤗 Accelerate's; by default one for the best device there is.
