@@ -29,6 +29,9 @@ VENV = Path(os.environ.get("DISTILL_VENV") or ROOT / ".venv")
 BUILD = ROOT / "_build"
 PINS, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
 EXTRAS = "book,dev,language,trl"
+# Compared with in tests/peers and benchmarks. Its metadata asks for torchvision, which has no build
+# for every torch and is not needed there, so it lies in a folder of its own, without dependencies.
+PEER = "torchdistill==1.1.5"
 JOBS = os.environ.get("DISTILL_JOBS", "2")
 CHECKED = ["distill_lib", "tests", "book", "benchmarks", "teachers", "make.py"]
 # The same as the command jupyter-book, which has no `python -m`.
@@ -74,7 +77,9 @@ def setup() -> None:
         raise SystemExit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}.")
     if not in_conda():
         make_venv()
-    digest = hashlib.sha256(PINS.read_bytes() + PROJECT.read_bytes() + EXTRAS.encode()).hexdigest()
+    digest = hashlib.sha256(
+        PINS.read_bytes() + PROJECT.read_bytes() + (EXTRAS + PEER).encode()
+    ).hexdigest()
     stamp = prefix() / "distill-stamp.txt"
     if stamp.exists() and stamp.read_text() == digest:
         return
@@ -84,6 +89,8 @@ def setup() -> None:
     module("pip", "install", "-q", torch)
     module("pip", "install", "-q", "-c", str(PINS), "-e", f".[{EXTRAS}]")
     module("pip", "check")
+    peers = str(prefix() / "peers")
+    module("pip", "install", "-q", "--no-deps", "--upgrade", "--target", peers, PEER)
     stamp.write_text(digest)
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 os.environ.setdefault("DISTILL_QUIET", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# where make.py puts libraries whose dependencies it leaves out
+sys.path.append(str(Path(sys.prefix) / "peers"))
 
 import torch
 from torch import nn
@@ -39,10 +41,10 @@ def kd_epoch() -> Result:
 
 
 def against_torchdistill() -> Result:
-    """Our loop against torchdistill's box."""
+    """Our loop against torchdistill's box, each with the batches of its library."""
     from . import loops, setting
 
-    (run, a), (box, b) = loops.ours(), loops.torchdistill_box()
+    (run, a), (box, b) = loops.ours(loaded=False), loops.torchdistill_box()
     run(), box()
     setting.same(a, b)
     name = f"torchdistill {version('torchdistill')}"
@@ -50,10 +52,10 @@ def against_torchdistill() -> Result:
 
 
 def against_trainer() -> Result:
-    """Our loop against transformers' Trainer."""
+    """Our loop against transformers' Trainer, each with the batches of its library."""
     from . import loops, setting
 
-    (run, a), (train, b) = loops.ours(), loops.trainer()
+    (run, a), (train, b) = loops.ours(loaded=False), loops.trainer()
     run(), train()
     setting.same(a, b)
     name = f"transformers {version('transformers')}"

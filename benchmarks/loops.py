@@ -7,7 +7,8 @@ import importlib.machinery
 import sys
 import tempfile
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,15 +16,26 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .setting import LR, TEMPERATURE, WEIGHT, images, loader, models
+from distill_lib import data
+
+from .setting import BATCH, LR, TEMPERATURE, WEIGHT, images, loader, models
 
 
-def ours(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
-    """``distill`` with an objective of labels and teacher."""
+def ours(n: int = 6400, loaded: bool = True) -> tuple[Callable[[], None], nn.Module]:
+    """``distill`` with an objective of labels and teacher.
+
+    Args:
+        n: Number of images.
+        loaded: Take the batches of a DataLoader, as the loop by hand does; else the data set's own,
+            as the book does. The other libraries bring their data loading with them, too.
+    """
     from distill_lib import CE, KD, Teacher, distill
 
     student, teacher = models()
-    batches = loader(n)
+    batches: Any = loader(n)
+    if not loaded:
+        train = data.load("fashion_mnist", split="train").subset(range(n))
+        batches = train.batches(BATCH, shuffle=False)
     objective = (1 - WEIGHT) * CE() + WEIGHT * KD(temperature=TEMPERATURE)
 
     def run() -> None:
@@ -61,10 +73,10 @@ def by_hand(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
 
 def torchdistill_box(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
     """torchdistill's distillation box, configured as its examples are."""
-    _without_torchvision()
     import logging
 
-    from torchdistill.core.distillation import get_distillation_box
+    with _without_torchvision():
+        from torchdistill.core.distillation import get_distillation_box
 
     logging.disable(logging.INFO)
     student, teacher = models()
@@ -85,7 +97,7 @@ def torchdistill_box(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
         "train_data_loader": {
             "dataset_id": "train",
             "sampler": {"class_or_func": torch.utils.data.SequentialSampler},
-            "kwargs": {"batch_size": 128},
+            "kwargs": {"batch_size": BATCH},
         },
         "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
         "student": {"forward_proc": "forward_batch_only"},
@@ -132,12 +144,12 @@ def trainer(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
             return (1 - w) * F.cross_entropy(z, inputs["labels"]) + w * T * T * kd
 
         def get_train_dataloader(self) -> DataLoader[Any]:
-            return DataLoader(self.train_dataset, batch_size=128, collate_fn=_named)
+            return DataLoader(self.train_dataset, batch_size=BATCH, collate_fn=_named)
 
     folder = tempfile.mkdtemp()
     arguments = TrainingArguments(
         output_dir=folder,
-        per_device_train_batch_size=128,
+        per_device_train_batch_size=BATCH,
         num_train_epochs=1,
         max_grad_norm=0.0,
         lr_scheduler_type="constant",
@@ -173,19 +185,30 @@ def _sgd(params: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(params, lr=LR, momentum=0.9)
 
 
-def _without_torchvision() -> None:
+@contextmanager
+def _without_torchvision() -> Iterator[None]:
     """Stand-ins for the torchvision names that torchdistill imports and nothing here calls.
 
     torchvision has no build for every torch; where the real one imports, it is used.
     """
     try:
         import torchvision  # noqa: F401
+
+        yield
     except (ImportError, RuntimeError):
-        for stale in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-            del sys.modules[stale]
-        sys.meta_path.insert(0, _StandIns())
+        _forget_torchvision()
+        finder = _StandIns()
+        sys.meta_path.insert(0, finder)
         for part in ("datasets", "models", "ops", "transforms"):
             importlib.import_module(f"torchvision.{part}")
+        yield
+        sys.meta_path.remove(finder)
+        _forget_torchvision()
+
+
+def _forget_torchvision() -> None:
+    for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
 
 
 class _StandIn(types.ModuleType):

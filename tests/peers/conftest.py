@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+# where make.py puts libraries whose dependencies it leaves out
+sys.path.append(str(Path(sys.prefix) / "peers"))
 
 
 @pytest.fixture(scope="session")
