@@ -93,7 +93,8 @@ def run(root: Path, path: Path, target: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--root", str(root), "--worker", str(path), str(target)]
     process = subprocess.run(
         command,
-        env={**ONE_THREAD, **os.environ},
+        # a page shows results, not the bars of those who waited for them
+        env={**ONE_THREAD, "DISTILL_QUIET": "1", **os.environ},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

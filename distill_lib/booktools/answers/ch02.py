@@ -151,18 +151,6 @@ EXERCISES = [
     ),
     Exercise(
         id="ex-2-4",
-        right=800.0,
-        tolerance=1e-3,
-        wrong={
-            8.0: "8 is the new weight; the old one was 1 - p_y, not 1.",
-            8 / 0.99: "the weight of the rest in the plain KL is 1 - p_y, not p_y.",
-            0.08: "this is 8 times the old weight; DKD replaces it by 8.",
-            7.99: "by which factor, not by how much.",
-        },
-        hint="The weight is 1 - p_y in the plain KL, and β in DKD.",
-    ),
-    Exercise(
-        id="ex-2-5",
         right=0.02,
         tolerance=1e-4,
         wrong={
