@@ -49,7 +49,7 @@ def test_text_reads_on_white_and_on_the_dark_page():
 
 def test_the_style_sheet_brightens_figures_by_this_much():
     rule = re.search(
-        r'html\[data-theme="dark"\] \.bd-content img[^{]*\{([^}]*)\}',
+        r'html\[data-theme="dark"\] \.bd-content \.bd-article img[^{]*\{([^}]*)\}',
         STYLE_SHEET.read_text("utf-8"),
     )
     assert rule is not None
