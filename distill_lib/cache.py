@@ -214,9 +214,10 @@ class Cache:
         ready = self.path.exists()
         if ready:
             self.meta = _read_header(self.path)
-            self._map("r+")
+            self._map("r")  # a finished file may lie where nothing can be written
             if (self._sums[:, 0] != UNSET).all():
                 return
+            self._map("r+")
         block, total = meta["block"], meta["rows"]
         shown = bar(_walk(dataset, block), f"cache {self.path.name}", -(-total // block), progress)
         at = 0

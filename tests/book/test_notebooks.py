@@ -208,7 +208,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_weights_and_scripts(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     files = {p for p in (ROOT / "distill_lib").rglob("*") if p.is_file()}
-    wanted = {p for p in files if p.suffix in {".py", ".js", ".json", ".safetensors", ".typed"}}
+    wanted = {
+        p for p in files if p.suffix in {".py", ".js", ".json", ".safetensors", ".cache", ".typed"}
+    }
     assert {p.relative_to(ROOT).as_posix() for p in wanted} <= held
     assert any(name.endswith(".safetensors") for name in held)
     assert any(name.endswith(".js") for name in held)
