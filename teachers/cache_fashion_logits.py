@@ -1,10 +1,11 @@
-"""Ask the image teachers of the zoo about all 60,000 training images, and keep their logits.
+"""Ask the image teachers of the zoo about every image of Fashion-MNIST, and keep their logits.
 
     python teachers/cache_fashion_logits.py                        # of every image teacher
     python teachers/cache_fashion_logits.py fashion_resnet20       # of one, about a minute
 
-A file that fits its teacher and the data is left alone; one that does not is refused, and
-``--again`` replaces it. What is written lies beside the weights, in distill_lib/zoo, as float16.
+``<name>.cache`` has the 60,000 training images, ``<name>.test.cache`` the 10,000 of the test; both
+lie beside the weights, in distill_lib/zoo, as float16. A file that fits its teacher and the data is
+left alone; one that does not is refused, and ``--again`` replaces it.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train = data.load("fashion_mnist", split="train")
     known = [name for name in zoo.names() if name.startswith("fashion_")]
-    for name in args.names or known:
-        path = zoo.FOLDER / f"{name}.cache"
-        if args.again:
-            path.unlink(missing_ok=True)
-        teacher = Teacher(zoo.load_teacher(name))
-        cache = Cache.build(path, teacher, train, dtype=torch.float16)
-        right = cache({"index": train.index})["logits"].argmax(-1) == train.labels
-        print(f"{path.name}: {len(cache):,} rows, right on {right.float().mean():.1%} of them")
+    for split, ending in (("train", "cache"), ("test", "test.cache")):
+        images = data.load("fashion_mnist", split=split)
+        for name in args.names or known:
+            path = zoo.FOLDER / f"{name}.{ending}"
+            if args.again:
+                path.unlink(missing_ok=True)
+            teacher = Teacher(zoo.load_teacher(name))
+            cache = Cache.build(path, teacher, images, dtype=torch.float16)
+            right = cache({"index": images.index})["logits"].argmax(-1) == images.labels
+            print(f"{path.name}: {len(cache):,} rows, right on {right.float().mean():.1%} of them")
 
 
 if __name__ == "__main__":

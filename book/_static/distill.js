@@ -11,6 +11,9 @@ document.addEventListener("DOMContentLoaded", () => {
     b.setAttribute("aria-label", "Color mode: Light, Dark or System Settings");
   });
 
+  // Children of a list are its items (aria-required-children).
+  all(".citation-list[role=list] > .citation").forEach((c) => c.setAttribute("role", "listitem"));
+
   // All content is inside a landmark (region).
   const side = document.querySelector(".bd-sidebar-primary");
   if (side) {

@@ -247,7 +247,8 @@ print(len(claims), "claims hold")
 @pytest.mark.site
 def test_a_notebook_runs_with_the_wheel_alone(site, fresh, tmp_path):
     costs = json.loads((ROOT / "_build/costs.json").read_text())
-    quickest = min(costs, key=lambda cost: cost["seconds"])["chapter"]
+    real = [cost for cost in costs if (ROOT / f"chapters/{cost['chapter']}.md").exists()]
+    quickest = min(real, key=lambda cost: cost["seconds"])["chapter"]
     notebook = ROOT / f"_build/notebooks/{quickest}.ipynb"
     empty = tmp_path / "empty"
     empty.mkdir()

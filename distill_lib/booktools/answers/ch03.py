@@ -36,6 +36,37 @@ def _logits(draw: int) -> dict[str, Any]:
     return {"student": student, "teacher": drawn["teacher"]}
 
 
+def _paired(*, a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).std() / len(a) ** 0.5
+
+
+def _spread(*, a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).std()
+
+
+def _divided_twice(*, a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).std() / len(a)
+
+
+def _population(*, a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).std(correction=0) / len(a) ** 0.5
+
+
+def _unpaired(*, a: Tensor, b: Tensor) -> Tensor:
+    return ((a.var() + b.var()) / len(a)).sqrt()
+
+
+def _of_the_means(*, a: Tensor, b: Tensor) -> Tensor:
+    return (a.mean() - b.mean()).abs()
+
+
+def _accuracies(draw: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(draw)
+    luck = torch.randn(5, generator=generator, dtype=torch.float64)
+    a, b = (0.02 * torch.randn(2, 5, generator=generator, dtype=torch.float64)).unbind()
+    return {"a": 0.85 + 0.05 * luck + a, "b": 0.84 + 0.05 * luck + b}
+
+
 EXERCISES = [
     Exercise(
         id="ex-3-1",
@@ -48,5 +79,34 @@ EXERCISES = [
             _count: "this is how many agree; agreement is the share, between 0 and 1.",
         },
         hint="The share of items where both choose the same class.",
+    ),
+    Exercise(
+        id="ex-3-2",
+        kind="callable",
+        right=_paired,
+        inputs=_accuracies,
+        wrong={
+            _spread: "the spread of one difference; that of the mean of S is smaller by √S.",
+            _divided_twice: "divided by S: variances fall like 1/S, standard errors like 1/√S.",
+            _population: "divided by S instead of S - 1: with five seeds a tenth too small.",
+            _unpaired: "this treats the runs as unrelated; they share their seeds, so take the "
+            "differences first.",
+            _of_the_means: "this is the difference itself; its error is asked for.",
+        },
+        hint="The standard deviation of the S differences, divided by √S.",
+        tolerance=1e-6,
+    ),
+    Exercise(
+        id="ex-3-3",
+        right=26 * 24 / 49,
+        tolerance=1e-3,
+        wrong={
+            26.0: "this is one walk of one student without the cost of asking once.",
+            26 * 24 / 25: "with a cache the students' own steps still cost 4 · 6 units.",
+            26 * 4 / 29: "this is for one student; the stored answers serve all six.",
+            24.0: "the students' own steps do not become cheaper.",
+            49 / (26 * 24): "this is the cost with a cache over the cost without it.",
+        },
+        hint="Live: (25 + 1) a step. Stored: 25 once, then 1 a step; 24 steps an image.",
     ),
 ]
