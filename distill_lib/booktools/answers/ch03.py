@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def _logits(draw: int) -> dict[str, Any]:
 
 
 def _paired(*, a: Tensor, b: Tensor) -> Tensor:
-    return (a - b).std() / len(a) ** 0.5
+    return (a - b).std() / math.sqrt(len(a))
 
 
 def _spread(*, a: Tensor, b: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def _divided_twice(*, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _population(*, a: Tensor, b: Tensor) -> Tensor:
-    return (a - b).std(correction=0) / len(a) ** 0.5
+    return (a - b).std(correction=0) / math.sqrt(len(a))
 
 
 def _unpaired(*, a: Tensor, b: Tensor) -> Tensor:
