@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("DISTILL_VENV") or ROOT / ".venv")
 BUILD = ROOT / "_build"
 PINS, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
-EXTRAS = "book,dev,language,trl"
+EXTRAS = "book,dev,language,rl,trl"
 # Compared with in tests/peers and benchmarks. Its metadata asks for torchvision, which has no build
 # for every torch and is not needed there, so it lies in a folder of its own, without dependencies.
 PEER = "torchdistill==1.1.5"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _MODULES = ("losses", "schedules", "signals", "teachers", "checkpoints", "data", "zoo")
+_EXTRAS = ("rl",)  # need packages of an extra, so that `from distill_lib import *` leaves them out
 _HOMES = {
     "linear": "schedules",
     "cosine": "schedules",
@@ -32,6 +33,8 @@ _HOMES = {
     "DKD": "terms",
     "Match": "terms",
     "Relation": "terms",
+    "PPO": "policy_terms",
+    "Consistency": "policy_terms",
     "distill": "training",
     "History": "training",
     "evaluate": "evaluation",
@@ -44,7 +47,9 @@ __all__ = [
     "DKD",
     "EMA",
     "KD",
+    "PPO",
     "Cache",
+    "Consistency",
     "Ensemble",
     "History",
     "Match",
@@ -74,10 +79,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import checkpoints, data, losses, schedules, signals, teachers, zoo
+    from . import checkpoints, data, losses, rl, schedules, signals, teachers, zoo
     from .cache import Cache
     from .evaluation import agreement, evaluate, sanity
     from .objective import Objective, Term
+    from .policy_terms import PPO, Consistency
     from .schedules import Schedule, cosine, exp, linear, steps
     from .signals import capture
     from .stacked import Stacked
@@ -87,16 +93,16 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
+    if name in (*_MODULES, *_EXTRAS):
         return importlib.import_module(f".{name}", __name__)
     if name in _HOMES:
         value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
         globals()[name] = value
         return value
     raise AttributeError(
-        f"distill_lib has no {name!r}; it has {', '.join(sorted([*_MODULES, *_HOMES]))}"
+        f"distill_lib has no {name!r}; it has {', '.join(sorted([*_MODULES, *_EXTRAS, *_HOMES]))}"
     )
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *_HOMES})
+    return sorted({*globals(), *_MODULES, *_EXTRAS, *_HOMES})

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["IGNORE", "count_like", "fits", "masks_of"]
+__all__ = ["IGNORE", "count_like", "fits", "masks_of", "spread"]
 
 IGNORE = -100  # the label of an item without a label, as in torch.nn.functional.cross_entropy
 
@@ -26,6 +26,14 @@ def _begin(key: str, found: torch.Size, shape: torch.Size) -> int | None:
 def fits(mask: Tensor, values: Tensor) -> bool:
     """Whether a mask applies to the values, or is finer than they are and leaves them alone."""
     return mask.ndim > values.ndim or _begin("mask", mask.shape, values.shape) is not None
+
+
+def spread(found: Tensor, shape: torch.Size) -> Tensor | None:
+    """One number an item, in the shape of its values; None where the shapes have no such axes."""
+    at = _begin("mask", found.shape, shape)
+    if at is None:
+        return None
+    return found.reshape(*found.shape, *[1] * (len(shape) - found.ndim - at)).expand(shape)
 
 
 def masks_of(shape: torch.Size, labeled: bool, batch: Mapping[str, Any]) -> dict[str, Tensor]:

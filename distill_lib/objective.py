@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .masks import count_like, fits, masks_of
+from .masks import count_like, fits, masks_of, spread
 from .schedules import Schedule, as_schedule
 from .signals import Batch, Signals, as_batch, pick
 
@@ -133,6 +133,9 @@ class Objective(nn.Module):
     - by labels of -100, for terms that need labels;
     - for values that have one entry a token, also by labels of -100 and by
       ``batch["attention_mask"]``, unless there is a mask.
+
+    ``batch["weight"]``, one number an item, multiplies the values, as importance sampling asks; the
+    denominator stays the number of items.
 
     Args:
         pairs: ``(weight, term)``; usually written with ``*`` and ``+`` instead.
@@ -278,6 +281,15 @@ def _reduce(
             f"{term.text()}: a mask {list(mask.shape)} says nothing of values "
             f"{list(values.shape)}; give it the shape of the items, or of the tokens"
         )
+    weight = batch.get("weight")
+    if isinstance(weight, Tensor):
+        each = spread(weight, values.shape)
+        if each is None:
+            raise ValueError(
+                f"{term.text()}: weights {list(weight.shape)} do not fit values "
+                f"{list(values.shape)}; give one an item"
+            )
+        values = each * values
     kept = _kept(values.shape, term, batch)
     if kept is not None:
         # filled, not multiplied: 0 * nan would be nan

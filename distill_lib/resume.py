@@ -78,6 +78,8 @@ class Saver:
         self.parts = parts
         self.identity = dict(identity)
         self.batches = batches if hasattr(batches, "load_state_dict") else None
+        # such a source knows its place in a walk, which then need not be walked again
+        self.midway = bool(getattr(batches, "midway", False))
         sampler = getattr(batches, "sampler", None)
         self.generator = getattr(batches, "generator", None) or getattr(sampler, "generator", None)
         self._begun: Any = self._source_state()
@@ -100,6 +102,8 @@ class Saver:
     ) -> None:
         """Write the file in one move, so that a kill leaves the old one or the new one."""
         history.settle()
+        if self.midway:
+            skip, begun = 0, rng_state()
         if skip == 0:
             self._begun = self._source_state()
         if not self.write:

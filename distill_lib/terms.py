@@ -322,4 +322,7 @@ _SYMBOLS: dict[Any, str] = {
     losses.soft_cross_entropy: "SCE",
     losses.tvd: "TV",
     losses.dist: "DIST",
+    losses.nll: "NLL",
+    losses.gaussian_kl: "KL",
+    losses.policy_kl: "KL",
 }

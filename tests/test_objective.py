@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from distill_lib import CE, KD, Match, Objective, Relation, Term, linear, steps
+from distill_lib import CE, KD, Match, Objective, Relation, Term, linear, losses, steps
 
 
 def logits(*shape: int) -> Tensor:
@@ -203,3 +203,13 @@ def test_no_gradient_reaches_the_teacher() -> None:
     z, v = logits(3, 2), logits(3, 2)
     (KD() + Match("logits"))(z, v)[0].backward()
     assert z.grad is not None and v.grad is None
+
+
+def test_weights_multiply_items_and_all_their_tokens() -> None:
+    weight = torch.tensor([2.0, 0.5])
+    z, v = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    each = losses.kl(student=z, teacher=v)
+    loss, _ = KD()(z, v, {"weight": weight})
+    torch.testing.assert_close(loss, (weight[:, None] * each).mean())
+    masked, _ = KD()(z, v, {"weight": weight, "mask": torch.tensor([True, False])})
+    torch.testing.assert_close(masked, 2 * each[0].mean())

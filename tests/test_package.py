@@ -23,8 +23,9 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 FLOORS = [
     ("losses", "schedules", "progress", "masks"),
     ("signals", "teachers", "cache", "stacked", "checkpoints"),
-    ("objective", "terms"),
-    ("training", "run", "history", "resume", "evaluation"),
+    ("objective", "terms", "policy_terms"),
+    ("training", "run", "history", "resume", "evaluation", "rl"),
+    ("integrations",),
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 SIDE = ("zoo", "data", "booktools")
@@ -77,8 +78,29 @@ def test_the_list_of_public_names_is_complete() -> None:
 def test_the_public_face_holds_what_is_promised() -> None:
     promised = """losses schedules checkpoints data zoo CE KD DKD Match Relation Objective Term
     linear cosine exp steps Teacher Ensemble Cache EMA Peers Stacked capture distill evaluate
-    agreement sanity"""
+    agreement sanity PPO Consistency"""
     assert not set(promised.split()) - set(distill_lib.__all__)
+
+
+def test_what_needs_an_extra_is_there_and_not_in_a_star() -> None:
+    for name in distill_lib._EXTRAS:
+        assert name not in distill_lib.__all__ and name in dir(distill_lib)
+        assert (getattr(distill_lib, name).__doc__ or "").strip()
+
+
+def test_without_gymnasium_the_error_says_what_to_install() -> None:
+    code = (
+        "import sys, importlib.util as u\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'gymnasium' else find(name, *a)\n"
+        "import distill_lib\n"
+        "try:\n    distill_lib.rl\nexcept ModuleNotFoundError as error:\n    import said_so\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("import said_so", "print(error)")],
+        capture_output=True, text=True, check=True, cwd=ROOT.parent, timeout=600,
+    )  # fmt: skip
+    assert "pip install 'distill-lib[rl]'" in done.stdout
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:
@@ -136,7 +158,8 @@ def test_a_file_imports_from_no_higher_floor(name: str) -> None:
     assert own in FLOOR, f"{own} has no floor: name it in FLOORS"
     for other in imports_of(MODULES[name], name) & FLOOR.keys():
         assert FLOOR[other] <= FLOOR[own], f"{own} imports {other}, from a higher floor"
-    assert not imports_of(MODULES[name], name) & set(SIDE), f"{own} imports from the side"
+    side = set(SIDE) - ({"zoo"} if own == "integrations" else set())
+    assert not imports_of(MODULES[name], name) & side, f"{own} imports from the side"
 
 
 @pytest.mark.parametrize("name", [n for n in MODULES if ".booktools" not in n])

@@ -9,8 +9,10 @@ the terms, not theirs. Half precision is computed in float32; float64 stays floa
 
 from __future__ import annotations
 
+from . import policy
 from ._common import full_precision
 from .features import attention_transfer, cosine, hint, rkd_angle, rkd_distance, similarity
+from .policy import gaussian_kl, nll, policy_kl
 from .response import jsd, kl, mse_logits, reverse_kl, soft_cross_entropy, tvd
 from .structure import dist, dkd, standardize
 
@@ -20,10 +22,13 @@ __all__ = [
     "dist",
     "dkd",
     "full_precision",
+    "gaussian_kl",
     "hint",
     "jsd",
     "kl",
     "mse_logits",
+    "nll",
+    "policy_kl",
     "reverse_kl",
     "rkd_angle",
     "rkd_distance",

@@ -17,9 +17,10 @@ from typing import Any, cast
 from torch import nn
 
 from distill_lib.checkpoints import CheckpointError
+from distill_lib.zoo.control import Policy
 from distill_lib.zoo.vision import MLP, ResNet, SmallConvNet
 
-__all__ = ["MLP", "ResNet", "SmallConvNet", "card", "load_teacher", "names"]
+__all__ = ["MLP", "Policy", "ResNet", "SmallConvNet", "card", "load_teacher", "names"]
 
 FOLDER = Path(__file__).parent
 

@@ -99,10 +99,10 @@ def test_every_card_is_complete_and_true_of_its_model(name):
     assert card["name"] == name
     model = zoo.load_teacher(name)
     assert sum(p.numel() for p in model.parameters()) == card["params"]
-    assert 0 < card["score"]["value"] <= 1
+    assert card["score"]["metric"] != "accuracy" or 0 < card["score"]["value"] <= 1
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", [n for n in zoo.names() if n.startswith("fashion")])
 def test_a_shipped_teacher_reaches_its_score_on_the_first_test_images(name):
     try:
         test = data.load("fashion_mnist", "test").subset(range(1000))

@@ -1,0 +1,207 @@
+"""What a policy is worth where it has to act, and whether it may teach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill_lib.progress import bar
+
+from .acting import act, ask, check_actions, size_of
+from .environments import Observation, Stage
+
+__all__ = ["Returns", "evaluate", "group", "sanity"]
+
+
+@dataclass
+class Returns:
+    """Undiscounted returns of whole episodes.
+
+    Attributes:
+        returns: [E], or [S, E] for S stacked policies.
+        lengths: Steps of each episode, in the same shape.
+    """
+
+    returns: Tensor
+    lengths: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Over all episodes of all policies."""
+        return self.returns.mean().item()
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over all episodes."""
+        return self.returns.std().item()
+
+    @property
+    def each(self) -> Tensor:
+        """[S] mean of each policy; [1] for a single one."""
+        return self.returns.mean(-1).reshape(-1)
+
+    def share(self, at_least: float) -> float:
+        """The share of episodes that reach a return."""
+        return (self.returns >= at_least).float().mean().item()
+
+    def interval(
+        self, level: float = 0.95, draws: int = 2000, seed: int = 0
+    ) -> tuple[float, float]:
+        """Bootstrap interval of the mean: policies are drawn again, and episodes within them.
+
+        Args:
+            level: Such as 0.95.
+            draws: Number of resamples.
+            seed: Of the resampling.
+
+        Returns:
+            Its lower and upper end.
+        """
+        found = self.returns.reshape(-1, self.returns.shape[-1])
+        s, e = found.shape
+        g = torch.Generator().manual_seed(seed)
+        who = torch.randint(s, (draws, s, 1), generator=g)
+        which = torch.randint(e, (draws, s, e), generator=g)
+        means = found[who, which].mean((1, 2))
+        low, high = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2])).tolist()
+        return low, high
+
+    def __repr__(self) -> str:
+        low, high = self.interval()
+        return f"{self.mean:.1f} (95 %: {low:.1f} to {high:.1f}; {self.returns.numel()} episodes)"
+
+
+def group(observation: Observation, name: str) -> Tensor:
+    """What teacher or student sees.
+
+    Raises:
+        KeyError: a mapping without that group.
+    """
+    if isinstance(observation, Tensor):
+        return observation
+    if name not in observation:
+        raise KeyError(
+            f"the environment's observation has no group {name!r}; it has: {', '.join(observation)}"
+        )
+    return observation[name]
+
+
+def _rows(seen: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return seen.view(*shape, *seen.shape[1:])
+
+
+def evaluate(
+    policy: Any,
+    env: Any,
+    episodes: int = 100,
+    *,
+    seed: int = 1_000_000,
+    noise: float = 0.0,
+    sees: str = "student",
+) -> Returns:
+    """Play whole episodes and sum their rewards.
+
+    Each environment plays one episode, so that short episodes count no more than long ones.
+    Environment i is seeded with ``seed + i``: policies that are compared with one seed meet the
+    same beginnings.
+
+    Args:
+        policy: A module or a teacher; for S stacked policies each plays ``episodes``.
+        env: An id, a function that makes an environment, or a vector environment.
+        episodes: How many.
+        seed: Of the first environment.
+        noise: 0 plays greedily, 1 as the policy was trained.
+        sees: The group of the observation that the policy sees, where there are several.
+
+    Raises:
+        ValueError: spaces that differ, or observations that are not finite.
+
+    Example:
+        >>> from distill_lib.zoo import Policy
+        >>> evaluate(Policy(4, 2), "CartPole-v1", episodes=3).returns.shape
+        torch.Size([3])
+    """
+    stacked = size_of(policy)
+    stage = Stage(env, None if hasattr(env, "num_envs") else episodes * (stacked or 1))
+    generator = torch.Generator().manual_seed(seed)
+    total, length = torch.zeros(2, stage.size)
+    shape = (stacked, -1) if stacked else (-1,)
+    try:
+        seen, begun = stage.begin(seed), False
+        with bar(iter(int, 1), "evaluate", None) as shown:
+            while stage.alive.any():
+                said = ask(policy, _rows(group(seen, sees), shape))
+                if not begun:
+                    check_actions(said, stage.space, "policy")
+                    begun = True
+                actions = act(said, noise, generator)
+                length += torch.from_numpy(stage.alive)
+                reward, _, _ = stage.step(actions.flatten(0, 1) if stacked else actions)
+                total += reward
+                seen = stage.observation()
+                shown.update()
+    finally:
+        if stage.envs is not env:
+            stage.close()
+    return Returns(total.view(shape), length.view(shape))
+
+
+def _chance(env: Any) -> Callable[[Any], dict[str, Tensor]]:
+    """A policy that knows nothing: all actions alike, or standard normal ones."""
+    stage = Stage(env, 1)
+    space = stage.space
+    stage.close()
+    if isinstance(space, gym.spaces.Discrete):
+        name, width = "logits", int(space.n)
+    else:
+        name, width = "gaussian", 2 * int(np.prod(space.shape or ()))
+    return lambda batch: {name: torch.zeros(*batch["inputs"].shape[:-1], width)}
+
+
+def sanity(
+    teacher: Any,
+    env: Any,
+    *,
+    at_least: float | None = None,
+    episodes: int = 20,
+    sees: str = "teacher",
+) -> Returns:
+    """Catch a failing teacher before it teaches: let it play.
+
+    Args:
+        teacher: A module or a teacher.
+        env: An id, or a function that makes an environment.
+        at_least: The mean return that it must reach, such as that on its card less a margin.
+        episodes: How many it plays.
+        sees: The group of the observation that it sees, where there are several.
+
+    Raises:
+        ValueError: what is wrong, and what it usually means.
+
+    Example:
+        >>> from distill_lib.zoo import Policy
+        >>> sanity(Policy(4, 2), "CartPole-v1", at_least=400)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: the teacher reaches a return of ... over 20 episodes, expected at least 400...
+    """
+    found = evaluate(teacher, env, episodes, sees=sees)
+    chance = evaluate(_chance(env), env, episodes, noise=1.0, sees=sees)
+    if at_least is not None and found.mean < at_least:
+        raise ValueError(
+            f"the teacher reaches a return of {found.mean:.1f} over {episodes} episodes, expected "
+            f"at least {at_least:g} (chance: {chance.mean:.1f}). Usual reasons: its observation "
+            "normalizer was not loaded, another version of the environment, other action bounds, "
+            "or weights of another run"
+        )
+    if found.mean <= chance.mean:
+        raise ValueError(
+            f"the teacher's return {found.mean:.1f} is not above that of chance "
+            f"({chance.mean:.1f}): it fails its own environment, and cannot teach it"
+        )
+    return found

@@ -1,0 +1,274 @@
+"""Segments of experience for learning by reinforcement, as batches for the one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill_lib.losses import policy as policies
+
+from .acting import act, ask, check_actions, signal_of, size_of
+from .environments import make
+from .evaluation import group
+
+__all__ = ["OnPolicy", "advantages"]
+
+
+def advantages(
+    rewards: Tensor,
+    values: Tensor,
+    following: Tensor,
+    done: Tensor,
+    gamma: float = 0.99,
+    lam: float = 0.95,
+) -> Tensor:
+    r"""Generalized advantage estimation.
+
+    .. math:: A_t = \delta_t + \gamma \lambda (1 - d_t) A_{t+1}, \qquad
+       \delta_t = r_t + \gamma V(s_{t+1}) - V(s_t)
+
+    An episode that ended has :math:`V(s_{t+1}) = 0`; one that was cut off by a time limit goes on
+    in truth, and has the value of the state in which it was cut.
+
+    Args:
+        rewards: [T, ...].
+        values: [T, ...], :math:`V(s_t)`.
+        following: [T, ...], :math:`V(s_{t+1})`, as said above.
+        done: [T, ...], whether the episode ended or was cut after step t.
+        gamma: γ.
+        lam: λ.
+
+    Returns:
+        [T, ...].
+
+    Reference:
+        Schulman et al., *High-dimensional continuous control using generalized advantage
+        estimation*, 2016.
+
+    Example:
+        >>> one, zero = torch.ones(2), torch.zeros(2)
+        >>> advantages(one, zero, zero, torch.tensor([False, True]), gamma=0.5, lam=1.0)
+        tensor([1.5000, 1.0000])
+    """
+    delta = rewards + gamma * following - values
+    found = torch.empty_like(delta)
+    last = torch.zeros_like(delta[0])
+    for t in reversed(range(len(delta))):
+        last = delta[t] + gamma * lam * torch.where(done[t], 0.0, last)
+        found[t] = last
+    return found
+
+
+class OnPolicy:
+    """What the student just did, with advantages: batches for :func:`distill_lib.PPO`.
+
+    One walk plays one segment of ``steps`` steps in every environment, with the student's own
+    exploration, and then goes through it ``epochs`` times in shuffled batches. Environments go on
+    from segment to segment; only after a resume do they begin anew. Observations are normalized by
+    the student's own statistics, which do not change: take them from the teacher.
+
+    Batches have ``inputs``, ``actions``, ``log_prob``, ``advantages`` (mean 0 and standard
+    deviation 1 over the segment), ``returns``, ``index``, and ``privileged`` where the teacher has
+    a group of its own. S stacked students have their own environments, and batches [S, B, ...].
+
+    Args:
+        env: An id, or a function that makes one environment.
+        student: A policy with a ``value``, such as ``Policy(..., critic=True)``.
+        envs: Environments (of each student).
+        steps: Length of a segment.
+        epochs: How often a segment is gone through.
+        batch_size: Steps in a batch (of each student).
+        gamma: Discount.
+        lam: λ of the advantages.
+        probe: ``probe(student)`` before every ``every``-th segment; what it returns is in ``log``.
+        every: See ``probe``.
+        seed: Of the environments, the exploration and the order.
+
+    Attributes:
+        log: A row a segment: ``steps`` played before it (by each student), ``return`` (mean over
+            the episodes that ended in it, one a student), ``probe``.
+
+    Raises:
+        ValueError: a student without a value, spaces that differ, numbers out of range.
+
+    Reference:
+        Schulman et al., *Proximal policy optimization algorithms*, 2017.
+    """
+
+    midway = True
+
+    def __init__(
+        self,
+        env: Any,
+        student: nn.Module,
+        *,
+        envs: int = 8,
+        steps: int = 128,
+        epochs: int = 4,
+        batch_size: int = 256,
+        gamma: float = 0.99,
+        lam: float = 0.95,
+        probe: Callable[[Any], Any] | None = None,
+        every: int = 1,
+        seed: int = 0,
+    ) -> None:
+        counts = {"envs": envs, "steps": steps, "epochs": epochs, "batch_size": batch_size}
+        for name, number in counts.items():
+            if number < 1:
+                raise ValueError(f"{name} is at least 1, got {number}")
+        if batch_size > envs * steps:
+            raise ValueError(f"a segment has {envs * steps} steps, a batch wants {batch_size}")
+        for name, share in {"gamma": gamma, "lam": lam}.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} lies in [0, 1], got {share}")
+        self.student, self.students = student, size_of(student)
+        self.steps, self.epochs, self.batch_size = steps, epochs, batch_size
+        self.gamma, self.lam, self.probe, self.every = gamma, lam, probe, every
+        self.number = envs * (self.students or 1)
+        self.shape = (self.students, envs) if self.students else (envs,)
+        self.envs = make(env, self.number)
+        self.seed = seed
+        self.generator = torch.Generator().manual_seed(seed)
+        self.segments = 0
+        self.seen: Any = None
+        self.running = torch.zeros(self.number)
+        self.flat: dict[str, Tensor] = {}
+        self.order = torch.empty(0, dtype=torch.long)
+        self.position = len(self)
+        self.log: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        return self.epochs * (self.steps * self.shape[-1] // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        if self.position >= len(self):
+            self.collect()
+            self.position = 0
+        size, a_walk = self.batch_size, self.steps * self.shape[-1] // self.batch_size
+        while self.position < len(self):
+            if self.position % a_walk == 0:
+                rows = self.students or 1
+                draws = torch.rand(rows, self.steps * self.shape[-1], generator=self.generator)
+                self.order = draws.argsort(-1)
+            at = self.position % a_walk
+            self.position += 1
+            index = self.order[:, at * size : (at + 1) * size]
+            if self.students:
+                rows_of = torch.arange(self.students).unsqueeze(-1)
+                yield {**{k: v[rows_of, index] for k, v in self.flat.items()}, "index": index}
+            else:
+                yield {**{k: v[index[0]] for k, v in self.flat.items()}, "index": index[0]}
+
+    def collect(self) -> None:
+        """Play one segment.
+
+        Raises:
+            ValueError: observations that are not finite.
+        """
+        row: dict[str, Any] = {"steps": self.segments * self.steps * self.shape[-1]}
+        if self.probe is not None and self.segments % self.every == 0:
+            row["probe"] = self.probe(self.student)
+        if self.seen is None:
+            self.seen, _ = self.envs.reset(seed=self.seed * 1_000_003 + self.segments)
+        ended: list[list[float]] = [[] for _ in range(self.students or 1)]
+        played = [self._step(ended) for _ in range(self.steps)]
+        track = {k: torch.stack([step[k] for step in played]) for k in played[0]}
+        done, following = track.pop("done"), track.pop("following")
+        rewards, values = track.pop("rewards"), track.pop("value")
+        found = advantages(rewards, values, following, done, self.gamma, self.lam)
+        track["returns"] = found + values
+        # each student's own segment is standardized
+        axes = (0, -1)
+        track["advantages"] = (found - found.mean(axes, keepdim=True)) / (
+            found.std(axes, keepdim=True) + 1e-8
+        )
+        self.flat = {k: self._flatten(v) for k, v in track.items()}
+        self.segments += 1
+        means = [sum(r) / len(r) if r else float("nan") for r in ended]
+        self.log.append({**row, "return": means if self.students else means[0]})
+
+    def _flatten(self, values: Tensor) -> Tensor:
+        """[T, (S,) n, ...] to [(S,) T·n, ...]."""
+        return values.transpose(0, 1).flatten(1, 2) if self.students else values.flatten(0, 1)
+
+    def _step(self, ended: list[list[float]]) -> dict[str, Tensor]:
+        """One step in every environment, in the students' shape."""
+        mine, theirs = (self._see(self.seen, who) for who in ("student", "teacher"))
+        said = ask(self.student, mine)
+        if "value" not in said:
+            raise ValueError(
+                f"the student says {', '.join(said)}, but no 'value': give it a critic, "
+                "Policy(..., critic=True)"
+            )
+        if self.segments == 0:
+            check_actions(said, self.envs.single_action_space, "student")
+        name = signal_of(said)
+        actions = act(said, 1.0, self.generator)
+        of = policies.gaussian_log_prob if name == "gaussian" else policies.log_prob
+        space = self.envs.single_action_space
+        legal = actions.flatten(0, 1) if self.students else actions
+        if name == "gaussian":
+            legal = legal.clamp(torch.as_tensor(space.low), torch.as_tensor(space.high))  # type: ignore[attr-defined]
+        self.seen, reward, ended_now, cut, info = self.envs.step(legal.cpu().numpy())
+        stopped = torch.as_tensor(ended_now)
+        done = stopped | torch.as_tensor(cut)
+        rewards = torch.as_tensor(reward, dtype=torch.float32)
+        self._count(rewards, done, ended)
+        after = ask(self.student, self._see(self.seen, "student"))["value"]
+        if bool(done.any()):
+            # the state in which an episode was cut, not the one that begins the next
+            last = ask(self.student, self._see(self._final(info, done), "student"))["value"]
+            after = torch.where(done.view(self.shape), last, after)
+        step = {
+            "inputs": mine, "actions": actions, "log_prob": of(said[name], actions),
+            "value": said["value"], "rewards": rewards.view(self.shape),
+            "following": torch.where(stopped.view(self.shape), 0.0, after),
+            "done": done.view(self.shape),
+        }  # fmt: skip
+        return {**step, "privileged": theirs} if isinstance(self.seen, dict) else step
+
+    def _final(self, info: Mapping[str, Any], done: Tensor) -> Any:
+        """What was seen last before the reset, for those that are done."""
+        finals = info["final_obs"]
+        if isinstance(self.seen, dict):
+            now = {k: v.copy() for k, v in self.seen.items()}
+        else:
+            now = self.seen.copy()
+        for i in done.nonzero().squeeze(-1).tolist():
+            if isinstance(now, dict):
+                for k in now:
+                    now[k][i] = finals[k][i] if isinstance(finals, dict) else finals[i][k]
+            else:
+                now[i] = finals[i]
+        return now
+
+    def _see(self, raw: Any, who: str) -> Tensor:
+        if isinstance(raw, dict):
+            raw = group({k: torch.as_tensor(v) for k, v in raw.items()}, who)
+        seen = torch.as_tensor(raw, dtype=torch.float32).clone()
+        if not bool(seen.isfinite().all()):
+            raise ValueError("an environment gave an observation that is not finite (nan or inf)")
+        return seen.view(*self.shape, -1)
+
+    def _count(self, rewards: Tensor, done: Tensor, ended: list[list[float]]) -> None:
+        self.running += rewards
+        for i in done.nonzero().squeeze(-1).tolist():
+            ended[i // self.shape[-1]].append(self.running[i].item())
+            self.running[i] = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the environments, which begin anew after a resume."""
+        return {"segments": self.segments, "position": self.position, "flat": self.flat,
+                "order": self.order, "log": self.log,
+                "generator": self.generator.get_state()}  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another left off, with new episodes."""
+        self.segments, self.position = state["segments"], state["position"]
+        self.flat, self.order = dict(state["flat"]), state["order"]
+        self.log = list(state["log"])
+        self.generator.set_state(state["generator"])
+        self.seen, self.running = None, torch.zeros(self.number)

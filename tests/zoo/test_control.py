@@ -1,0 +1,87 @@
+"""Policies of the zoo: what they say, their normalizer, and the shipped teachers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distill_lib import Stacked, rl, zoo
+from distill_lib.zoo import Policy
+
+
+def test_discrete_policies_say_logits() -> None:
+    said = Policy(8, 4, hidden=(18, 18))(torch.randn(5, 8))
+    assert {k: tuple(v.shape) for k, v in said.items()} == {"logits": (5, 4)}
+
+
+def test_real_policies_say_a_mean_and_a_gaussian() -> None:
+    said = Policy(11, 3, continuous=True, critic=True, std=0.5)(torch.randn(2, 5, 11))
+    assert {k: tuple(v.shape) for k, v in said.items()} == {
+        "mean": (2, 5, 3),
+        "gaussian": (2, 5, 6),
+        "value": (2, 5),
+    }
+    mean, log_std = said["gaussian"].chunk(2, -1)
+    assert torch.equal(mean, said["mean"])
+    torch.testing.assert_close(log_std.exp(), torch.full_like(log_std, 0.5))
+
+
+def test_observations_are_normalized_and_clipped() -> None:
+    policy = Policy(2, 2, hidden=())
+    policy.obs_mean.copy_(torch.tensor([1.0, -1.0]))
+    policy.obs_var.copy_(torch.tensor([4.0, 0.25]))
+    plain = Policy(2, 2, hidden=())
+    plain.load_state_dict({**policy.state_dict(), "obs_mean": torch.zeros(2),
+                           "obs_var": torch.ones(2)})  # fmt: skip
+    found = policy(torch.tensor([[3.0, -2.0], [1e9, -1.0]]))["logits"]
+    wanted = plain(torch.tensor([[1.0, -2.0], [10.0, 0.0]]))["logits"]
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_student_takes_over_the_normalizer_and_no_weights() -> None:
+    teacher, student = Policy(3, 2), Policy(3, 2)
+    teacher.obs_mean.fill_(5.0)
+    before = [p.clone() for p in student.parameters()]
+    assert student.normalize_as(teacher) is student
+    assert torch.equal(student.obs_mean, teacher.obs_mean)
+    assert all(torch.equal(a, b) for a, b in zip(before, student.parameters(), strict=True))
+    with pytest.raises(ValueError, match="sees 4 numbers, the other 3"):
+        Policy(4, 2).normalize_as(teacher)
+
+
+def test_the_normalizer_is_no_parameter_and_travels() -> None:
+    policy = Policy(3, 2, hidden=(4,))
+    assert sum(p.numel() for p in policy.parameters()) == 3 * 4 + 4 + 4 * 2 + 2
+    assert {"obs_mean", "obs_var"} <= policy.state_dict().keys()
+
+
+def test_unknown_activations_are_refused() -> None:
+    with pytest.raises(ValueError, match="one of tanh, relu, elu, got 'gelu'"):
+        Policy(3, 2, activation="gelu")
+
+
+def test_stacked_policies_say_what_each_says() -> None:
+    policies = [Policy(4, 3, critic=True) for _ in range(3)]
+    x = torch.randn(3, 5, 4)
+    said = Stacked(policies, ndim=2)(x)
+    for i, policy in enumerate(policies):
+        for name, value in policy(x[i]).items():
+            torch.testing.assert_close(said[name][i], value)
+
+
+@pytest.mark.parametrize("name", [n for n in zoo.names() if n.endswith("_ppo")])
+def test_a_shipped_policy_is_as_good_as_its_card(name: str) -> None:
+    card = zoo.card(name)
+    kind = card["architecture"]["kwargs"]
+    episodes = 5 if kind.get("continuous") else 20
+    found = rl.evaluate(zoo.load_teacher(name), card["env"], episodes)
+    error = card["score"]["std"] * (1 / episodes + 1 / card["score"]["n"]) ** 0.5
+    assert abs(found.mean - card["score"]["value"]) <= 4 * error + 0.01 * abs(found.mean)
+
+
+def test_the_teachers_reach_what_they_should() -> None:
+    least = {"cartpole_ppo": 499, "acrobot_ppo": -90, "lunarlander_ppo": 240, "hopper_ppo": 3000}
+    for name, bound in least.items():
+        score = zoo.card(name)["score"]
+        assert score["value"] >= bound and score["n"] >= 100
+        assert zoo.card(name)["trained"]["minutes"] > 0
