@@ -29,9 +29,15 @@ VENV = Path(os.environ.get("DISTILL_VENV") or ROOT / ".venv")
 BUILD = ROOT / "_build"
 PINS, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
 EXTRAS = "book,dev,language,rl,trl"
-# Compared with in tests/peers and benchmarks. Its metadata asks for torchvision, which has no build
-# for every torch and is not needed there, so it lies in a folder of its own, without dependencies.
-PEER = "torchdistill==1.1.5"
+# Compared with in tests and benchmarks; each lies in a folder of its own, without dependencies. The
+# metadata of the first asks for torchvision, which has no build for every torch and is not needed
+# there; the others are earlier releases, whose checkpoints the library reads.
+PEERS = {
+    "": "torchdistill==1.1.5",
+    "rsl_rl-2": "rsl-rl-lib==2.3.3",
+    "rsl_rl-3": "rsl-rl-lib==3.3.0",
+    "rsl_rl-4": "rsl-rl-lib==4.0.1",
+}
 JOBS = os.environ.get("DISTILL_JOBS", "2")
 CHECKED = ["distill_lib", "tests", "book", "benchmarks", "teachers", "make.py"]
 # The same as the command jupyter-book, which has no `python -m`.
@@ -78,7 +84,7 @@ def setup() -> None:
     if not in_conda():
         make_venv()
     digest = hashlib.sha256(
-        PINS.read_bytes() + PROJECT.read_bytes() + (EXTRAS + PEER).encode()
+        PINS.read_bytes() + PROJECT.read_bytes() + (EXTRAS + str(PEERS)).encode()
     ).hexdigest()
     stamp = prefix() / "distill-stamp.txt"
     if stamp.exists() and stamp.read_text() == digest:
@@ -89,8 +95,9 @@ def setup() -> None:
     module("pip", "install", "-q", torch)
     module("pip", "install", "-q", "-c", str(PINS), "-e", f".[{EXTRAS}]")
     module("pip", "check")
-    peers = str(prefix() / "peers")
-    module("pip", "install", "-q", "--no-deps", "--upgrade", "--target", peers, PEER)
+    for folder, peer in PEERS.items():
+        target = str(prefix() / "peers" / folder)
+        module("pip", "install", "-q", "--no-deps", "--upgrade", "--target", target, peer)
     stamp.write_text(digest)
 
 

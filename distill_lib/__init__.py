@@ -79,7 +79,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import checkpoints, data, losses, rl, schedules, signals, teachers, zoo
+    from . import checkpoints, data, losses, schedules, signals, teachers, zoo
     from .cache import Cache
     from .evaluation import agreement, evaluate, sanity
     from .objective import Objective, Term

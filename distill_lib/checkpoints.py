@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Checkpoint", "CheckpointError", "load_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointError", "from_state", "load_checkpoint"]
 
 
 class CheckpointError(RuntimeError):
@@ -109,7 +109,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         with zipfile.ZipFile(path) as archive:
             if "policy.pth" in archive.namelist():
                 return _sb3(path, archive)
-    return _layout(_torch_load(path, path), path)
+    return from_state(_torch_load(path, path), path)
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -201,7 +201,16 @@ def _rsl_rl(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]] | None:
     return f"rsl_rl-{3 if new else 2}/{task}", dict(inner)
 
 
-def _layout(state: Any, path: Path) -> Checkpoint:
+def from_state(state: Any, path: str | Path = "the state") -> Checkpoint:
+    """Name the layout of something that ``torch.load`` gave.
+
+    Args:
+        state: What the file held.
+        path: Where it came from, for messages.
+
+    Raises:
+        CheckpointError: a layout not known; the message lists what was found.
+    """
     if _is_weights(state):
         return Checkpoint("state_dict", dict(state))
     if isinstance(state, Mapping):

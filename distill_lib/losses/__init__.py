@@ -9,7 +9,7 @@ the terms, not theirs. Half precision is computed in float32; float64 stays floa
 
 from __future__ import annotations
 
-from . import policy
+from . import policy as policy
 from ._common import full_precision
 from .features import attention_transfer, cosine, hint, rkd_angle, rkd_distance, similarity
 from .policy import gaussian_kl, nll, policy_kl

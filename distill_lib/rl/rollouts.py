@@ -120,6 +120,7 @@ class Rollouts:
         self.teacher = _Answers(self)
         self.round, self.position = 0, updates
         self.buffer: dict[str, Tensor] = {}
+        self.owned: dict[int, Tensor] = {}
         self.played: dict[str, Tensor] = {}
         self.log: list[dict[str, float]] = []
 
@@ -162,7 +163,9 @@ class Rollouts:
 
     def _rows_of(self, owner: int) -> tuple[Tensor, Tensor]:
         """Positions in the buffer for one student, and what corrects for drawing unevenly."""
-        mine = (self.buffer["owner"] == owner).nonzero().squeeze(-1)
+        if owner not in self.owned:  # looked for once a round, not once a batch
+            self.owned[owner] = (self.buffer["owner"] == owner).nonzero().squeeze(-1)
+        mine = self.owned[owner]
         if self.priority is None:
             at = torch.randint(len(mine), (self.batch_size,), generator=self.generator)
             return mine[at], torch.ones(self.batch_size)
@@ -198,6 +201,7 @@ class Rollouts:
             kept = old["round"] > self.round - self.keep
             old = {k: v[kept] for k, v in old.items()}
         self.buffer = {k: torch.cat([old[k], v]) for k, v in found.items()} if old else found
+        self.owned = {}
         self.round += 1
 
     def _play(self, beta: float) -> dict[str, Tensor]:
@@ -291,7 +295,7 @@ class Rollouts:
         """Go on where another left off."""
         self.round, self.position = state["round"], state["position"]
         self.buffer, self.played = dict(state["buffer"]), dict(state["played"])
-        self.log = list(state["log"])
+        self.log, self.owned = list(state["log"]), {}
         self.generator.set_state(state["generator"])
 
 

@@ -1,8 +1,9 @@
 """Teachers that come with the library, each with a card that says how it was made.
 
-A card is a JSON file beside the weights (``<name>.json`` and ``<name>.safetensors``): architecture,
-score, how and on what it was trained, license, and the SHA-256 of the weights, which is checked
-whenever they are loaded. The scripts that made them are in ``teachers/``.
+A card is a JSON file beside the weights (``<name>.json`` and ``<name>.safetensors``, or ``.pt`` for
+a checkpoint in the format of the library that trained it): architecture, score, how and on what it
+was trained, license, and the SHA-256 of the weights, which is checked whenever they are loaded. The
+scripts that made them are in ``teachers/``.
 """
 
 from __future__ import annotations
@@ -74,7 +75,12 @@ def load_teacher(name: str) -> nn.Module:
     model: nn.Module = getattr(importlib.import_module(module), kind)(
         **known["architecture"]["kwargs"]
     )
-    model.load_state_dict(load(raw))
+    if path.suffix == ".pt":  # a file in the format of the library that trained it
+        layouts = importlib.import_module("distill_lib.integrations.rsl_rl.layouts")
+        saved = layouts.read_policy(path).policy(known["architecture"]["kwargs"]["activation"])
+        model.load_state_dict(saved.state_dict())
+    else:
+        model.load_state_dict(load(raw))
     return model.eval()
 
 

@@ -1,0 +1,280 @@
+r"""Policies in RSL-RL's checkpoints, from release 2 to 5, under the names of release 5.
+
+Every release names the same weights differently. What is read here has the parts ``mlp`` (layers by
+their number), the normalizer of the observations, and the standard deviation of the actions:
+
+========  ======================  ==========================  ========================
+release   layers                  normalizer                  deviation
+========  ======================  ==========================  ========================
+2         ``actor.0.weight``      a state dict of its own     ``std``, ``log_std``
+3         ``actor.0.weight``      ``actor_obs_normalizer.*``  ``std``, ``log_std``
+4         ``mlp.0.weight``        ``obs_normalizer.*``        ``std``, ``log_std``
+5         ``mlp.0.weight``        ``obs_normalizer.*``        ``distribution.std_param``
+========  ======================  ==========================  ========================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill_lib.checkpoints import Checkpoint, CheckpointError, from_state, load_checkpoint
+from distill_lib.zoo.control import Policy
+
+__all__ = ["EPS", "SavedPolicy", "load_teacher", "read_policy", "upgrade"]
+
+EPS = 1e-2  # RSL-RL divides by the standard deviation plus this, in all releases
+ROLES = ("actor", "student", "teacher", "critic")
+NORMALIZER = ("_mean", "_var", "_std", "count")
+
+
+@dataclass
+class SavedPolicy:
+    """One network of an RSL-RL checkpoint.
+
+    Attributes:
+        kind: The layout it was found in, such as ``rsl_rl-3/ppo``.
+        role: ``actor``, ``critic``, ``student`` or ``teacher``.
+        layers: ``0.weight`` [H, O], ``0.bias`` [H], ``2.weight``, ….
+        normalizer: ``_mean``, ``_var``, ``_std`` [1, O] and ``count``, or None.
+        std: Standard deviation of the actions [A], or None where the network has none.
+    """
+
+    kind: str
+    role: str
+    layers: dict[str, Tensor]
+    normalizer: dict[str, Tensor] | None
+    std: Tensor | None
+
+    @property
+    def sizes(self) -> list[int]:
+        """Widths of all layers, from the observations to the output."""
+        weights = [w for name, w in sorted(self.layers.items(), key=_place) if w.ndim == 2]
+        return [weights[0].shape[1], *(len(w) for w in weights)]
+
+    def policy(self, activation: str, std: float | None = None) -> Policy:
+        """The same function as a policy of the zoo, with its normalizer.
+
+        RSL-RL does not clip normalized observations, a zoo policy does at ±10: the two differ
+        beyond ten standard deviations, and nowhere else.
+
+        Args:
+            activation: ``elu`` unless its training said otherwise; weights do not tell.
+            std: Deviation of the actions, for a network that was saved without.
+
+        Raises:
+            CheckpointError: no deviation, neither saved nor given; or a critic.
+        """
+        if self.role == "critic":
+            raise CheckpointError("a critic says a value and not what to do; read the actor")
+        observations, *hidden, actions = self.sizes
+        if self.std is None and std is None:
+            raise CheckpointError(
+                f"the {self.role} of this {self.kind} checkpoint has no standard deviation. If it "
+                f"is deterministic, its {actions} outputs are the actions: pass std=0.1 or the "
+                "like. If its deviation depends on the state, the outputs are mean and deviation, "
+                "which a zoo policy cannot say: fill() RSL-RL's own model from it"
+            )
+        policy = Policy(observations, actions, hidden, activation, continuous=True)
+        own = {f"net.{name}": w for name, w in self.layers.items()}
+        own["log_std"] = torch.full((actions,), float(std)) if std is not None else self.std  # type: ignore[assignment]
+        own["log_std"] = own["log_std"].clamp_min(1e-6).log()
+        own["obs_mean"], own["obs_var"] = torch.zeros(observations), torch.ones(observations)
+        if self.normalizer is not None:
+            own["obs_mean"] = self.normalizer["_mean"].flatten()
+            own["obs_var"] = (self.normalizer["_std"].flatten() + EPS).square() - 1e-8
+        policy.load_state_dict(own)
+        return policy.eval()
+
+    def state_dict(self, log: bool = False) -> dict[str, Tensor]:
+        """The weights under the names of RSL-RL 5.
+
+        Args:
+            log: Name the deviation ``log_std_param``, for models with ``std_type="log"``.
+        """
+        state = {f"mlp.{name}": w for name, w in self.layers.items()}
+        for name, w in (self.normalizer or {}).items():
+            state[f"obs_normalizer.{name}"] = w
+        if self.std is not None:
+            name = "distribution.log_std_param" if log else "distribution.std_param"
+            state[name] = self.std.log() if log else self.std
+        return state
+
+
+def read_policy(path: str | Path, role: str | None = None) -> SavedPolicy:
+    """Read one network from a checkpoint of RSL-RL 2, 3, 4 or 5, without running any of its code.
+
+    Args:
+        path: A ``model_*.pt`` of RSL-RL or Isaac Lab.
+        role: ``actor`` or ``critic`` of a training by PPO, ``student`` or ``teacher`` of a
+            distillation. The actor where it is there; a distillation has no default.
+
+    Raises:
+        CheckpointError: a pickle with more than weights, another layout, no such network, weights
+            that are missing or that nobody expects; the message lists what was found and expected.
+    """
+    return _from_checkpoint(load_checkpoint(path), role, path)
+
+
+def load_teacher(
+    path: str | Path, activation: str, role: str | None = None, std: float | None = None
+) -> Policy:
+    """A checkpoint of RSL-RL 2 to 5 as a policy of the zoo: widths from its shapes, normalizer too.
+
+    Args:
+        path: A ``model_*.pt`` of RSL-RL or Isaac Lab.
+        activation: ``elu``, ``relu`` or ``tanh``, as in its training; weights do not tell.
+        role: See :func:`read_policy`.
+        std: Deviation of the actions, for a network that was saved without.
+
+    Returns:
+        The policy in eval mode; it says ``mean`` and ``gaussian``.
+
+    Raises:
+        CheckpointError: see :func:`read_policy`.
+    """
+    return read_policy(path, role).policy(activation, std)
+
+
+def upgrade(path: str | Path, out: str | Path) -> Path:
+    """Write the actor of an older checkpoint in the layout of RSL-RL 5, for ``runner.load``.
+
+    Only a runner that distils can load the file: the critic and the optimizer are left out.
+
+    Args:
+        path: A checkpoint of RSL-RL 2 to 5.
+        out: The file to write.
+
+    Raises:
+        CheckpointError: see :func:`read_policy`.
+    """
+    saved = read_policy(path)
+    torch.save({"actor_state_dict": saved.state_dict(), "iter": 0, "infos": None}, out)
+    return Path(out)
+
+
+def policy_of(state: Any, role: str | None = None) -> SavedPolicy:
+    """As :func:`read_policy`, of a checkpoint that has been read from its file."""
+    return _from_checkpoint(from_state(state, "the checkpoint"), role, "the checkpoint")
+
+
+def _from_checkpoint(found: Checkpoint, role: str | None, path: str | Path) -> SavedPolicy:
+    if not found.kind.startswith("rsl_rl-"):
+        raise CheckpointError(
+            f"{path} is no checkpoint of RSL-RL but of kind {found.kind}; expected "
+            "model_state_dict with iter, actor_state_dict, or student_state_dict"
+        )
+    task = found.kind.partition("/")[2]
+    roles = ("actor", "critic") if task == "ppo" else ("student", "teacher")
+    if role is None and task == "ppo":
+        role = "actor"
+    if role not in roles:
+        raise CheckpointError(
+            f"this {found.kind} checkpoint holds {' and '.join(roles)}; "
+            + ("say which with role=" if role is None else f"there is no {role!r} in it")
+        )
+    old = found.kind[7] in "23"
+    named = _of_old(found, role, roles) if old else found.part(role)
+    return _sorted(found.kind, role, named)
+
+
+def _of_old(found: Checkpoint, role: str, roles: tuple[str, str]) -> dict[str, Tensor]:
+    """Releases 2 and 3 keep all networks in one state dict."""
+    named = {f"mlp.{k}": v for k, v in found.part(role).items()}
+    others = tuple(f"{r}{end}" for r in ROLES for end in (".", "_obs_normalizer."))
+    for name, tensor in found.tensors.items():
+        if name.startswith(f"{role}_obs_normalizer."):
+            named["obs_normalizer." + name.partition(".")[2]] = tensor
+        elif name in ("std", "log_std"):
+            if role in ("actor", "student"):  # the exploration noise is theirs
+                named[name] = tensor
+        elif not name.startswith(others):
+            named[name] = tensor
+    first = role == roles[0]
+    own: Mapping[str, Tensor] = found.meta.get(
+        "obs_norm_state_dict" if first else "privileged_obs_norm_state_dict", {}
+    )
+    return {**named, **{f"obs_normalizer.{k}": v for k, v in own.items()}}
+
+
+def _sorted(kind: str, role: str, named: Mapping[str, Tensor]) -> SavedPolicy:
+    """The parts of a network, with an error that names every weight that fits nowhere."""
+    layers: dict[str, Tensor] = {}
+    normalizer: dict[str, Tensor] = {}
+    std: Tensor | None = None
+    extra = []
+    for name, tensor in named.items():
+        start, _, rest = name.partition(".")
+        if start == "mlp" and re.fullmatch(r"\d+\.(weight|bias)", rest):
+            layers[rest] = tensor
+        elif start == "obs_normalizer" and rest in NORMALIZER:
+            normalizer[rest] = tensor
+        elif name in ("std", "distribution.std_param"):
+            std = tensor
+        elif name in ("log_std", "distribution.log_std_param"):
+            std = tensor.exp()
+        else:
+            extra.append(name)
+    missing = [] if layers else ["mlp.0.weight", "mlp.0.bias"]
+    missing += [f"mlp.{n}" for n in _gaps(layers)]
+    if normalizer:
+        missing += [f"obs_normalizer.{n}" for n in NORMALIZER[:3] if n not in normalizer]
+    if extra or missing:
+        raise CheckpointError(_complaint(kind, role, missing, extra, named))
+    found = SavedPolicy(kind, role, layers, normalizer or None, std)
+    _fits_itself(found)
+    return found
+
+
+def _complaint(
+    kind: str, role: str, missing: list[str], extra: list[str], named: Mapping[str, Any]
+) -> str:
+    words = f"the {role} of this {kind} checkpoint is no plain network of layers."
+    if missing:
+        words += f" Missing: {', '.join(missing)}."
+    if extra:
+        words += f" Unexpected: {', '.join(extra[:8])}{', …' if len(extra) > 8 else ''}."
+    if any("rnn" in name or "memory" in name for name in extra):
+        words += (
+            " It is recurrent: load it into RSL-RL's RNNModel, whose state it keeps between steps."
+        )
+    return words + (
+        " Expected: mlp.0.weight, mlp.0.bias, mlp.2.weight, …, and optionally obs_normalizer._mean,"
+        f" ._var, ._std, .count and std; found: {', '.join(list(named)[:20])}"
+    )
+
+
+def _place(item: tuple[str, Tensor]) -> tuple[int, str]:
+    return int(item[0].split(".")[0]), item[0]
+
+
+def _gaps(layers: Mapping[str, Tensor]) -> list[str]:
+    """Layers stand at even places, activations between them; each has weight and bias."""
+    last = max((int(name.split(".")[0]) for name in layers), default=-1)
+    wanted = [f"{i}.{part}" for i in range(0, last + 1, 2) for part in ("weight", "bias")]
+    return [name for name in wanted if name not in layers]
+
+
+def _fits_itself(found: SavedPolicy) -> None:
+    weights = [w for _, w in sorted(found.layers.items(), key=_place) if w.ndim == 2]
+    for below, above in pairwise(weights):
+        if len(below) != above.shape[1]:
+            raise CheckpointError(
+                f"the layers of the {found.role} do not fit each other: one says {len(below)} "
+                f"numbers, the next takes {above.shape[1]}"
+            )
+    for what, size, expected in (
+        ("normalizer", found.normalizer and found.normalizer["_mean"].numel(), found.sizes[0]),
+        ("standard deviation", None if found.std is None else len(found.std), found.sizes[-1]),
+    ):
+        if size is not None and size != expected:
+            raise CheckpointError(
+                f"the {what} of the {found.role} has {size} entries, its layers expect {expected}"
+            )

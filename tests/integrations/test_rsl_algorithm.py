@@ -1,0 +1,300 @@
+"""Our algorithms in RSL-RL's own runner."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+from rsl_helpers import checkpoint, config, env, ppo_config, quiet
+from rsl_rl.algorithms import Distillation as Theirs
+from rsl_rl.runners import DistillationRunner, OnPolicyRunner
+
+from distill_lib import KD, Match, linear, losses
+from distill_lib.integrations.rsl_rl import Distillation, Kickstarting, give_teacher, read_policy
+
+MSE = Match("mean", loss=losses.mse_logits)
+NAME = "distill_lib.integrations.rsl_rl:Distillation"
+
+
+@pytest.fixture(scope="module")
+def teacher_file():
+    return checkpoint()
+
+
+def runner_of(path, cfg=None, **algorithm):
+    """A runner with its teacher, always the same at its start."""
+    torch.manual_seed(0)
+    cfg = cfg or config(**{"class_name": Distillation, **algorithm})
+    with quiet():
+        runner = DistillationRunner(env(5, groups=True), cfg)
+        give_teacher(runner, path)
+    return runner
+
+
+def learned(path, times=1, **algorithm):
+    runner = runner_of(path, **algorithm)
+    with quiet():
+        runner.learn(times)
+    return runner
+
+
+def weights(runner):
+    return torch.cat([p.flatten() for p in runner.alg.student.mlp.parameters()])
+
+
+def recurrent(cfg, kind="gru"):
+    cfg["student"].update(class_name="RNNModel", rnn_type=kind, rnn_hidden_dim=5)
+    return cfg
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_the_squared_error_and_chunks_of_one_step_are_theirs_exactly(teacher_file, epochs):
+    common = {"gradient_length": 1, "num_learning_epochs": epochs, "max_grad_norm": 1.0}
+    theirs = learned(teacher_file, 2, class_name="Distillation", **common)
+    ours = learned(teacher_file, 2, objective=MSE, **common)
+    assert torch.equal(weights(theirs), weights(ours))
+    assert not torch.equal(weights(ours), weights(runner_of(teacher_file)))
+
+
+def test_the_name_in_a_configuration_is_found(teacher_file):
+    runner = learned(teacher_file, class_name=NAME)
+    assert type(runner.alg) is Distillation and isinstance(runner.alg, Theirs)
+
+
+def step_length(path, length, **algorithm):
+    cfg = {"gradient_length": length, "optimizer": "sgd", "learning_rate": 1e-3, **algorithm}
+    with pytest.warns(UserWarning) if length == 4 and "objective" not in cfg else quiet():
+        runner = runner_of(path, **cfg)
+    before = weights(runner).detach().clone()
+    with quiet():
+        runner.learn(1)
+    return (weights(runner).detach() - before).norm().item()
+
+
+def test_the_size_of_a_step_does_not_depend_on_the_length_of_a_chunk(teacher_file):
+    ours = [step_length(teacher_file, n, objective=MSE) / (10 / n) for n in (1, 5, 10)]
+    theirs = [
+        step_length(teacher_file, n, class_name="Distillation") / (10 / n) for n in (1, 5, 10)
+    ]
+    assert max(ours) < 1.5 * min(ours)
+    assert theirs[2] > 5 * theirs[0]
+
+
+def test_the_last_steps_are_trained_on(teacher_file):
+    with quiet():
+        theirs = runner_of(teacher_file, class_name="Distillation", gradient_length=11)
+        ours = runner_of(teacher_file, gradient_length=11)
+        at = [weights(r).clone() for r in (theirs, ours)]
+        theirs.learn(1)
+        ours.learn(1)
+    assert torch.equal(weights(theirs), at[0])  # ten steps, and not one of them was used
+    assert not torch.equal(weights(ours), at[1])
+
+
+def test_the_deviation_of_the_student_is_learned_and_theirs_is_not(teacher_file):
+    theirs = learned(teacher_file, 3, class_name="Distillation")
+    ours = learned(teacher_file, 30, learning_rate=0.03)
+    assert (theirs.alg.student.distribution.std_param == 0.2).all()
+    found = ours.alg.student.distribution.std_param.detach()
+    teacher = read_policy(teacher_file).std
+    assert (found > 0.2).all() and (found - teacher).abs().max() < 0.6 * (0.2 - teacher).abs().max()
+
+
+def test_a_schedule_follows_the_iterations_of_the_runner(teacher_file):
+    seen = []
+
+    class Spy(Match):
+        def values(self, student, teacher, batch, progress):
+            seen.append(progress)
+            return super().values(student, teacher, batch, progress)
+
+    objective = linear(1, 0.5) * Spy("mean", loss=losses.mse_logits)
+    learned(teacher_file, 4, objective=objective, iterations=4, gradient_length=10)
+    assert seen == [0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective": linear(2, 0) * MSE},
+        {"objective": KD(losses.kl, temperature=linear(4, 1), on="mean")},
+        {"learning_rate": linear(1e-2, 0)},
+    ],
+)
+def test_a_schedule_without_a_length_is_refused(teacher_file, settings):
+    with pytest.raises(ValueError, match="say iterations= in the configuration"):
+        runner_of(teacher_file, **settings)
+
+
+def test_the_rate_follows_its_schedule(teacher_file):
+    runner = learned(teacher_file, 4, learning_rate=linear(1e-2, 0), iterations=4)
+    assert runner.alg.learning_rate == pytest.approx(0.25e-2)
+    assert runner.alg.optimizer.param_groups[0]["lr"] == pytest.approx(0.25e-2)
+
+
+def test_a_projector_of_the_objective_is_trained(teacher_file):
+    torch.manual_seed(1)
+    project = torch.nn.Linear(2, 2)
+    before = project.weight.clone()
+    # the configuration is copied by RSL-RL
+    runner = learned(teacher_file, objective=Match("mean", loss=losses.mse_logits, project=project))
+    (term,) = runner.alg.objective.terms
+    assert not torch.equal(term.project.weight, before)
+
+
+def test_what_says_nothing_here_is_refused(teacher_file):
+    with pytest.raises(ValueError, match=r"loss_type='huber' says nothing here"):
+        runner_of(teacher_file, loss_type="huber")
+    cfg = config(class_name=Distillation)
+    del cfg["student"]["distribution_cfg"]
+    with pytest.raises(ValueError, match=r"has no distribution_cfg.*GaussianDistribution"):
+        runner_of(teacher_file, cfg)
+
+
+def test_a_teacher_without_a_deviation_says_only_its_mean(teacher_file):
+    cfg = config(class_name=Distillation, objective=MSE)
+    del cfg["teacher"]["distribution_cfg"]
+    runner = runner_of(teacher_file, copy.deepcopy(cfg))
+    with quiet():
+        runner.learn(1)
+    cfg["algorithm"]["objective"] = KD(losses.gaussian_kl, on="gaussian")
+    runner = runner_of(teacher_file, cfg)
+    with quiet(), pytest.raises(KeyError, match=r"no signal 'gaussian'.*it has: mean"):
+        runner.learn(1)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_recurrent_students_learn_also_over_the_ends_of_episodes(teacher_file, kind):
+    cfg = recurrent(config(class_name=Distillation, gradient_length=4, num_learning_epochs=2), kind)
+    runner = runner_of(teacher_file, cfg)  # episodes of 6 steps at most, chunks of 4, 4 and 2
+    before = [p.clone() for p in runner.alg.student.rnn.parameters()]
+    with quiet():
+        runner.learn(3)
+    after = list(runner.alg.student.rnn.parameters())
+    assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    copy.deepcopy(runner.alg.student)
+
+
+def test_no_gradient_and_no_memory_passes_the_end_of_an_episode(teacher_file):
+    cfg = recurrent(config(class_name=Distillation, gradient_length=10))
+    runner = runner_of(teacher_file, cfg)
+    alg, world = runner.alg, runner.env
+    with torch.inference_mode():
+        for _ in range(10):
+            seen = world.get_observations()
+            seen, rewards, dones, extras = world.step(alg.act(seen))
+            alg.process_env_step(seen, rewards, dones, extras)
+    batches = list(alg.storage.generator())
+    ends = [t for t, b in enumerate(batches[:-1]) if b.dones[0]]
+    assert ends
+    for batch in batches:
+        batch.observations["student"].requires_grad_()
+    alg.student.reset()
+    said = alg._student_says(batches)["mean"].view(10, 5, 2)
+    said[ends[0] + 1, 0].sum().backward()
+    reached = [b.observations["student"].grad for b in batches]
+    assert reached[ends[0] + 1][0].abs().sum() > 0
+    assert all(g is None or not g[0].any() for g in reached[: ends[0] + 1])
+
+
+def test_training_goes_on_from_its_own_checkpoint(teacher_file, tmp_path):
+    runner = learned(teacher_file)
+    runner.save(str(tmp_path / "m.pt"))
+    again = runner_of(teacher_file)
+    again.load(str(tmp_path / "m.pt"))
+    assert torch.equal(weights(again), weights(runner)) and again.alg.teacher_loaded
+
+
+def test_the_runners_own_load_takes_older_layouts(teacher_file, tmp_path):
+    state = torch.load(teacher_file, weights_only=True)["actor_state_dict"]
+    flat = {k.replace("mlp.", "actor."): v for k, v in state.items() if "mlp" in k}
+    torch.save({"model_state_dict": {**flat, "std": torch.ones(2)}, "iter": 3, "infos": None},
+               tmp_path / "old.pt")  # fmt: skip
+    with quiet():
+        runner = DistillationRunner(env(groups=True), config(class_name=Distillation))
+    with pytest.raises(ValueError, match="Teacher model parameters not loaded"):
+        runner.learn(1)
+    runner.load(str(tmp_path / "old.pt"))
+    assert runner.alg.teacher_loaded
+    assert torch.equal(runner.alg.teacher.mlp[0].weight, state["mlp.0.weight"])
+
+
+# ---- with a reward ----
+
+
+def kick_config(**algorithm):
+    cfg = ppo_config([6])
+    cfg["teacher"] = config()["teacher"]
+    cfg["obs_groups"]["teacher"] = ["teacher"]
+    cfg["algorithm"] |= {"class_name": Kickstarting, "entropy_coef": 0.0, **algorithm}
+    return cfg
+
+
+def kicked(path, times=1, load=True, **algorithm):
+    torch.manual_seed(0)
+    with quiet():
+        runner = OnPolicyRunner(env(5, groups=True), kick_config(**algorithm))
+        if load:
+            give_teacher(runner, path)
+        runner.learn(times)
+    return runner
+
+
+def test_kickstarting_with_weight_zero_is_ppo_exactly(teacher_file):
+    pull = KD(losses.gaussian_kl, on="gaussian")
+    kick = kicked(teacher_file, objective=0.0 * pull)
+    torch.manual_seed(0)
+    cfg = kick_config()
+    cfg["algorithm"]["class_name"] = "PPO"
+    with quiet():
+        from rsl_rl.models import MLPModel  # noqa: F401
+
+        plain = OnPolicyRunner(env(5, groups=True), cfg)
+        # the teacher's construction draws random numbers
+        kick_runner = OnPolicyRunner(env(5, groups=True), kick_config(objective=0.0 * pull))
+        give_teacher(kick_runner, teacher_file)
+        kick_runner.alg.actor.load_state_dict(plain.alg.actor.state_dict())
+        kick_runner.alg.critic.load_state_dict(plain.alg.critic.state_dict())
+        for runner in (plain, kick_runner):
+            torch.manual_seed(1)
+            runner.learn(1)
+    for a, b in zip(plain.alg.actor.parameters(), kick_runner.alg.actor.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert kick.alg.num_updates == 1
+
+
+def test_kickstarting_pulls_towards_the_teacher(teacher_file):
+    pull = KD(losses.gaussian_kl, on="gaussian")
+
+    def distance(weight):
+        runner = kicked(teacher_file, 25, objective=weight * pull, learning_rate=3e-3,
+                        schedule="fixed")  # fmt: skip
+        seen = runner.env.get_observations()
+        return (runner.alg.actor(seen) - runner.alg.teacher(seen)).square().mean().item()
+
+    assert distance(20.0) < 0.5 * distance(1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"objective": linear(2, 0) * MSE}, "say iterations="),
+        ({"objective": MSE, "symmetry_cfg": {}}, "takes the place of the symmetry extension"),
+        ({"objective": Match("mean", project=torch.nn.Linear(2, 2))}, "would not train the projec"),
+    ],
+)
+def test_kickstarting_says_what_it_cannot(teacher_file, change, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        kicked(teacher_file, **change)
+
+
+def test_kickstarting_wants_a_loaded_teacher_and_no_memory(teacher_file):
+    with pytest.raises(ValueError, match="no teacher is loaded"):
+        kicked(teacher_file, objective=MSE, load=False)
+    cfg = kick_config(objective=MSE)
+    for who in ("actor", "critic"):
+        cfg[who].update(class_name="RNNModel", rnn_type="gru", rnn_hidden_dim=4)
+    with quiet(), pytest.raises(ValueError, match="recurrent actor is not supported"):
+        OnPolicyRunner(env(groups=True), cfg)
