@@ -139,6 +139,8 @@ def five_seeds() -> Result:
 
 
 def main() -> int:
+    from . import policies, policies_rsl_rl
+
     torch.set_num_threads(1)
     wanted = sys.argv[1:]
     results: list[Result] = []
@@ -149,6 +151,9 @@ def main() -> int:
         cached_targets,
         imports,
         five_seeds,
+        policies.against_sb3,
+        policies.dagger,
+        *policies_rsl_rl.ALL,
     ):
         if wanted and not any(part in job.__name__ for part in wanted):
             continue

@@ -100,10 +100,11 @@ def ask(policy: Any, observations: Any, index: Tensor | None = None) -> Mapping[
         ValueError: a policy that cannot read observations of this shape.
     """
     modules = policy.modules() if isinstance(policy, nn.Module) else iter(())
-    modes = [(m, m.training) for m in modules if m.training]
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
     try:
         if isinstance(policy, nn.Module):
-            policy.eval()
             device = next((p.device for p in policy.parameters()), observations.device)
             said = policy(observations.to(device))
         else:
@@ -116,8 +117,8 @@ def ask(policy: Any, observations: Any, index: Tensor | None = None) -> Mapping[
             "observation; where the teacher saw more, give it its own group (rl.Privileged)"
         ) from error
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module in training:
+            module.training = True
     said = {"logits": said} if isinstance(said, Tensor) else said
     # environments live on the CPU, and so does what is done in them
     return {k: v.to(observations.device) if isinstance(v, Tensor) else v for k, v in said.items()}

@@ -109,7 +109,8 @@ def evaluate(
 
     Each environment plays one episode, so that short episodes count no more than long ones.
     Environment i is seeded with ``seed + i``: policies that are compared with one seed meet the
-    same beginnings.
+    same beginnings. Of S stacked policies, policy s plays in the environments from
+    ``s * episodes`` on; a single policy meets all of them with S times the episodes.
 
     Args:
         policy: A module or a teacher; for S stacked policies each plays ``episodes``.

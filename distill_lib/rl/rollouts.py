@@ -218,7 +218,7 @@ class Rollouts:
             with bar(iter(int, 1), f"round {self.round + 1}", None) as shown:
                 while stage.alive.any():
                     mine, theirs = group(seen, "student"), group(seen, "teacher")
-                    actions = self._drive(stage, mine, theirs, beta, noise)
+                    actions = self._drive(stage, mine, theirs, beta, noise, bool(steps))
                     alive = torch.from_numpy(stage.alive.copy())
                     at = alive.nonzero().squeeze(-1)
                     step = {"inputs": mine[at], "actions": actions[at], "owner": owner[at],
@@ -239,18 +239,26 @@ class Rollouts:
         return {**found, "owner_of_row": found["owner"]}
 
     def _drive(
-        self, stage: Stage, mine: Tensor, theirs: Tensor, beta: float, noise: Tensor
+        self,
+        stage: Stage,
+        mine: Tensor,
+        theirs: Tensor,
+        beta: float,
+        noise: Tensor,
+        begun: bool,
     ) -> Tensor:
         """[N] or [N, A] actions: each environment tosses a coin for who drives."""
         actions: Tensor | None = None
         if beta > 0:
             said = ask(self.policy, theirs, torch.arange(len(theirs)))
-            check_actions(said, stage.space, "teacher")
+            if not begun:
+                check_actions(said, stage.space, "teacher")
             actions = act(said, noise, self.generator).cpu()
         if beta < 1:
             shape = (self.students, -1) if self.students else (-1,)
             said = ask(self.student, mine.view(*shape, *mine.shape[1:]))
-            check_actions(said, stage.space, "student")
+            if not begun:
+                check_actions(said, stage.space, "student")
             own = act(said, self.student_noise, self.generator).cpu()
             own = own.flatten(0, 1) if self.students else own
             if actions is None:
