@@ -45,6 +45,8 @@ def resolved(app: Sphinx, docname: str) -> dict[str, dict[str, str]]:
         document += paragraph
         app.env.resolve_references(document, docname, app.builder)
         title = node.astext() if node.get("refexplicit") else ""
+        # Sphinx has made its quotes typographic, the source has not
+        title = title.translate({0x2019: "'", 0x2018: "'", 0x201C: '"', 0x201D: '"'})
         name = key(node["reftype"], node["reftarget"], title)
         link = next(iter(document.findall(nodes.reference)), None)
         found[name] = {"text": paragraph.astext(), "uri": address(docname, link)}

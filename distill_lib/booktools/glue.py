@@ -47,6 +47,9 @@ def glue(name: str, value: Any, fmt: str | None = None) -> None:
     if in_notebook():
         record = {"name": name, "mime_prefix": _HIDDEN}
         hidden = {_HIDDEN + mime: data for mime, data in bundle.items()}
+        if isinstance(value, str | int | float):
+            # read back as Python: bare, 20,000 would become a pair and 0.10 lose its zero
+            hidden[_HIDDEN + "text/plain"] = repr(text)
         show(hidden, metadata={"scrapbook": record})
     else:
         show({"text/plain": f"{name} = {text}"})

@@ -62,13 +62,17 @@ def test_a_claim_in_a_notebook_carries_text_html_and_record(notebook):
         (0.93125, ".1%", "93.1%"),
         (torch.tensor(3.0), ".2f", "3.00"),
         (12, None, "12"),
+        (20_000, ",", "20,000"),
+        (0.1, ".2f", "0.10"),
         ("word", None, "word"),
     ],
 )
 def test_glue_hides_a_formatted_value_under_its_name(notebook, value, fmt, text):
     glue("name", value, fmt)
     ((data, metadata),) = notebook
-    assert data == {HIDDEN + "text/plain": text}
+    assert data == {HIDDEN + "text/plain": repr(text)}
+    shown = pytest.importorskip("myst_nb.core.variables").format_plain_text
+    assert shown(data[HIDDEN + "text/plain"], "") == text
     assert metadata == {"scrapbook": {"name": "name", "mime_prefix": HIDDEN}}
 
 
