@@ -71,36 +71,29 @@ def _learn(made: Any, iterations: int) -> None:
         made.learn(iterations)
 
 
-def iteration_time() -> Result:
-    """Processor time of five iterations with the same objective, a student without a memory."""
+def _iterations(name: str, memory: bool) -> Result:
+    """Processor time of five iterations with the same objective."""
     from distill_lib import Match, losses
 
-    objective = Match("mean", loss=losses.mse_logits)
-    mine = runner(0, False, **_ours(objective=objective))
-    theirs = runner(0, False, class_name="Distillation")
+    mine = runner(0, memory, **_ours(objective=Match("mean", loss=losses.mse_logits)))
+    theirs = runner(0, memory, class_name="Distillation")
     return compare(
-        "distillation in RSL-RL's runner, five iterations",
+        name,
         lambda: _learn(mine, 5),
         lambda: _learn(theirs, 5),
         version=f"rsl-rl-lib {version('rsl-rl-lib')}",
         bound=1 / 1.1,
     )
+
+
+def iteration_time() -> Result:
+    """A student without a memory."""
+    return _iterations("distillation in RSL-RL's runner, five iterations", memory=False)
 
 
 def memory_iteration_time() -> Result:
-    """The same for a student with a memory, where the steps of a chunk follow each other."""
-    from distill_lib import Match, losses
-
-    objective = Match("mean", loss=losses.mse_logits)
-    mine = runner(0, True, **_ours(objective=objective))
-    theirs = runner(0, True, class_name="Distillation")
-    return compare(
-        "the same, a student with a memory",
-        lambda: _learn(mine, 5),
-        lambda: _learn(theirs, 5),
-        version=f"rsl-rl-lib {version('rsl-rl-lib')}",
-        bound=1 / 1.1,
-    )
+    """A student with a memory, where the steps of a chunk follow each other."""
+    return _iterations("the same, a student with a memory", memory=True)
 
 
 def _steps_to_goal(seed: int, algorithm: dict[str, Any]) -> int:

@@ -31,6 +31,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
+from distill_lib import rl
 from distill_lib.zoo.control import Policy
 
 ZOO = Path(__file__).resolve().parents[1] / "distill_lib" / "zoo"
@@ -79,20 +80,10 @@ def exported(model: PPO, statistics: Any, architecture: dict[str, Any]) -> Polic
     return policy.eval()
 
 
-@torch.inference_mode()
 def returns(policy: Policy, env: str, episodes: int, seed: int) -> np.ndarray:
-    """Undiscounted returns of the greedy policy: the first episode of each environment."""
-    envs = gym.make_vec(env, num_envs=episodes, vectorization_mode="sync")
-    seen, _ = envs.reset(seed=seed)
-    total, alive = np.zeros(episodes), np.ones(episodes, bool)
-    while alive.any():
-        said = policy(torch.as_tensor(seen, dtype=torch.float32))
-        action = said["logits"].argmax(-1) if "logits" in said else said["mean"].clamp(-1, 1)
-        seen, reward, terminated, truncated, _ = envs.step(action.numpy())
-        total += reward * alive
-        alive &= ~(terminated | truncated)
-    envs.close()
-    return total
+    """Undiscounted returns of the greedy policy."""
+    found: np.ndarray = rl.evaluate(policy, env, episodes, seed=seed).returns.numpy()
+    return found
 
 
 class Examine(BaseCallback):
