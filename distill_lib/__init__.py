@@ -35,6 +35,9 @@ _HOMES = {
     "Relation": "terms",
     "PPO": "policy_terms",
     "Consistency": "policy_terms",
+    "initialize": "transformer_terms",
+    "layer_map": "transformer_terms",
+    "tinybert": "transformer_terms",
     "distill": "training",
     "History": "training",
     "evaluate": "evaluation",
@@ -68,6 +71,8 @@ __all__ = [
     "distill",
     "evaluate",
     "exp",
+    "initialize",
+    "layer_map",
     "linear",
     "losses",
     "sanity",
@@ -75,6 +80,7 @@ __all__ = [
     "signals",
     "steps",
     "teachers",
+    "tinybert",
     "zoo",
 ]
 
@@ -90,6 +96,7 @@ if TYPE_CHECKING:
     from .teachers import EMA, Ensemble, Peers, Teacher
     from .terms import CE, DKD, KD, Match, Relation
     from .training import History, distill
+    from .transformer_terms import initialize, layer_map, tinybert
 
 
 def __getattr__(name: str) -> object:

@@ -16,7 +16,7 @@ from . import resume as resuming
 from .history import History
 from .objective import Objective, Step, Term
 from .schedules import Schedule, as_schedule
-from .signals import Captured, Forward, as_batch, call, capture, layers_among
+from .signals import Captured, Forward, as_batch, call, capture, layers_among, tell
 from .teachers import Source, Teacher
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Run:
             self.teacher.to(device)
         if hasattr(self.teacher, "reveal"):
             self.teacher.reveal(self.objective.reads("teacher"))
+        self.undo.callback(tell(self.student, self.objective.reads("student")))
         layers = layers_among(self.student, self.objective.reads("student"))
         view = capture(self.student, *layers) if layers else self.student
         if isinstance(view, Captured) and view is not self.student:

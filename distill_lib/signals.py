@@ -14,14 +14,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Captured", "Signals", "as_batch", "call", "capture", "pick", "place"]
+__all__ = ["Captured", "Signals", "as_batch", "call", "capture", "pick", "place", "tell"]
 
 Signals = Tensor | Mapping[str, Any]
 Batch = Mapping[str, Any] | tuple[Any, ...] | list[Any]
 Forward = Callable[[nn.Module, Mapping[str, Any]], Any]
 
 # Keys of a batch that describe it and are never an argument of a model.
-DESCRIPTIVE = frozenset({"labels", "index", "mask", "weight", "augmentation"})
+DESCRIPTIVE = frozenset({"labels", "index", "mask", "weight", "human", "augmentation"})
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -204,6 +204,36 @@ def layers_among(model: nn.Module, paths: Iterable[str]) -> tuple[str, ...]:
     """Those of the paths that name a layer of the model."""
     names = {name for name, _ in model.named_modules() if name}
     return tuple(dict.fromkeys(p for p in paths if p in names))
+
+
+def tell(model: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
+    """Have a Hugging Face model return the hidden states or attention maps that paths name.
+
+    Returns:
+        A function that sets the model's configuration back.
+
+    Raises:
+        ValueError: attention maps are asked of a model whose attention does not make them.
+    """
+    config = getattr(model.model if isinstance(model, Captured) else model, "config", None)
+    wanted = {path.split("/")[0] for path in paths} & {"hidden_states", "attentions"}
+    if config is None or not hasattr(config, "output_hidden_states"):
+        return lambda: None
+    how = getattr(config, "_attn_implementation", "eager")
+    if "attentions" in wanted and how not in (None, "eager"):
+        raise ValueError(
+            f"{type(model).__name__} computes its attention by {how!r}, which makes no maps; load "
+            'it with attn_implementation="eager", or match hidden states or relations'
+        )
+    before = {f"output_{name}": getattr(config, f"output_{name}") for name in wanted}
+    for name in before:
+        setattr(config, name, True)
+
+    def undo() -> None:
+        for name, value in before.items():
+            setattr(config, name, value)
+
+    return undo
 
 
 def accepts(function: Callable[..., Any], name: str) -> bool:

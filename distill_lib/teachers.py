@@ -25,6 +25,7 @@ from .signals import (
     layers_among,
     pick,
     place,
+    tell,
 )
 from .stacked import Stacked, fold, unfold
 
@@ -133,7 +134,8 @@ class Teacher:
         return f"{found}+bn_train" if self.bn_train else found
 
     def reveal(self, paths: Sequence[str]) -> None:
-        """Capture the layers that an objective names, where the model does not tell them yet."""
+        """Make the model tell what an objective names: its own signals, and inner layers."""
+        tell(self.model, paths)
         view = self.model if isinstance(self.model, Captured) else None
         base, known = (view.model, view.layers) if view is not None else (self.model, ())
         layers = layers_among(base, [*known, *paths])

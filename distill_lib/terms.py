@@ -223,10 +223,12 @@ class Match(Term):
         loss: A feature-based loss.
         project: A module that maps the student's signal to the teacher's shape. It is trained
             along.
+        **options: More arguments of the loss, such as ``heads=12`` for ``losses.minilm_relation``.
+            A loss that takes a ``mask`` gets ``batch["attention_mask"]``.
 
     Raises:
         ValueError: an empty path.
-        TypeError: a projector that is not a module.
+        TypeError: a projector that is not a module; an option that the loss does not take.
 
     Reference:
         Romero et al., *FitNets: hints for thin deep nets*, 2015.
@@ -247,6 +249,7 @@ class Match(Term):
         teacher: str | None = None,
         loss: Loss | None = None,
         project: nn.Module | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         theirs = student if teacher is None else teacher
@@ -263,7 +266,12 @@ class Match(Term):
         self.paths = (student, theirs)
         self.loss = self.default if loss is None else loss
         self.project = project
+        self.options = options
+        self.masked = accepts(self.loss, "mask")
         self.reads = {"student": (student,), "teacher": (theirs,)}
+        for option in options:
+            if not accepts(self.loss, option):
+                raise TypeError(f"{_name(self.loss)} takes no argument {option!r}")
 
     def values(
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
@@ -272,9 +280,11 @@ class Match(Term):
         assert teacher is not None
         mine = pick(student, self.paths[0], "student")
         theirs = pick(teacher, self.paths[1], "teacher").detach()
-        return self.loss(
-            student=mine if self.project is None else self.project(mine), teacher=theirs
-        )
+        mine = mine if self.project is None else self.project(mine)
+        options = dict(self.options)
+        if self.masked:
+            options.setdefault("mask", batch.get("attention_mask"))
+        return self.loss(student=mine, teacher=theirs, **options)
 
     def text(self) -> str:
         """Such as ``hint(layer3~layer2)``."""

@@ -23,7 +23,7 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 FLOORS = [
     ("losses", "schedules", "progress", "masks"),
     ("signals", "teachers", "cache", "stacked", "checkpoints"),
-    ("objective", "terms", "policy_terms"),
+    ("objective", "terms", "policy_terms", "transformer_terms"),
     ("training", "run", "history", "resume", "evaluation", "rl"),
     ("integrations",),
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from distill_lib import capture
-from distill_lib.signals import accepts, as_batch, call, layers_among, pick, place
+from distill_lib.signals import accepts, as_batch, call, layers_among, pick, place, tell
 
 
 def net() -> nn.Sequential:
@@ -228,3 +229,34 @@ def test_layers_among_the_paths() -> None:
 def test_accepts() -> None:
     assert accepts(lambda *, temperature: 0, "temperature")
     assert not accepts(lambda *, student: 0, "temperature")
+
+
+# ---- signals of Hugging Face models ----
+
+
+def configured(how: str = "eager") -> nn.Module:
+    model = net()
+    model.config = SimpleNamespace(  # type: ignore[assignment]
+        output_hidden_states=False, output_attentions=False, _attn_implementation=how
+    )
+    return model
+
+
+def test_a_model_is_asked_for_what_paths_name_and_set_back() -> None:
+    model = configured()
+    undo = tell(model, ["hidden_states/1", "logits", "2"])
+    assert model.config.output_hidden_states and not model.config.output_attentions
+    undo()
+    assert not model.config.output_hidden_states
+    tell(capture(model, "1"), ["attentions/0"])
+    assert model.config.output_attentions
+
+
+def test_attention_that_makes_no_maps_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"by 'sdpa', which makes no maps; load it with attn_impl"):
+        tell(configured("sdpa"), ["attentions/0"])
+    tell(configured("sdpa"), ["hidden_states/0"])
+
+
+def test_other_models_are_left_alone() -> None:
+    tell(net(), ["hidden_states/1"])()

@@ -237,3 +237,24 @@ def test_nothing_to_match_is_refused_at_once(kind, student, teacher) -> None:
 def test_a_projector_is_a_module() -> None:
     with pytest.raises(TypeError, match="project is a module, so that it can be trained"):
         Match("h", project=lambda x: x)
+
+
+def test_options_of_a_feature_loss_reach_it_and_the_mask_comes_from_the_batch() -> None:
+    seen = {}
+
+    def loss(*, student: Tensor, teacher: Tensor, power: float, mask: Tensor | None) -> Tensor:
+        seen.update(power=power, mask=mask)
+        return (student - teacher).abs().pow(power).sum(-1)
+
+    said = {"x": torch.ones(2, 3, 4)}
+    batch = {"attention_mask": torch.tensor([[1, 1, 0], [1, 0, 0]])}
+    value, _ = Match("x", loss=loss, power=2.0)(said, {"x": torch.zeros(2, 3, 4)}, batch)
+    assert value.item() == 4.0
+    assert seen["power"] == 2.0 and torch.equal(seen["mask"], batch["attention_mask"])
+    Match("x", loss=loss, power=2.0)(said, said, {})
+    assert seen["mask"] is None
+
+
+def test_match_refuses_an_option_that_its_loss_does_not_take() -> None:
+    with pytest.raises(TypeError, match="hint takes no argument 'heads'"):
+        Match("x", heads=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import os
 import platform
 import random
@@ -72,6 +73,9 @@ def env_report(minutes: float | None = None, seed: int = 0) -> None:
     import numpy as np
     import torch
 
+    for noisy in ("torchao", "torch.utils._pytree"):
+        # said when Transformers is imported beside torchao; no reader can act upon it
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     where = device()
     if where == "cpu":
         torch.set_num_threads(1)

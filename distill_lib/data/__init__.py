@@ -13,40 +13,85 @@ Example:
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal, overload
 
-from distill_lib.data import digits, fashion
+from distill_lib.data import digits, fashion, hub, snippets
 from distill_lib.data.augment import flip_and_shift
 from distill_lib.data.dataset import Batches, DataError, Dataset
+from distill_lib.data.text import TextBatches, TextDataset
 
-__all__ = ["Batches", "DataError", "Dataset", "flip_and_shift", "load", "names"]
+__all__ = [
+    "Batches",
+    "DataError",
+    "Dataset",
+    "TextBatches",
+    "TextDataset",
+    "flip_and_shift",
+    "load",
+    "names",
+]
 
-_LOADERS = {"digits": digits.load, "fashion_mnist": fashion.load}
+_IMAGES = {"digits": digits.load, "fashion_mnist": fashion.load}
+_SPLITS = {
+    "digits": ("train", "test"),
+    "fashion_mnist": ("train", "test"),
+    "sst2": ("train", "test"),
+    **dict.fromkeys(snippets.SETS, ("train",)),
+    "movie_reviews": snippets.SPLITS,
+}
 
 
 def names() -> list[str]:
     """The data sets that :func:`load` knows."""
-    return sorted(_LOADERS)
+    return sorted(_SPLITS)
 
 
-def load(name: str, split: str = "train", root: str | Path | None = None) -> Dataset:
+@overload
+def load(
+    name: Literal["digits", "fashion_mnist"], split: str = ..., root: str | Path | None = ...
+) -> Dataset: ...
+
+
+@overload
+def load(
+    name: Literal["movie_reviews", "tweets", "amazon_reviews", "editorials", "sst2"],
+    split: str = ...,
+    root: str | Path | None = ...,
+) -> TextDataset: ...
+
+
+@overload
+def load(name: str, split: str = ..., root: str | Path | None = ...) -> Any: ...
+
+
+def load(name: str, split: str = "train", root: str | Path | None = None) -> Any:
     """Load a data set, from a local copy where there is one.
 
-    ``fashion_mnist`` is looked for in ``root`` (or the folder in the environment variable
-    ``DISTILL_DATA``, or the user's cache), then where Debian's package ``dataset-fashion-mnist``
-    installs it; else that package is fetched without root rights, or the Hugging Face hub is asked.
-    ``digits`` comes with scikit-learn.
+    Files are looked for in ``root`` (or the folder in the environment variable ``DISTILL_DATA``, or
+    the user's cache), and fetched where they are missing: ``fashion_mnist`` is Debian's package
+    ``dataset-fashion-mnist`` (no root rights are needed) or the Hugging Face hub's; the rated texts
+    ``movie_reviews``, ``tweets``, ``amazon_reviews`` and ``editorials`` are in the package
+    ``vaderSentiment``, which pip downloads; ``sst2`` is the hub's. ``digits`` comes with
+    scikit-learn.
 
     Args:
-        name: ``"fashion_mnist"`` or ``"digits"``.
-        split: ``"train"`` or ``"test"``.
+        name: One of :func:`names`.
+        split: ``"train"`` or ``"test"``; film reviews also have ``"validation"`` and
+            ``"ambiguous"``, the other rated texts ``"train"`` alone.
         root: Folder to look in first, and to store in what is fetched.
+
+    Returns:
+        A :class:`Dataset` of images or a :class:`TextDataset`.
 
     Raises:
         ValueError: The name or the split is unknown.
         DataError: No source works, or a file is not the published one.
     """
-    if name not in _LOADERS:
+    if name not in _SPLITS:
         raise ValueError(f"no data set {name!r}; there are {', '.join(names())}")
-    if split not in ("train", "test"):
-        raise ValueError(f"no split {split!r} of {name}; there are train and test")
-    return _LOADERS[name](split, root)
+    if split not in _SPLITS[name]:
+        have = " and ".join(_SPLITS[name])
+        raise ValueError(f"no split {split!r} of {name}; there are {have}")
+    if name in _IMAGES:
+        return _IMAGES[name](split, root)
+    return hub.sst2(split) if name == "sst2" else snippets.load(name, split, root)

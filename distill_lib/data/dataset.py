@@ -167,7 +167,7 @@ class Batches:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Any,
         batch_size: int,
         shuffle: bool,
         seeds: tuple[int, ...],

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill_lib.data import sources
+from distill_lib.data import places, sources
 from distill_lib.data.dataset import DataError, Dataset
 
 __all__ = ["FILES", "MEAN", "STD", "load"]
@@ -72,7 +72,7 @@ def _files(split: str, root: str | Path | None) -> tuple[bytes, bytes]:
             return _read(folder / images), _read(folder / labels)
         lack = f"lacks {', '.join(missing)}" if folder.is_dir() else "no such folder"
         tried.append(f"{folder}: {lack}")
-    store = _home(root) / "fashion-mnist"
+    store = places.home(root) / "fashion-mnist"
     for name, fetch in sources.FETCHERS.items():
         try:
             fetch(store, split, list(FILES))
@@ -89,14 +89,8 @@ def _files(split: str, root: str | Path | None) -> tuple[bytes, bytes]:
     )
 
 
-def _home(root: str | Path | None) -> Path:
-    if given := root or os.environ.get("DISTILL_DATA"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distill_lib"
-
-
 def _folders(root: str | Path | None) -> Iterator[Path]:
-    home = _home(root)
+    home = places.home(root)
     if root or os.environ.get("DISTILL_DATA"):
         yield home
     yield home / "fashion-mnist"

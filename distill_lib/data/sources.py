@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill_lib.data import places
+
 __all__ = ["FETCHERS", "Unavailable"]
 
 PACKAGE = "dataset-fashion-mnist"
@@ -108,12 +110,8 @@ def _run(work: Path, *command: str) -> None:
 
 
 def _store(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: another process may be looking for it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_bytes(content)
-        os.replace(part, path)
+        places.write(path, content)
     except OSError as error:
         raise Unavailable(
             f"cannot write {path} ({error}); set DISTILL_DATA to another folder"

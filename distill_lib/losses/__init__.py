@@ -15,8 +15,12 @@ from .features import attention_transfer, cosine, hint, rkd_angle, rkd_distance,
 from .policy import gaussian_kl, nll, policy_kl
 from .response import jsd, kl, mse_logits, reverse_kl, soft_cross_entropy, tvd
 from .structure import dist, dkd, standardize
+from .transformer import attention, attention_kl, attention_scores, minilm_relation
 
 __all__ = [
+    "attention",
+    "attention_kl",
+    "attention_scores",
     "attention_transfer",
     "cosine",
     "dist",
@@ -26,6 +30,7 @@ __all__ = [
     "hint",
     "jsd",
     "kl",
+    "minilm_relation",
     "mse_logits",
     "nll",
     "policy_kl",

@@ -1,7 +1,8 @@
 """Teachers that come with the library, each with a card that says how it was made.
 
 A card is a JSON file beside the weights (``<name>.json`` and ``<name>.safetensors``, or ``.pt`` for
-a checkpoint in the format of the library that trained it): architecture, score, how and on what it
+a checkpoint in the format of the library that trained it; weights may be an adapter of a packaged
+model): architecture, score, how and on what it
 was trained, license, and the SHA-256 of the weights, which is checked whenever they are loaded. The
 scripts that made them are in ``teachers/``.
 """
@@ -19,9 +20,23 @@ from torch import nn
 
 from distill_lib.checkpoints import CheckpointError
 from distill_lib.zoo.control import Policy
+from distill_lib.zoo.language import BagOfEmbeddings, BiLSTM, Words, minilm_tokenizer, small_bert
 from distill_lib.zoo.vision import MLP, ResNet, SmallConvNet
 
-__all__ = ["MLP", "Policy", "ResNet", "SmallConvNet", "card", "load_teacher", "names"]
+__all__ = [
+    "MLP",
+    "BagOfEmbeddings",
+    "BiLSTM",
+    "Policy",
+    "ResNet",
+    "SmallConvNet",
+    "Words",
+    "card",
+    "load_teacher",
+    "minilm_tokenizer",
+    "names",
+    "small_bert",
+]
 
 FOLDER = Path(__file__).parent
 
@@ -79,6 +94,10 @@ def load_teacher(name: str) -> nn.Module:
         layouts = importlib.import_module("distill_lib.integrations.rsl_rl.layouts")
         saved = layouts.read_policy(path).policy(known["architecture"]["kwargs"]["activation"])
         model.load_state_dict(saved.state_dict())
+    elif "adapter" in known:  # low-rank changes of a packaged model
+        from distill_lib.zoo.language import merge
+
+        merge(model, load(raw), known["adapter"]["scale"])
     else:
         model.load_state_dict(load(raw))
     return model.eval()

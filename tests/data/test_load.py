@@ -69,8 +69,9 @@ def write(folder: Path, prefix: str = "") -> Path:
 
 
 def test_names_and_words():
-    assert data.names() == ["digits", "fashion_mnist"]
-    with pytest.raises(ValueError, match="no data set 'mnist'; there are digits, fashion_mnist"):
+    with pytest.raises(
+        ValueError, match=r"no data set 'mnist'; there are .*digits, .*fashion_mnist"
+    ):
         data.load("mnist")
     with pytest.raises(ValueError, match="no split 'val' of digits; there are train and test"):
         data.load("digits", "val")

@@ -1,0 +1,55 @@
+"""SST-2 from the Hugging Face hub, for machines with a network."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+
+from distill_lib.data.dataset import DataError
+from distill_lib.data.text import TextDataset
+
+__all__ = ["sst2"]
+
+REPOSITORY = "stanfordnlp/sst2"
+
+
+def sst2(split: str) -> TextDataset:
+    """The Stanford sentiment treebank, two classes: 67,349 phrases, 872 sentences for the test.
+
+    The public test set of the benchmark has no labels, so that ``"test"`` is its validation set, as
+    in all published comparisons.
+
+    Raises:
+        DataError: A package is missing, or the hub cannot be reached and has left no copy.
+    """
+    theirs = "train" if split == "train" else "validation"
+    try:
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise DataError(
+            f"{error.name} is not installed: pip install huggingface_hub pyarrow"
+        ) from error
+    file = f"data/{theirs}-00000-of-00001.parquet"
+    try:
+        path = hf_hub_download(REPOSITORY, file, repo_type="dataset")
+    except Exception as error:  # the hub's client raises its own, httpx's and the system's errors
+        raise DataError(
+            f"SST-2 could not be had from the hub ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}). With a network: hf download --repo-type dataset "
+            f"{REPOSITORY}; the file then lies in the hub's cache (HF_HOME, or "
+            "~/.cache/huggingface), where it is found offline too. "
+            "The data set movie_reviews needs no hub."
+        ) from error
+    table = parquet.read_table(path)
+    return TextDataset(
+        tuple(text.strip() for text in table.column("sentence").to_pylist()),
+        torch.tensor(table.column("label").to_pylist()),
+        ("negative", "positive"),
+        torch.tensor(table.column("idx").to_pylist()),
+        name=f"sst2/{split}",
+        origin="Socher et al., Recursive deep models over a sentiment treebank, 2013",
+        license="see the data set's card on the hub",
+    )

