@@ -67,6 +67,19 @@ def against_trainer() -> Result:
     return compare("KD epoch against transformers.Trainer", run, train, version=name, bound=1.0)
 
 
+def trainer_against_subclass() -> Result:
+    """Our ``DistillationTrainer`` against the subclass of ten lines that one writes by hand."""
+    from . import loops, setting
+
+    (run, a), (hand, b) = loops.trainer(ours=True), loops.trainer()
+    run(), hand()
+    setting.same(a, b)
+    name = f"transformers {version('transformers')}"
+    return compare(
+        "DistillationTrainer against a Trainer by hand", run, hand, version=name, bound=1 / 1.05
+    )
+
+
 def cached_targets() -> Result:
     """Targets from the cache against targets from the teacher that the book ships."""
     from distill_lib import KD, Cache, Teacher, data, distill, zoo
@@ -148,6 +161,7 @@ def main() -> int:
         kd_epoch,
         against_torchdistill,
         against_trainer,
+        trainer_against_subclass,
         cached_targets,
         imports,
         five_seeds,

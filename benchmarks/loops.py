@@ -123,14 +123,26 @@ def torchdistill_box(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
     return run, student
 
 
-def trainer(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
-    """``transformers.Trainer`` with the usual overridden ``compute_loss``."""
+def trainer(n: int = 6400, ours: bool = False) -> tuple[Callable[[], None], nn.Module]:
+    """``transformers.Trainer`` with the usual overridden ``compute_loss``, or with ours."""
     from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    from distill_lib import CE, KD
+    from distill_lib.integrations.transformers import DistillationTrainer
 
     student, teacher = models()
     T, w = TEMPERATURE, WEIGHT
 
-    class DistillingTrainer(Trainer):  # type: ignore[misc]
+    class InOrder:
+        train_dataset: Any
+
+        def get_train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(self.train_dataset, batch_size=BATCH, collate_fn=_named)
+
+    class Ours(InOrder, DistillationTrainer):
+        pass
+
+    class Usual(InOrder, Trainer):  # type: ignore[misc]
         def compute_loss(self, model: nn.Module, inputs: Any, **kwargs: Any) -> Any:
             z = model(inputs["inputs"])
             with torch.no_grad():
@@ -142,9 +154,6 @@ def trainer(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
                 reduction="batchmean",
             )
             return (1 - w) * F.cross_entropy(z, inputs["labels"]) + w * T * T * kd
-
-        def get_train_dataloader(self) -> DataLoader[Any]:
-            return DataLoader(self.train_dataset, batch_size=BATCH, collate_fn=_named)
 
     folder = tempfile.mkdtemp()
     arguments = TrainingArguments(
@@ -161,12 +170,16 @@ def trainer(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
         remove_unused_columns=False,
     )
     train = torch.utils.data.TensorDataset(*images(n))
+    settings = {"teacher": teacher, "objective": (1 - w) * CE() + w * KD(temperature=T)}
 
     def run() -> None:
         optimizer = _sgd(student.parameters())
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-        job = DistillingTrainer(
-            student, arguments, train_dataset=train, optimizers=(optimizer, rate)
+        both = {"train_dataset": train, "optimizers": (optimizer, rate)}
+        job: Any = (
+            Ours(student, arguments, **both, **settings)
+            if ours
+            else Usual(student, arguments, **both)
         )
         job.remove_callback(PrinterCallback)
         job.train()

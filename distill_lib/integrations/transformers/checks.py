@@ -1,0 +1,149 @@
+"""What must fit before a teacher of 🤗 Transformers teaches: words, classes, labels."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from distill_lib.masks import IGNORE
+from distill_lib.signals import Captured
+from distill_lib.teachers import Teacher
+
+__all__ = ["check_tokenizers"]
+
+PROBE = "Naïve? NO: the cafés of São Paulo don't open at 7 a.m. …"
+WAY_OUT = (
+    "tokenize the data with the teacher's tokenizer and give the student its vocabulary, or let "
+    "the teacher see its own tokens with Teacher(model, preprocess=…)"
+)
+
+
+def check_tokenizers(student: Any, teacher: Any) -> None:
+    """Whether two tokenizers write the same numbers for the same text.
+
+    Args:
+        student: The tokenizer that makes the data.
+        teacher: The teacher's.
+
+    Raises:
+        ValueError: the first token that differs, or a text that they cut differently.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> def knows(word):
+        ...     vocabulary = models.WordLevel({"?": 0, word: 1}, unk_token="?")
+        ...     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary))
+        >>> check_tokenizers(knows("good"), knows("bad"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: the tokenizers differ: token 1 is 'good' for the student and 'bad' for ...
+    """
+    for who, tokenizer in (("student", student), ("teacher", teacher)):
+        if not hasattr(tokenizer, "get_vocab"):
+            raise ValueError(
+                f"expected a tokenizer of the {who}, got {type(tokenizer).__name__}; give the "
+                "student's as processing_class= and the teacher's as teacher_tokenizer="
+            )
+    mine, theirs = ({i: t for t, i in v.get_vocab().items()} for v in (student, teacher))
+    for number in sorted({*mine, *theirs}):
+        if mine.get(number) != theirs.get(number):
+            raise ValueError(
+                f"the tokenizers differ: token {number} is {mine.get(number)!r} for the student "
+                f"and {theirs.get(number)!r} for the teacher; {WAY_OUT}"
+            )
+    cut, also = (list(tokenizer(PROBE)["input_ids"]) for tokenizer in (student, teacher))
+    if cut != also:
+        raise ValueError(
+            f"the tokenizers have one vocabulary, but read {PROBE!r} as {cut} for the student and "
+            f"{also} for the teacher; {WAY_OUT}"
+        )
+
+
+def check_classes(student: nn.Module, teacher: Any) -> None:
+    """Whether both mean the same class by the same number, as far as their configs say."""
+    configs = [getattr(model, "config", None) for model in (student, *seeing(teacher))]
+    mine, *others = [getattr(config, "id2label", None) or {} for config in configs]
+    for theirs in others:
+        if not mine or not theirs:
+            continue
+        if len(mine) != len(theirs):
+            raise ValueError(
+                f"the student has {len(mine)} classes and the teacher {len(theirs)}; make the "
+                f"student with num_labels={len(theirs)}, or map the teacher's answers with "
+                "Teacher(model, forward=…)"
+            )
+        if mine != theirs and set(mine.values()) == set(theirs.values()):
+            raise ValueError(
+                f"the classes of the student, {mine}, and of the teacher, {theirs}, are in "
+                "another order; make the student with the teacher's id2label and label2id"
+            )
+
+
+def check_labels(labels: Tensor | None, logits: Tensor | None) -> None:
+    """Whether every label is a class, or says that there is none."""
+    if labels is None or logits is None or labels.is_floating_point():
+        return
+    wrong = labels[(labels != IGNORE) & ((labels < 0) | (labels >= logits.shape[-1]))]
+    if len(wrong):
+        raise ValueError(
+            f"label {int(wrong[0])} is out of range: the student has {logits.shape[-1]} classes, "
+            f"numbered from 0; set num_labels, or label with {IGNORE} what has no label"
+        )
+
+
+def check_ids(batch: Mapping[str, Any], teacher: Any) -> None:
+    """Whether the teacher knows every token."""
+    ids = batch.get("input_ids")
+    for model in seeing(teacher):
+        size = getattr(getattr(model, "config", None), "vocab_size", None)
+        if size and isinstance(ids, Tensor) and ids.max() >= size:
+            raise ValueError(
+                f"the data hold token {int(ids.max())}, and the teacher knows {size} tokens, so "
+                f"that it has another tokenizer; {WAY_OUT}"
+            )
+
+
+def check_projectors(
+    learning: Mapping[str, Any], forgotten: Mapping[str, Any], sharded: bool
+) -> None:
+    """Whether what the objective has to learn is learned."""
+    if forgotten:
+        raise ValueError(
+            f"the optimizer forgets {', '.join(forgotten)} of the objective: build it over "
+            "[*student.parameters(), *objective.parameters()], or let the Trainer make it"
+        )
+    if learning and sharded:
+        raise ValueError(
+            f"FSDP and DeepSpeed would not shard {', '.join(learning)} of the objective: use DDP, "
+            "or terms without a projector, such as Relation"
+        )
+
+
+def check_layers(layers: tuple[str, ...], gpus: int) -> None:
+    """Whether inner layers can be heard."""
+    if layers and gpus > 1:
+        raise ValueError(
+            f"layers such as {layers[0]!r} cannot be captured on {gpus} GPUs of one process: start "
+            "one process a GPU with torchrun, or set CUDA_VISIBLE_DEVICES"
+        )
+
+
+def seeing(teacher: Any) -> list[nn.Module]:
+    """The model of a teacher that sees the batch as it is; none for other teachers."""
+    if not isinstance(teacher, Teacher) or teacher.preprocess or teacher.forward:
+        return []
+    return [base(teacher.model)]
+
+
+def base(model: nn.Module) -> Any:
+    """The model itself, without what tells inner layers and without the adapters of PEFT."""
+    inner: Any = model.model if isinstance(model, Captured) else model
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+def columns(model: nn.Module) -> set[str]:
+    """What a model takes."""
+    return set(inspect.signature(base(model).forward).parameters)
