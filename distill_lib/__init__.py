@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_MODULES = ("losses", "schedules", "signals", "teachers", "checkpoints", "data", "zoo")
-_EXTRAS = ("rl",)  # need packages of an extra, so that `from distill_lib import *` leaves them out
+_MODULES = ("losses", "schedules", "signals", "teachers", "checkpoints", "data", "fusion", "zoo")
+# these need packages of an extra, so that `from distill_lib import *` leaves them out
+_EXTRAS = ("rl", "compress")
 _HOMES = {
     "linear": "schedules",
     "cosine": "schedules",
@@ -71,6 +72,7 @@ __all__ = [
     "distill",
     "evaluate",
     "exp",
+    "fusion",
     "initialize",
     "layer_map",
     "linear",
@@ -85,7 +87,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import checkpoints, data, losses, schedules, signals, teachers, zoo
+    from . import checkpoints, data, fusion, losses, schedules, signals, teachers, zoo
     from .cache import Cache
     from .evaluation import agreement, evaluate, sanity
     from .objective import Objective, Term

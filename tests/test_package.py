@@ -22,9 +22,18 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 
 FLOORS = [
     ("losses", "schedules", "progress", "masks"),
-    ("signals", "teachers", "cache", "stacked", "checkpoints"),
+    (
+        "signals",
+        "teachers",
+        "cache",
+        "recorded",
+        "stacked",
+        "checkpoints",
+        "alignment",
+        "batchnorm",
+    ),
     ("objective", "terms", "policy_terms", "transformer_terms"),
-    ("training", "run", "history", "resume", "evaluation", "rl"),
+    ("training", "run", "history", "resume", "evaluation", "rl", "compress", "fusion"),
     ("integrations",),
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -1,0 +1,122 @@
+"""Integers that compute: ONNX Runtime's quantization of a file, and torchao's of a module."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ._needs import need
+from .export import OnnxModel
+
+__all__ = ["int4_weight_only", "int8_dynamic", "int8_weight_only", "quantize_onnx"]
+
+
+class _Reader:
+    """Batches as ONNX Runtime's calibration asks for them."""
+
+    def __init__(self, feeds: Iterator[dict[str, Any]]) -> None:
+        first = next(feeds, None)
+        if first is None:
+            raise ValueError("batches is empty: there is nothing to calibrate on")
+        self.feeds = itertools.chain([first], feeds)
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self.feeds, None)
+
+
+def quantize_onnx(
+    path: str | Path,
+    out: str | Path,
+    batches: Iterable[Any] | None = None,
+    per_channel: bool = True,
+) -> OnnxModel:
+    """Round the weights of an ONNX file to int8, and let it compute in integers.
+
+    Without batches the ranges of activations are found anew for each input (dynamic), which suits
+    linear layers and leaves convolutions as they are; with batches they are fixed beforehand
+    (static), for convolutions too.
+
+    Args:
+        path: The file of :func:`to_onnx`.
+        out: The file to write.
+        batches: For a static range: inputs like those that the model will see.
+        per_channel: A step for each output of a layer, or one for the whole weight.
+
+    Returns:
+        The new file, ready to be asked.
+
+    Raises:
+        ValueError: batches that are empty.
+        ModuleNotFoundError: onnx or onnxruntime is not installed.
+
+    Reference:
+        Jacob et al., *Quantization and training of neural networks*, 2018.
+    """
+    onnx = need("onnx", "compress.quantize_onnx")
+    tools = need("onnxruntime.quantization", "compress.quantize_onnx")
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it recommends a pass that changes nothing here
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "plain.onnx"
+            model = onnx.load(path)
+            del model.graph.value_info[:]  # shapes that quantize_dynamic finds contradictory
+            onnx.save(model, plain)
+            common = {"per_channel": per_channel, "weight_type": tools.QuantType.QInt8}
+            if batches is None:
+                # integer convolutions with ranges found on the way are many times slower than float
+                kinds = ["MatMul", "Gemm", "Gather"]
+                tools.quantize_dynamic(plain, out, op_types_to_quantize=kinds, **common)
+            else:
+                source = OnnxModel(plain)
+                reader = _Reader(source.feed(batch) for batch in batches)
+                unsigned = tools.QuantType.QUInt8
+                tools.quantize_static(plain, out, reader, activation_type=unsigned, **common)
+    finally:
+        logging.disable(level)
+    return OnnxModel(out)
+
+
+def _torchao(model: nn.Module, config: str, what: str) -> nn.Module:
+    tools = need("torchao.quantization", f"compress.{what}")
+    found = copy.deepcopy(model).eval()
+    tools.quantize_(found, getattr(tools, config)())
+    return found
+
+
+def int8_weight_only(model: nn.Module) -> nn.Module:
+    """A copy whose linear layers keep int8 weights, and compute in floats; by torchao.
+
+    It is smaller; in eager mode on a CPU it is slower.
+    """
+    return _torchao(model, "Int8WeightOnlyConfig", "int8_weight_only")
+
+
+def int8_dynamic(model: nn.Module) -> nn.Module:
+    """A copy whose linear layers keep int8 weights and round their inputs as they come; by torchao.
+
+    It is smaller; in eager mode on a CPU it is slower.
+    """
+    return _torchao(model, "Int8DynamicActivationInt8WeightConfig", "int8_dynamic")
+
+
+def int4_weight_only(model: nn.Module) -> nn.Module:
+    """A copy on the GPU whose linear layers keep int4 weights, in bfloat16; by torchao.
+
+    Raises:
+        RuntimeError: there is no CUDA GPU.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            "int4 weights need a GPU: torchao has kernels for CUDA only. For few bits on any "
+            "machine use compress.share(model, bits=4) or compress.qat(model, weight_bits=4)"
+        )
+    return _torchao(model.to("cuda", torch.bfloat16), "Int4WeightOnlyConfig", "int4_weight_only")

@@ -1,0 +1,229 @@
+"""What a model costs: parameters, bytes of a file really written, multiplications, milliseconds."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill_lib.evaluation import _eval_mode
+from distill_lib.signals import as_batch, call, place
+
+from .export import OnnxModel
+
+__all__ = ["Latency", "Report", "compare", "file_bytes", "macs", "report"]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds for one answer: the median of several runs, and their quartiles."""
+
+    median: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.lower:.3g}–{self.upper:.3g})"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a model costs.
+
+    Attributes:
+        name: Of the class, or of the file.
+        parameters: Numbers that are learned; None for an ONNX file.
+        nonzero: Those that are not zero; None for an ONNX file.
+        bytes: Of the file, as it was really written.
+        macs: Multiplications with additions for one example, zeros included; None where the model
+            cannot tell.
+        latency: Milliseconds for the example on this machine.
+    """
+
+    name: str
+    parameters: int | None
+    nonzero: int | None
+    bytes: int
+    macs: int | None
+    latency: Latency
+
+    def __str__(self) -> str:
+        rows = [
+            ("parameters", _count(self.parameters)),
+            ("non-zero", _count(self.nonzero)),
+            ("bytes on disk", _count(self.bytes)),
+            ("MACs", _count(self.macs)),
+            ("latency (ms)", str(self.latency)),
+        ]
+        return "\n".join([self.name, *(f"  {name:<14}{value:>22}" for name, value in rows)])
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def file_bytes(model: nn.Module, path: str | Path | None = None) -> int:
+    """The bytes of the model's state in a file that is really written.
+
+    Args:
+        model: Any module; weights of other libraries' types are written by ``torch.save``, all
+            others as safetensors.
+        path: Where to; into a folder that is removed again by default.
+
+    Example:
+        >>> 4 * 8 * 4 < file_bytes(nn.Linear(8, 4, bias=False)) < 4 * 8 * 4 + 100
+        True
+    """
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(path) if path is not None else Path(folder) / "model"
+        state: dict[str, Tensor] = {}
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if all(tensor is not other for other in state.values()):  # a tied one is written once
+                state[name] = tensor
+        if all(type(tensor) in (Tensor, nn.Parameter) for tensor in state.values()):
+            save_file({k: v.detach().contiguous().clone() for k, v in state.items()}, file)
+        else:
+            torch.save(state, file)
+        return file.stat().st_size
+
+
+def macs(model: nn.Module, example: Any) -> int:
+    """Multiplications, each with an addition, of convolutions and products of matrices.
+
+    Args:
+        model: Any module; it is asked in eval mode.
+        example: A tensor, or a batch.
+
+    Example:
+        >>> macs(nn.Linear(8, 4), torch.zeros(1, 8))
+        32
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = _plain(model)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # fused attention is counted by nobody
+    try:
+        ask, counter = _ask(model, example), FlopCounterMode(display=False)
+        with _eval_mode([model]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            ask()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return int(counter.get_total_flops()) // 2
+
+
+def _ask(model: nn.Module | OnnxModel, example: Any) -> Callable[[], Any]:
+    """The model's answer to the example, with nothing else to do when it is asked."""
+    named = {"inputs": example} if isinstance(example, Tensor) else as_batch(example)
+    if isinstance(model, OnnxModel):
+        feed = model.feed(named)
+        return lambda: model.session.run(None, feed)
+    inputs = place(named, model)
+    return lambda: call(model, inputs)
+
+
+def compare(
+    models: Mapping[str, nn.Module | OnnxModel], example: Any, runs: int = 30
+) -> dict[str, Latency]:
+    """Latencies that can be compared: the models take turns, so that all see the same machine.
+
+    Args:
+        models: Modules and ONNX files, by name.
+        example: What each is asked: a tensor, or a batch.
+        runs: How often each is asked, after three that are not counted.
+
+    Returns:
+        By name. Compare medians of one call by their ratio; those of two calls say little.
+
+    Example:
+        >>> found = compare({"one": nn.Linear(8, 4), "two": nn.Linear(8, 4)}, torch.zeros(1, 8), 5)
+        >>> found["one"].lower <= found["one"].median <= found["one"].upper
+        True
+    """
+    if not models or runs < 2:
+        raise ValueError(f"expected a model and two runs at least, got {len(models)} and {runs}")
+    asks = {name: _ask(model, example) for name, model in models.items()}
+    seen: dict[str, list[float]] = {name: [] for name in models}
+    with _eval_mode(models.values()), torch.inference_mode():
+        for run in range(-3, runs):
+            for name, ask in asks.items():
+                begun = time.perf_counter()
+                ask()
+                _settle(models[name])
+                if run >= 0:
+                    seen[name].append(1e3 * (time.perf_counter() - begun))
+    found = {}
+    for name, times in seen.items():
+        lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
+        found[name] = Latency(median, lower, upper)
+    return found
+
+
+def _settle(model: nn.Module | OnnxModel) -> None:
+    if isinstance(model, nn.Module) and any(p.is_cuda for p in model.parameters()):
+        torch.cuda.synchronize()
+
+
+def report(
+    model: nn.Module | OnnxModel,
+    example: Any,
+    name: str | None = None,
+    path: str | Path | None = None,
+    runs: int = 30,
+) -> Report:
+    """Count, write and time a model.
+
+    Args:
+        model: A module, or an ONNX file.
+        example: What it is asked when it is timed: a tensor, or a batch.
+        name: For the table; the class or the file by default.
+        path: A file that holds the model already, such as one of :func:`save_packed`; by default
+            its state is written for the purpose.
+        runs: How often it is timed.
+
+    Raises:
+        FileNotFoundError: there is no file at ``path``.
+
+    Example:
+        >>> found = report(nn.Linear(8, 4), torch.zeros(1, 8), runs=5)
+        >>> found.parameters, found.nonzero, found.macs
+        (36, 36, 32)
+    """
+    latency = compare({"": model}, example, runs)[""]
+    if isinstance(model, OnnxModel):
+        file = Path(path) if path is not None else model.path
+        return Report(name or file.name, None, None, file.stat().st_size, None, latency)
+    size = file_bytes(model) if path is None else Path(path).stat().st_size
+    plain = (Tensor, nn.Parameter)  # torchao's weights are of types of their own
+    found = [p.detach() for p in _plain(model).parameters()]
+    weights = [w if type(w) in plain else w.dequantize() for w in found]
+    return Report(
+        name or type(model).__name__,
+        sum(weight.numel() for weight in weights),
+        sum(int(weight.count_nonzero()) for weight in weights),
+        size,
+        macs(model, example),
+        latency,
+    )
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The model; or a copy with plain weights where they are shared or rounded."""
+    from torch.nn.utils import parametrize
+
+    from .quantization import bake
+
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        return bake(copy.deepcopy(model))
+    return model

@@ -1,0 +1,257 @@
+"""Which weights go: masks, from what each weight is worth.
+
+A mask by itself makes no file smaller and no network faster; :func:`save_packed` writes a pruned
+network small, and :func:`prune_channels` makes a network that is really smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill_lib.evaluation import _eval_mode
+from distill_lib.signals import Forward, as_batch, call, place
+
+from ._layers import check_share, layers_of, weights_of
+
+__all__ = ["Masks", "magnitude", "mask_lowest", "random", "two_four", "wanda"]
+
+SCOPES = ("global", "layer", "row", "2:4")
+
+
+class Masks(dict[str, Tensor]):
+    """Which weights are kept: from the name of a parameter to booleans in its shape.
+
+    Example:
+        >>> net = nn.Linear(8, 2)
+        >>> masks = magnitude(net, 0.75)
+        >>> masks, masks.apply(net).weight.count_nonzero().item()
+        (Masks(1 weight, 75.0 % removed), 4)
+    """
+
+    @property
+    def sparsity(self) -> float:
+        """The share of the weights that is removed."""
+        kept = sum(int(mask.sum()) for mask in self.values())
+        return 1 - kept / sum(mask.numel() for mask in self.values())
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Set the removed weights to zero, in place.
+
+        Raises:
+            KeyError: the model lacks a parameter of the masks.
+            ValueError: a parameter of another shape.
+        """
+        known = dict(model.named_parameters())
+        for name, mask in self.items():
+            if name not in known:
+                raise KeyError(f"the masks are of another model: this one has no {name!r}")
+            if known[name].shape != mask.shape:
+                raise ValueError(
+                    f"the mask of {name!r} has shape {tuple(mask.shape)}, the parameter "
+                    f"{tuple(known[name].shape)}: they are of different models"
+                )
+            # filled, not multiplied: a product with a negative weight would leave -0.0
+            known[name].masked_fill_(~mask.to(known[name].device), 0.0)
+        return model
+
+    def __repr__(self) -> str:
+        s = "" if len(self) == 1 else "s"
+        return f"Masks({len(self)} weight{s}, {self.sparsity:.1%} removed)".replace("%", " %")
+
+
+def mask_lowest(scores: Mapping[str, Tensor], sparsity: float, scope: str = "global") -> Masks:
+    r"""Remove the weights with the lowest scores.
+
+    .. math:: m_i = \mathbf 1[s_i > s_{(k)}], \qquad k = \mathrm{round}(\text{sparsity} \cdot n)
+
+    With :math:`s = w^2` it is the Euclidean projection on the vectors with at most :math:`n - k`
+    entries; with :math:`\tfrac12 H_{ii} w_i^2` it is optimal brain damage.
+
+    Args:
+        scores: What each weight is worth, by name, in the shape of the weight.
+        sparsity: Share to remove, in (0, 1).
+        scope: Where weights compete: in the whole network (``global``), their ``layer``, their
+            ``row`` (one output), or in fours of neighboring inputs, of which two go (``2:4``).
+
+    Returns:
+        The masks. For ``2:4``, weights whose inputs are no multiple of four are left out.
+
+    Raises:
+        ValueError: a sparsity outside (0, 1), an unknown scope, scores that are not finite.
+
+    Reference:
+        LeCun et al., *Optimal brain damage*, 1990.
+
+    Example:
+        >>> mask_lowest({"w": torch.tensor([[1.0, 3.0, 2.0, 4.0]])}, 0.5)["w"]
+        tensor([[False,  True, False,  True]])
+    """
+    check_share(sparsity, "sparsity")
+    if scope not in SCOPES:
+        raise ValueError(f"scope is one of {', '.join(SCOPES)}, got {scope!r}")
+    if scope == "2:4" and sparsity != 0.5:
+        raise ValueError(f"2:4 removes one half, so sparsity is 0.5, got {sparsity:g}")
+    for name, score in scores.items():
+        if not bool(score.isfinite().all()):
+            raise ValueError(f"the scores of {name!r} are not finite: broken weights or batches")
+    if scope == "global":
+        flat = torch.cat([score.detach().flatten() for score in scores.values()])
+        kept = torch.split(_highest(flat[None], sparsity)[0], [s.numel() for s in scores.values()])
+        return Masks({n: m.view_as(s) for (n, s), m in zip(scores.items(), kept, strict=True)})
+    if scope == "2:4":
+        fours = {n: s for n, s in scores.items() if s.ndim > 1 and s.shape[1] % 4 == 0}
+        if not fours:
+            raise ValueError("no weight has a multiple of four inputs: 2:4 does not apply")
+        return Masks({name: _two_of_four(score.detach()) for name, score in fours.items()})
+    rows = {n: s.detach().reshape(len(s) if scope == "row" else 1, -1) for n, s in scores.items()}
+    return Masks({n: _highest(rows[n], sparsity).view_as(s) for n, s in scores.items()})
+
+
+def _highest(scores: Tensor, sparsity: float) -> Tensor:
+    """[R, n] booleans: in each row all but the lowest; ties go by position, so counts are exact."""
+    k = round(sparsity * scores.shape[1])
+    lowest = scores.argsort(dim=1, stable=True)[:, :k]
+    return torch.ones_like(scores, dtype=torch.bool).scatter_(1, lowest, False)
+
+
+def _two_of_four(scores: Tensor) -> Tensor:
+    """In each four inputs of one output, at one place of the kernel, the higher two."""
+    last = scores.movedim(1, -1)
+    kept = _highest(last.reshape(-1, 4), 0.5)
+    return kept.view(last.shape).movedim(-1, 1).contiguous()
+
+
+def magnitude(
+    model: nn.Module,
+    sparsity: float,
+    scope: str = "global",
+    layers: Sequence[str] | None = None,
+) -> Masks:
+    """Remove the smallest weights of the linear layers and convolutions.
+
+    Args:
+        model: Any module; it is not changed.
+        sparsity: Share to remove, in (0, 1).
+        scope: As in :func:`mask_lowest`.
+        layers: Names of modules; all by default.
+
+    Reference:
+        Han et al., *Learning both weights and connections*, 2015.
+
+    Example:
+        >>> round(magnitude(nn.Linear(10, 10), 0.9).sparsity, 3)
+        0.9
+    """
+    weights = weights_of(model, layers)
+    return mask_lowest({n: w.detach().abs() for n, w in weights.items()}, sparsity, scope)
+
+
+def two_four(model: nn.Module, layers: Sequence[str] | None = None) -> Masks:
+    """Remove the smaller two of each four neighboring inputs: the pattern that GPUs speed up.
+
+    Reference:
+        Mishra et al., *Accelerating sparse deep neural networks*, 2021.
+
+    Example:
+        >>> two_four(nn.Linear(8, 2))["weight"].sum(1)
+        tensor([4, 4])
+    """
+    return magnitude(model, 0.5, "2:4", layers)
+
+
+def random(
+    model: nn.Module,
+    sparsity: float,
+    scope: str = "global",
+    layers: Sequence[str] | None = None,
+    generator: torch.Generator | None = None,
+) -> Masks:
+    """Remove weights by lot: what every other criterion has to beat."""
+    scores = {
+        name: torch.rand(weight.shape, generator=generator)
+        for name, weight in weights_of(model, layers).items()
+    }
+    return mask_lowest(scores, sparsity, scope)
+
+
+def wanda(
+    model: nn.Module,
+    batches: Iterable[Any],
+    sparsity: float,
+    scope: str = "row",
+    layers: Sequence[str] | None = None,
+    forward: Forward | None = None,
+) -> Masks:
+    r"""Remove the weights whose size times the size of their input is smallest.
+
+    .. math:: s_{ij} = |w_{ij}| \cdot \lVert x_j \rVert_2
+
+    It is optimal brain damage for the squared error of each layer's output.
+
+    Args:
+        model: Any module; it is asked in eval mode and not changed.
+        batches: Inputs like those that the model will see.
+        sparsity: Share to remove, in (0, 1).
+        scope: As in :func:`mask_lowest`.
+        layers: Names of modules; all linear layers and 2D convolutions by default.
+        forward: ``forward(model, batch)``, as in :func:`distill_lib.distill`.
+
+    Raises:
+        ValueError: no batches, or a layer that saw none of them.
+
+    Reference:
+        Sun et al., *A simple and effective pruning approach for large language models*, 2024.
+    """
+    squares = _input_squares(model, batches, layers_of(model, layers), forward)
+    scores = {}
+    for name, weight in weights_of(model, layers).items():
+        layer = name.rpartition(".")[0]
+        if layer not in squares:
+            raise ValueError(f"layer {layer!r} saw none of the batches: leave it out with layers=")
+        scores[name] = weight.detach().abs() * squares[layer].sqrt().to(weight)
+    return mask_lowest(scores, sparsity, scope)
+
+
+@torch.no_grad()
+def _input_squares(
+    model: nn.Module,
+    batches: Iterable[Any],
+    layers: Mapping[str, nn.Module],
+    forward: Forward | None,
+) -> dict[str, Tensor]:
+    """The sum of squares of what each weight is multiplied by, in a shape that spreads over it."""
+    sums: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, x: Tensor) -> None:
+        if isinstance(module, nn.Linear):
+            found = x.double().flatten(0, -2).square().sum(0)
+        elif isinstance(module, nn.Conv2d):
+            if isinstance(module.padding, str):
+                raise ValueError(f"wanda wants the padding of {name!r} as numbers, not in words")
+            kernel = (module.kernel_size, module.dilation, module.padding, module.stride)
+            patches = F.unfold(x.double(), *kernel)
+            found = patches.square().sum((0, 2)).view(module.groups, 1, -1)
+            found = found.expand(-1, module.out_channels // module.groups, -1)
+            found = found.reshape(module.weight.shape)
+        else:
+            raise ValueError(f"wanda knows linear layers and 2D convolutions; {name!r} is neither")
+        sums[name] = sums[name] + found if name in sums else found
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda module, args: keep(name, module, args[0])
+
+    handles = [m.register_forward_pre_hook(hook(name)) for name, m in layers.items()]
+    try:
+        with _eval_mode([model]):
+            for batch in batches:
+                call(model, place(as_batch(batch), model), forward)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sums

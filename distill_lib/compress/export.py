@@ -1,0 +1,297 @@
+"""Models that leave Python: ONNX and torch.export, written, read back and compared."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill_lib.evaluation import _eval_mode
+from distill_lib.signals import DESCRIPTIVE, Batch, Signals, as_batch, call
+
+from ._needs import need
+
+__all__ = ["ExportError", "OnnxModel", "load_exported", "to_exported", "to_onnx"]
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+BATCH = {0: "batch"}
+
+
+class ExportError(RuntimeError):
+    """A model that cannot be exported, or not faithfully; the message names the operator."""
+
+
+class _Answers(nn.Module):
+    """A model whose inputs and outputs have names and an order."""
+
+    def __init__(
+        self, model: nn.Module, example: Mapping[str, Any], outputs: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.model, self.inputs, self.outputs = model, tuple(example), tuple(outputs)
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        said = call(self.model, dict(zip(self.inputs, values, strict=True)))
+        named = {"logits": said} if isinstance(said, Tensor) else said
+        return tuple(named[name] for name in self.outputs)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters report on themselves; what matters comes as an exception."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+            warnings.simplefilter("ignore")
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _example(example: Any, dynamic: Mapping[int, str]) -> dict[str, Tensor]:
+    """The inputs by name; where an axis is to vary, one is doubled, or it would be fixed at one."""
+    named = {"inputs": example} if isinstance(example, Tensor) else as_batch(example)
+    found = {k: v for k, v in named.items() if k not in DESCRIPTIVE and isinstance(v, Tensor)}
+    if not found:
+        raise ValueError(f"the example holds no inputs, only {', '.join(named) or 'nothing'}")
+    for axis in dynamic:
+        found = {
+            k: torch.cat([v, v], axis) if v.ndim > axis and v.shape[axis] == 1 else v
+            for k, v in found.items()
+        }
+    return found
+
+
+def _varying(inputs: Mapping[str, Tensor], axes: Mapping[int, Any]) -> tuple[dict[int, Any], ...]:
+    return tuple({a: one for a, one in axes.items() if a < v.ndim} for v in inputs.values())
+
+
+def _outputs(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[str, ...]:
+    said = call(model, example)
+    if isinstance(said, Tensor):
+        return ("logits",)
+    found = tuple(name for name, value in said.items() if isinstance(value, Tensor))
+    if not found:
+        raise ExportError(f"the model says no tensors, only {', '.join(said) or 'nothing'}")
+    return found
+
+
+def _why(error: BaseException) -> str:
+    """The operator and the line that an exporter stumbled over, from its chain of errors."""
+    chain, one = [], error
+    while one is not None and one not in chain:
+        chain.append(one)
+        one = one.__cause__ or one.__context__  # type: ignore[assignment]
+    text = "\n".join(str(e) for e in chain)
+    if found := re.search(r"OpOverload\(op='([\w.:]+)'", text):
+        return f"the operator {found[1]} has no counterpart"
+    if "Constraints violated" in text:
+        return "an axis that is to vary cannot: leave it out of dynamic="
+    if found := re.search(r"(?:data-dependent|symbolic)[^\n]*\n?", text, re.IGNORECASE):
+        lines = re.findall(r"File \"([^\"]+)\", line (\d+), in (\w+)\n\s*([^\n]+)", text)
+        place = f", at {lines[-1][2]}: {lines[-1][3].strip()!r}" if lines else ""
+        return f"the model decides by the values of a tensor{place}"
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+
+
+def to_onnx(
+    model: nn.Module,
+    example: Any,
+    path: str | Path,
+    dynamic: Mapping[int, str] = BATCH,
+    tolerance: float = 1e-4,
+) -> OnnxModel:
+    r"""Write a model as ONNX, and check that ONNX Runtime says what the model says.
+
+    .. math:: \max_i |a_i - b_i| \le \varepsilon \cdot \max(1, \max_i |a_i|)
+
+    Args:
+        model: The model; it is asked in eval mode and not changed. Shared or rounded weights are
+            written as floats: :func:`bake` them first.
+        example: A tensor, or a batch; labels are left out.
+        path: The file.
+        dynamic: The axes that may vary, with their names: ``{0: "batch", 1: "length"}`` for text.
+        tolerance: :math:`\varepsilon`.
+
+    Returns:
+        The file, ready to be asked.
+
+    Raises:
+        ExportError: an operator that ONNX lacks, by its name; a model that decides by values; or
+            answers that differ.
+        ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        need(package, "compress.to_onnx")
+    inputs = _example(example, dynamic)
+    with _eval_mode([model]), torch.no_grad():
+        outputs = _outputs(model, inputs)
+        view = _Answers(model, inputs, outputs)
+        view.train(False)
+        expected = view(*inputs.values())
+        try:
+            with _quiet():
+                torch.onnx.export(
+                    view,
+                    tuple(inputs.values()),
+                    str(path),
+                    input_names=list(inputs),
+                    output_names=list(outputs),
+                    dynamic_shapes=(_varying(inputs, dynamic),),
+                    dynamo=True,
+                    external_data=False,
+                    verbose=False,
+                )
+        except Exception as error:  # of many classes, each its own
+            raise ExportError(f"cannot write this model as ONNX: {_why(error)}") from error
+    _strip(path)
+    found = OnnxModel(path)
+    for name, mine, theirs in zip(outputs, expected, found(inputs).values(), strict=True):
+        gap = (mine - theirs).abs().max().item()
+        if not gap <= tolerance * max(1.0, mine.abs().max().item()):
+            raise ExportError(f"ONNX Runtime's {name} is off by {gap:.2g}, more than {tolerance:g}")
+    return found
+
+
+def _strip(path: str | Path) -> None:
+    """Take out what the exporter notes for debugging: of a small model it is most of the file."""
+    onnx = need("onnx", "compress.to_onnx")
+    model = onnx.load(path)
+    graph = model.graph
+    del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
+    for one in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del one.metadata_props[:]
+        one.doc_string = ""
+    onnx.save(model, path)
+
+
+def to_exported(
+    model: nn.Module, example: Any, path: str | Path, dynamic: Mapping[int, str] = BATCH
+) -> int:
+    """Write a model as a ``torch.export`` program, which runs without its Python code.
+
+    Args:
+        model: The model; it is asked in eval mode and not changed.
+        example: A tensor, or a batch; labels are left out.
+        path: The file, ending in ``.pt2``.
+        dynamic: The axes that may vary.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        ExportError: a model that decides by values, or an operator that cannot be traced.
+    """
+    inputs = _example(example, dynamic)
+    free = dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC)
+    with _eval_mode([model]), torch.no_grad():
+        view = _Answers(model, inputs, _outputs(model, inputs))
+        view.train(False)
+        try:
+            with _quiet():
+                program = torch.export.export(
+                    view,
+                    tuple(inputs.values()),
+                    dynamic_shapes=(_varying(inputs, free),),
+                    strict=False,
+                )
+                names = "\n".join([*view.inputs, "", *view.outputs])
+                torch.export.save(program, path, extra_files={"names.txt": names})
+        except Exception as error:  # of many classes, each its own
+            raise ExportError(f"cannot export this model: {_why(error)}") from error
+    return Path(path).stat().st_size
+
+
+class _Exported(nn.Module):
+    """A program, asked by name."""
+
+    def __init__(self, program: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.program, self.inputs, self.outputs = program, inputs, outputs
+
+    def train(self, mode: bool = True) -> _Exported:
+        return self  # a program is what it was when it was exported
+
+    def forward(self, inputs: Tensor | None = None, **named: Tensor) -> dict[str, Tensor]:
+        given = {"inputs": inputs, **named} if inputs is not None else named
+        said = self.program(*[given[name] for name in self.inputs])
+        return dict(zip(self.outputs, said, strict=True))
+
+
+def load_exported(path: str | Path) -> nn.Module:
+    """Read a program of :func:`to_exported`: a model for :func:`distill_lib.evaluate`."""
+    extra = {"names.txt": ""}
+    with _quiet():
+        program = torch.export.load(path, extra_files=extra).module()
+    inputs, _, outputs = extra["names.txt"].partition("\n\n")
+    return _Exported(program, inputs.split("\n"), outputs.split("\n"))
+
+
+class OnnxModel:
+    """An ONNX file on ONNX Runtime: a teacher like any other, for ``evaluate`` and ``distill``.
+
+    Args:
+        path: The file.
+        device: ``cpu``, ``cuda`` or ``tensorrt``.
+        threads: Of one operator; 1 by default.
+
+    Raises:
+        RuntimeError: a device that this machine, or this ONNX Runtime, does not have.
+        FileNotFoundError: no such file.
+    """
+
+    def __init__(self, path: str | Path, device: str = "cpu", threads: int = 1) -> None:
+        ort = need("onnxruntime", "compress.OnnxModel")
+        if device not in PROVIDERS:
+            raise ValueError(f"device is one of {', '.join(PROVIDERS)}, got {device!r}")
+        if PROVIDERS[device] not in ort.get_available_providers():
+            raise RuntimeError(
+                f"{device} needs a GPU, and ONNX Runtime's build for it (onnxruntime-gpu); here it "
+                f"has {', '.join(ort.get_available_providers())}"
+            )
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"there is no file {path}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self.session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
+        self.inputs = [one.name for one in self.session.get_inputs()]
+        self.outputs = [one.name for one in self.session.get_outputs()]
+
+    def feed(self, batch: Batch | Tensor) -> dict[str, Any]:
+        """The NumPy arrays that the file asks for, from a batch.
+
+        Raises:
+            KeyError: one is missing; the message lists what there is.
+        """
+        named = {"inputs": batch} if isinstance(batch, Tensor) else as_batch(batch)
+        missing = [name for name in self.inputs if name not in named]
+        if missing:
+            raise KeyError(f"{self.path.name} asks for {missing}; the batch has {', '.join(named)}")
+        return {name: torch.as_tensor(named[name]).cpu().numpy() for name in self.inputs}
+
+    def __call__(self, batch: Batch | Tensor) -> Signals:
+        """The signals for a batch, or for a tensor of inputs."""
+        said = self.session.run(None, self.feed(batch))
+        return {n: torch.from_numpy(v) for n, v in zip(self.outputs, said, strict=True)}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()

@@ -1,0 +1,181 @@
+"""Attention heads and hidden units of a BERT, taken out layer by layer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill_lib.evaluation import _eval_mode
+from distill_lib.signals import as_batch, place
+
+from ._layers import check_share
+from .plans import Plan, plan_of
+
+__all__ = ["prune_transformer", "unit_scores"]
+
+HEADS, UNITS = (
+    "attention.output.dense",
+    "output.dense",
+)  # what reads the heads, and the hidden units
+
+
+def _blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers of a BERT, by name."""
+    wanted = ("attention.self.query", HEADS, "intermediate.dense", UNITS)
+    known = dict(model.named_modules())
+    found = {n: m for n, m in known.items() if all(f"{n}.{part}" in known for part in wanted)}
+    if not found:
+        raise ValueError(
+            f"expected layers as in BERT, with {', '.join(wanted)}; {type(model).__name__} has none"
+        )
+    return found
+
+
+def unit_scores(
+    model: nn.Module, batches: Iterable[Any], loss: Callable[[nn.Module, Any], Tensor]
+) -> dict[str, Tensor]:
+    r"""How much the loss would change without each head and each hidden unit, to first order.
+
+    .. math:: I_j = \frac1n \sum_{i} \left| \sum_{d \in j} x_{id}
+       \frac{\partial L}{\partial x_{id}} \right|
+
+    over the positions i of the batches and the coordinates d of a head or unit j.
+
+    Args:
+        model: A BERT; it is asked in eval mode and not changed.
+        batches: Batches as :func:`distill_lib.distill` takes them.
+        loss: ``loss(model, batch)``, a scalar.
+
+    Returns:
+        By the name of the linear layer that reads them: [H] for heads, [F] for hidden units.
+
+    Reference:
+        Michel et al., *Are sixteen heads really better than one?*, 2019.
+    """
+    sums: dict[str, Tensor] = {}
+
+    def watch(name: str, groups: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            x = args[0]
+
+            def learn(gradient: Tensor) -> None:
+                parts = (x.detach() * gradient).view(*x.shape[:-1], groups, -1).sum(-1)
+                found = parts.abs().flatten(0, -2).sum(0)
+                sums[name] = sums[name] + found if name in sums else found
+
+            x.register_hook(learn)  # type: ignore[no-untyped-call]
+
+        return hook
+
+    handles = []
+    for name, block in _blocks(model).items():
+        heads = _heads(block)
+        for part, groups in ((HEADS, heads), (UNITS, _linear(block, UNITS).in_features)):
+            hook = watch(f"{name}.{part}", groups)
+            handles.append(block.get_submodule(part).register_forward_pre_hook(hook))
+    try:
+        with _eval_mode([model]), torch.enable_grad():
+            for batch in batches:
+                value = loss(model, place(as_batch(batch), model))
+                torch.autograd.grad(value, [p for p in model.parameters() if p.requires_grad],
+                                    allow_unused=True)  # fmt: skip
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sums
+
+
+def _heads(block: nn.Module) -> int:
+    return int(block.get_submodule("attention.self").num_attention_heads)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def prune_transformer(
+    model: nn.Module,
+    heads: float = 0.0,
+    ffn: float = 0.0,
+    scores: Mapping[str, Tensor] | None = None,
+) -> Plan:
+    """Take heads and hidden units out of each layer of a BERT, in place.
+
+    Its parameters are new ones, so make optimizers afterwards. The width of the hidden states stays
+    as it is, since every layer adds to them.
+
+    Args:
+        model: A model with layers as in BERT, of 🤗 transformers.
+        heads: Share of each layer's heads to take out, in [0, 1); at least one is left.
+        ffn: Share of each layer's hidden units to take out, in [0, 1).
+        scores: What they are worth, as :func:`unit_scores` gives it; by default the norms of the
+            weights that make and read them.
+
+    Returns:
+        The plan, for :func:`save_pruned`.
+
+    Raises:
+        ValueError: shares outside their range, both zero, or a model of other layers.
+    """
+    for share, name in ((heads, "heads"), (ffn, "ffn")):
+        if share:
+            check_share(share, name)
+    if not heads and not ffn:
+        raise ValueError("expected a share of heads or of hidden units to take out, got none")
+    before = copy.deepcopy(model)
+    for name, block in _blocks(model).items():
+        if heads:
+            _prune_heads(block, heads, (scores or {}).get(f"{name}.{HEADS}"))
+        if ffn:
+            made, reads = _linear(block, "intermediate.dense"), _linear(block, UNITS)
+            worth = (scores or {}).get(f"{name}.{UNITS}")
+            left = _best(_norms(made, reads) if worth is None else worth, ffn)
+            _cut(made, 0, left)
+            _cut(reads, 1, left)
+    return plan_of(before, model)
+
+
+def _prune_heads(block: nn.Module, share: float, worth: Tensor | None) -> None:
+    attention, reads = block.get_submodule("attention.self"), _linear(block, HEADS)
+    made = [_linear(attention, part) for part in ("query", "key", "value")]
+    number = _heads(block)
+    if worth is None:
+        worth = _norms(made[2], reads).view(number, -1).sum(1)
+    left = _best(worth, share)
+    size = reads.in_features // number
+    rows = (left[:, None] * size + torch.arange(size, device=left.device)).flatten()
+    for layer in made:
+        _cut(layer, 0, rows)
+    _cut(reads, 1, rows)
+    # what the attention remembers of its own size
+    attention.num_attention_heads = len(left)  # type: ignore[assignment]
+    attention.all_head_size = len(rows)  # type: ignore[assignment]
+
+
+def _norms(made: nn.Linear, reads: nn.Linear) -> Tensor:
+    """The norm of the weights that make a unit, times that of the weights that read it."""
+    return (made.weight.square().sum(1) * reads.weight.square().sum(0)).sqrt()
+
+
+def _best(worth: Tensor, share: float) -> Tensor:
+    """The units that stay, in their order."""
+    left = max(round((1 - share) * len(worth)), 1)
+    return worth.topk(left).indices.sort().values
+
+
+def _linear(block: nn.Module, name: str) -> nn.Linear:
+    layer = block.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def _cut(layer: nn.Linear, axis: int, left: Tensor) -> None:
+    """Keep some rows (axis 0) or columns (axis 1) of a linear layer."""
+    layer.weight = nn.Parameter(layer.weight.index_select(axis, left), layer.weight.requires_grad)
+    if axis == 0:
+        layer.out_features = len(left)
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(layer.bias[left], layer.bias.requires_grad)
+    else:
+        layer.in_features = len(left)

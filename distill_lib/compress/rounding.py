@@ -1,0 +1,162 @@
+"""Numbers on a coarse grid: the model of rounding, and what passes gradients through it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FakeQuant", "ends", "grid", "quantize"]
+
+
+def ends(bits: int, symmetric: bool) -> tuple[int, int]:
+    """The first and the last integer of a grid."""
+    if not 2 <= bits <= 16 or int(bits) != bits:
+        raise ValueError(f"bits is a whole number from 2 to 16, got {bits}")
+    top = 2 ** (bits - 1) - 1
+    return (-top, top) if symmetric else (0, 2**bits - 1)
+
+
+@torch.no_grad()
+def grid(
+    x: Tensor, bits: int, axis: int | None = None, symmetric: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    r"""The grid that covers a tensor: its step, and for an asymmetric one the place of zero.
+
+    .. math::
+        \text{symmetric: } s = \frac{\max |x|}{2^{b-1} - 1}
+        \qquad
+        \text{asymmetric: } s = \frac{\max x - \min x}{2^b - 1},\;
+        z = \mathrm{round}\left(-\frac{\min x}{s}\right)
+
+    Args:
+        x: [...]; of an asymmetric grid the range is widened to hold zero, which stays exact.
+        bits: 2 to 16.
+        axis: One grid a slice along this axis, such as 0 for the output channels of a weight; one
+            for all by default.
+        symmetric: Around zero, as weights are; else as wide as the values, as activations are.
+
+    Returns:
+        The step, and the place of zero or None; a scalar each, or in a shape that spreads over x.
+
+    Reference:
+        Krishnamoorthi, *Quantizing deep convolutional networks*, 2018.
+
+    Example:
+        >>> round(1 / grid(torch.tensor([-1.0, 0.5]), bits=8)[0].item(), 3)
+        127.0
+    """
+    low, high = ends(bits, symmetric)
+    dims = [d for d in range(x.ndim) if axis is None or d != axis % x.ndim]
+    keep = axis is not None
+    tiny = torch.finfo(x.dtype).tiny
+    if symmetric:
+        return (x.abs().amax(dims, keep) / high).clamp_min(tiny), None
+    bottom, top = x.amin(dims, keep).clamp(max=0), x.amax(dims, keep).clamp(min=0)
+    scale = ((top - bottom) / (high - low)).clamp_min(tiny)
+    return scale, (-bottom / scale).round().clamp(low, high)
+
+
+def quantize(
+    x: Tensor,
+    bits: int,
+    scale: Tensor | None = None,
+    zero_point: Tensor | None = None,
+    axis: int | None = None,
+) -> Tensor:
+    r"""Round to a grid, and let the gradient through as if it had not been rounded.
+
+    .. math:: \hat x = s \left(\mathrm{clip}\left(\mathrm{round}\left(\tfrac{x}{s} + z\right),
+       q_-, q_+\right) - z\right), \qquad
+       \frac{\partial \hat x}{\partial x} = \mathbf 1[q_- \le \tfrac{x}{s} + z \le q_+]
+
+    Within the grid the error is at most half a step; where values spread over many steps it has the
+    variance :math:`s^2 / 12`.
+
+    Args:
+        x: [...].
+        bits: 2 to 16.
+        scale: The step s, a scalar or in a shape that spreads over x; by default that of
+            :func:`grid`. It learns too, where it requires a gradient.
+        zero_point: z, for a grid from 0 to 2^b − 1; without it the grid is symmetric,
+            −(2^(b−1) − 1) to 2^(b−1) − 1.
+        axis: As in :func:`grid`, where no scale is given.
+
+    Returns:
+        [...] on the grid.
+
+    Reference:
+        Bengio et al., *Estimating or propagating gradients through stochastic neurons*, 2013;
+        Jacob et al., *Quantization and training of neural networks*, 2018.
+
+    Example:
+        >>> quantize(torch.tensor([0.24, 0.26, 9.0]), 8, scale=torch.tensor(0.5))
+        tensor([0.0000, 0.5000, 9.0000])
+    """
+    if scale is None:
+        scale, zero_point = grid(x, bits, axis, symmetric=zero_point is None)
+    low, high = ends(bits, zero_point is None)
+    z = 0.0 if zero_point is None else zero_point
+    inside = (x / scale + z).clamp(low, high)
+    return (inside + (inside.round() - inside).detach() - z) * scale
+
+
+class FakeQuant(nn.Module):
+    r"""Rounds what passes through, to a grid that follows the range of what it saw.
+
+    In train mode the range is a moving average; while :func:`calibrate` runs it is the widest seen.
+    In eval mode it rests.
+
+    Args:
+        bits: 2 to 16.
+        momentum: Weight of the newest batch in the average.
+
+    Raises:
+        RuntimeError: asked in eval mode before it saw a batch.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> rounded = FakeQuant(bits=2)(torch.rand(1000))
+        >>> len(rounded.unique())
+        4
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, bits: int = 8, momentum: float = 0.05) -> None:
+        super().__init__()
+        ends(bits, False)
+        self.bits, self.momentum, self.watching = bits, momentum, False
+        self.register_buffer("low", torch.tensor(float("inf")))
+        self.register_buffer("high", torch.tensor(float("-inf")))
+
+    @torch.no_grad()
+    def _watch(self, x: Tensor) -> None:
+        low, high = x.amin().to(self.low), x.amax().to(self.high)
+        if not bool(self.low.isfinite()):
+            self.low.copy_(low)
+            self.high.copy_(high)
+        elif self.watching:
+            self.low.copy_(torch.minimum(self.low, low))
+            self.high.copy_(torch.maximum(self.high, high))
+        else:
+            self.low.lerp_(low, self.momentum)
+            self.high.lerp_(high, self.momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[...] to [...] on the grid."""
+        if self.watching:  # the widest range, seen by all layers without rounding
+            self._watch(x)
+            return x
+        if self.training:
+            self._watch(x)
+        elif not torch.compiler.is_compiling() and not bool(self.low.isfinite()):
+            raise RuntimeError(
+                "this model rounds its activations and has seen none: call "
+                "compress.calibrate(model, batches), or train it"
+            )
+        scale, zero_point = grid(torch.stack([self.low, self.high]), self.bits, symmetric=False)
+        return quantize(x, self.bits, scale.to(x), zero_point.to(x))  # type: ignore[union-attr]
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, low={self.low.item():.3g}, high={self.high.item():.3g}"

@@ -1,0 +1,214 @@
+"""Networks made narrower: channels, hidden units and heads taken out for good."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill_lib.evaluation import _eval_mode
+from distill_lib.signals import as_batch, call, suggest
+
+from ._layers import check_share, layers_of
+from ._needs import need
+from .plans import Plan, plan_of
+
+__all__ = ["prune_channels"]
+
+IMPORTANCE = {
+    "magnitude": "GroupMagnitudeImportance",
+    "taylor": "GroupTaylorImportance",
+    "random": "RandomImportance",
+}
+
+
+def prune_channels(
+    model: nn.Module,
+    example: Any,
+    ratio: float | Mapping[str, float],
+    importance: str | Callable[[Any], Tensor] = "magnitude",
+    keep: Collection[str] = (),
+    round_to: int = 1,
+    scope: str = "layer",
+) -> Plan:
+    """Take channels of convolutions and units of linear layers out of a model, in place.
+
+    Layers that a residual connection adds have the same channels taken out. The model's answers
+    keep their shape: output layers are never cut. Its parameters are new ones, so make optimizers
+    afterwards.
+
+    Args:
+        model: The model, in place.
+        example: Inputs as the model takes them: a tensor, a batch, or a tuple of arguments.
+        ratio: Share of the channels to take out, in (0, 1); or one a layer, by its name.
+        importance: ``magnitude``, the norm of all weights of a channel; ``taylor``, weights times
+            gradients, after a ``backward()`` of yours; ``random``; or an importance of
+            torch-pruning's.
+        keep: Names of layers that are not cut, nor those that are tied to them.
+        round_to: Channels are left in multiples of it.
+        scope: ``layer``, the same share in each; or ``global``, the least important of all.
+
+    Returns:
+        The plan, for :func:`save_pruned`.
+
+    Raises:
+        KeyError: a layer that the model does not have.
+        ValueError: a ratio outside (0, 1), a layer that cannot be cut: an output, or one that is
+            tied to a layer in ``keep``.
+        ModuleNotFoundError: torch-pruning is not installed.
+
+    Reference:
+        Fang et al., *DepGraph: towards any structural pruning*, 2023.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> prune_channels(net, torch.zeros(2, 8), 0.75)["shapes"]
+        {'0.weight': [4, 8], '0.bias': [4], '2.weight': [4, 4]}
+    """
+    tp = need("torch_pruning", "compress.prune_channels")
+    layers = layers_of(model)
+    ratios = {name: ratio[name] for name in ratio} if isinstance(ratio, Mapping) else ratio
+    _check(layers, ratios, keep, round_to, scope)
+    score = _importance(tp, importance, model)
+    before = copy.deepcopy(model)
+    with _traceable(model):
+        graph = _graph(tp, model, example)
+        groups = _groups(graph, layers, ratios, frozenset(keep))
+        if not groups:
+            raise ValueError("no layer is left to cut: each is an output, kept, or tied to these")
+        scores = [score(group) for group, _ in groups]
+        shares = [share for _, share in groups]
+        if scope == "global" and not isinstance(ratios, dict):
+            shares = _global_shares(scores, ratios)
+        for (group, _), worth, share in zip(groups, scores, shares, strict=True):
+            left = max(round((1 - share) * len(worth) / round_to), 1) * round_to
+            if left < len(worth):
+                lowest = worth.argsort()[: len(worth) - left].tolist()
+                root = group[0].dep
+                graph.get_pruning_group(root.target.module, root.handler, lowest).prune()
+    for param in model.parameters():
+        param.grad = None  # of the shapes of before
+    return plan_of(before, model)
+
+
+def _check(
+    layers: Mapping[str, nn.Module],
+    ratios: dict[str, float] | float,
+    keep: Collection[str],
+    round_to: int,
+    scope: str,
+) -> None:
+    for name in [*(ratios if isinstance(ratios, dict) else ()), *keep]:
+        if name not in layers:
+            raise KeyError(f"the model has no such layer {name!r}.{suggest(name, layers)}")
+    for value in ratios.values() if isinstance(ratios, dict) else [ratios]:
+        check_share(value, "ratio")
+    if scope not in ("layer", "global") or round_to < 1:
+        raise ValueError(f"scope is 'layer' or 'global', round_to ≥ 1; got {scope!r}, {round_to}")
+
+
+def _importance(tp: Any, importance: str | Callable[[Any], Tensor], model: nn.Module) -> Any:
+    if not isinstance(importance, str):
+        return importance
+    if importance not in IMPORTANCE:
+        raise ValueError(f"importance is one of {', '.join(IMPORTANCE)}, got {importance!r}")
+    if importance == "taylor" and all(p.grad is None for p in model.parameters()):
+        raise ValueError("taylor weighs weights by gradients: call backward() on a loss first")
+    return getattr(tp.importance, IMPORTANCE[importance])()
+
+
+@contextmanager
+def _traceable(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and gradients for all: torch-pruning follows the graph of autograd."""
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    model.requires_grad_(True)
+    try:
+        with _eval_mode([model]), torch.enable_grad():
+            yield
+    finally:
+        for name in frozen:
+            model.get_parameter(name).requires_grad_(False)
+
+
+def _graph(tp: Any, model: nn.Module, example: Any) -> Any:
+    """Torch-pruning's graph of which channels go with which."""
+
+    def forward(module: nn.Module, inputs: Any) -> list[Tensor]:
+        said = module(*inputs) if isinstance(inputs, tuple) else call(module, as_batch(inputs))
+        found = [said] if isinstance(said, Tensor) else list(_tensors(said.values()))
+        return [one for one in found if one.requires_grad]
+
+    if isinstance(example, Tensor):
+        example = {"inputs": example}
+    owned = {id(p) for m in model.modules() if _known(tp, m) for p in m.parameters(recurse=False)}
+    free = [p for p in model.parameters() if id(p) not in owned]
+    return tp.DependencyGraph().build_dependency(
+        model, example, forward_fn=forward, ignored_params=free, verbose=False
+    )
+
+
+def _known(tp: Any, module: nn.Module) -> bool:
+    return bool(tp.ops.module2type(module) != tp.ops.OPTYPE.ELEMENTWISE)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors(value)
+
+
+def _groups(
+    graph: Any,
+    layers: Mapping[str, nn.Module],
+    ratios: dict[str, float] | float,
+    keep: frozenset[str],
+) -> list[tuple[Any, float]]:
+    """The groups of tied channels that are to be cut, each with its share."""
+    names = {module: name for name, module in layers.items()}
+    found = []
+    for group in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
+        targets = [(one.dep.target.module, one.dep.handler) for one in group]
+        tied = [names[m] for m, f in targets if m in names and graph.is_out_channel_pruning_fn(f)]
+        read = any(graph.is_in_channel_pruning_fn(f) for m, f in targets if m in names)
+        kept = [name for name in tied if name in keep]
+        if isinstance(ratios, dict):
+            given = {name: ratios[name] for name in tied if name in ratios}
+            if not given:
+                continue
+            _refuse(given, tied, kept, read)
+            share = next(iter(given.values()))
+        else:
+            share = ratios
+        if read and not kept:
+            found.append((group, share))
+    return found
+
+
+def _refuse(given: Mapping[str, float], tied: list[str], kept: list[str], read: bool) -> None:
+    """What was asked for by name and cannot be done is an error; the rest is left out."""
+    name = next(iter(given))
+    if not read:
+        raise ValueError(
+            f"the channels of {name!r} cannot be cut: no layer reads them, they are the model's "
+            "answer"
+        )
+    if kept:
+        raise ValueError(
+            f"{name!r} cannot be cut: a residual connection ties it to {kept[0]!r}, which is to be "
+            f"kept. Tied are {', '.join(tied)}"
+        )
+    if len(set(given.values())) > 1:
+        raise ValueError(f"{', '.join(given)} are tied and are cut alike: give one ratio")
+
+
+def _global_shares(scores: list[Tensor], ratio: float) -> list[float]:
+    """The share of each group when the least important channels of all are taken out."""
+    total = torch.cat(scores)
+    bar = total.sort().values[max(round(ratio * len(total)) - 1, 0)]
+    return [float((worth <= bar).sum()) / len(worth) for worth in scores]
