@@ -31,9 +31,11 @@ PINS, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
 EXTRAS = "book,compress,dev,language,rl,trl"
 # Compared with in tests and benchmarks; each lies in a folder of its own, without dependencies. The
 # metadata of the first asks for torchvision, which has no build for every torch and is not needed
-# there; the others are earlier releases, whose checkpoints the library reads.
+# there; the second asks for packages that its losses do not need; the others are earlier releases,
+# whose checkpoints the library reads.
 PEERS = {
     "": "torchdistill==1.1.5",
+    "textbrewer": "textbrewer==0.2.1.post1",
     "rsl_rl-2": "rsl-rl-lib==2.3.3",
     "rsl_rl-3": "rsl-rl-lib==3.3.0",
     "rsl_rl-4": "rsl-rl-lib==4.0.1",

@@ -26,6 +26,7 @@ _HOMES = {
     "EMA": "teachers",
     "Peers": "teachers",
     "Cache": "cache",
+    "Recorded": "recorded",
     "Stacked": "stacked",
     "Objective": "objective",
     "Term": "objective",
@@ -36,6 +37,7 @@ _HOMES = {
     "Relation": "terms",
     "PPO": "policy_terms",
     "Consistency": "policy_terms",
+    "fit_projectors": "transformer_terms",
     "initialize": "transformer_terms",
     "layer_map": "transformer_terms",
     "tinybert": "transformer_terms",
@@ -59,6 +61,7 @@ __all__ = [
     "Match",
     "Objective",
     "Peers",
+    "Recorded",
     "Relation",
     "Schedule",
     "Stacked",
@@ -72,6 +75,7 @@ __all__ = [
     "distill",
     "evaluate",
     "exp",
+    "fit_projectors",
     "fusion",
     "initialize",
     "layer_map",
@@ -92,13 +96,14 @@ if TYPE_CHECKING:
     from .evaluation import agreement, evaluate, sanity
     from .objective import Objective, Term
     from .policy_terms import PPO, Consistency
+    from .recorded import Recorded
     from .schedules import Schedule, cosine, exp, linear, steps
     from .signals import capture
     from .stacked import Stacked
     from .teachers import EMA, Ensemble, Peers, Teacher
     from .terms import CE, DKD, KD, Match, Relation
     from .training import History, distill
-    from .transformer_terms import initialize, layer_map, tinybert
+    from .transformer_terms import fit_projectors, initialize, layer_map, tinybert
 
 
 def __getattr__(name: str) -> object:

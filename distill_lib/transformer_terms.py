@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from . import losses
 from .objective import Objective, Term
 from .schedules import Schedule
+from .signals import Batch, as_batch, call, pick, tell
+from .teachers import Source, Teacher
 from .terms import KD, Match
 
-__all__ = ["initialize", "layer_map", "tinybert"]
+__all__ = ["fit_projectors", "initialize", "layer_map", "tinybert"]
 
 Layers = str | Sequence[tuple[int, int]]
 
@@ -139,6 +141,64 @@ def tinybert(
 
 
 @torch.no_grad()
+def fit_projectors(
+    objective: Objective,
+    student: nn.Module,
+    teacher: Source | nn.Module,
+    batch: Batch,
+    ridge: float = 0.01,
+) -> Objective:
+    r"""Begin each projector as the linear map that suits the untrained student best, in place.
+
+    .. math:: W = \arg\min_W \lVert X W - Y \rVert^2 + \lambda\, n\, \lVert W \rVert^2
+        = (X^\top X + \lambda n I)^{-1} X^\top Y
+
+    with the :math:`n` tokens of the batch, student's rows :math:`X` and teacher's rows :math:`Y`.
+    With a random projector the fastest way to lower the loss is to say the same of every token,
+    and a student that has learned this has to unlearn it.
+
+    Args:
+        objective: One whose :class:`distill_lib.Match` terms project by ``nn.Linear``. Others stay
+            as they are; a projector that several terms share is fitted to all of them.
+        student: The student, before its training.
+        teacher: Its teacher.
+        batch: Some hundred texts.
+        ridge: :math:`\lambda`.
+
+    Returns:
+        The objective.
+    """
+    named = as_batch(batch)
+    source: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
+    if hasattr(source, "reveal"):
+        source.reveal(objective.reads("teacher"))
+    was, undo = student.training, tell(student, objective.reads("student"))
+    said, taught = call(student.eval(), named), source(named)
+    student.train(was)
+    undo()
+    keep = named.get("attention_mask")
+    sums: dict[nn.Linear, list[Tensor]] = {}
+    for _, term in objective.pairs():
+        project = getattr(term, "project", None)
+        if isinstance(term, Match) and isinstance(project, nn.Linear):
+            x, y = pick(said, term.paths[0], "student"), pick(taught, term.paths[1], "teacher")
+            if keep is not None and keep.shape == x.shape[:2] and x.ndim == 3:
+                x, y = x[keep.bool()], y[keep.bool()]
+            x, y = (v.flatten(0, -2).double() for v in (x, y))
+            if project.bias is not None:
+                x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+            both = sums.setdefault(project, [torch.zeros(()), torch.zeros(())])
+            both[0] = both[0] + x.T @ x + ridge * len(x) * torch.eye(x.shape[1]).to(x)
+            both[1] = both[1] + x.T @ y
+    for project, (inner, outer) in sums.items():
+        best = torch.linalg.solve(inner, outer).T.to(project.weight)
+        project.weight.copy_(best[:, : project.in_features])
+        if project.bias is not None:
+            project.bias.copy_(best[:, -1])
+    return objective
+
+
+@torch.no_grad()
 def initialize(student: nn.Module, teacher: nn.Module, layers: Layers = "uniform") -> nn.Module:
     """Begin a student of the teacher's width with the teacher's own layers, in place.
 
@@ -177,7 +237,8 @@ def initialize(student: nn.Module, teacher: nn.Module, layers: Layers = "uniform
         if id(parameter) not in inside and found is not None and found.shape == parameter.shape:
             parameter.copy_(found)
         elif found is not None and "position" in name:
-            parameter.copy_(found[: len(parameter)])
+            most = min(len(parameter), len(found))
+            parameter[:most] = found[:most]
     words, table = student.get_input_embeddings(), teacher.get_input_embeddings().weight  # type: ignore[operator]
     if hasattr(words, "lookup"):  # an embedding of some of the pieces
         kept = (words.lookup > 1).nonzero()[:, 0]

@@ -18,6 +18,7 @@ from typing import Any, Literal, overload
 from distill_lib.data import digits, fashion, hub, snippets
 from distill_lib.data.augment import flip_and_shift
 from distill_lib.data.dataset import Batches, DataError, Dataset
+from distill_lib.data.rewriting import neighbors, rewrite
 from distill_lib.data.text import TextBatches, TextDataset
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "flip_and_shift",
     "load",
     "names",
+    "neighbors",
+    "rewrite",
 ]
 
 _IMAGES = {"digits": digits.load, "fashion_mnist": fashion.load}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import full_precision
+from ._common import _not_tensors, full_precision
 
 __all__ = ["attention", "attention_kl", "attention_scores", "minilm_relation"]
 
@@ -79,8 +79,10 @@ def attention_scores(*, student: Tensor, teacher: Tensor, mask: Tensor | None = 
         tensor([[1.0000, 1.0000]])
     """
     keys = _keys("attention_scores", student, teacher, mask) & (student > 0) & (teacher > 0)
-    gap = (_centered(student, keys) - _centered(teacher, keys)).square()
-    return _mean_over(gap, keys).mean(1)
+    # centering is linear, so the difference is centered once: the variance of the log-ratio
+    ratio = _log(full_precision(student)) - _log(full_precision(teacher))
+    gap = ratio - _mean_over(ratio, keys)[..., None]
+    return _mean_over(gap.square(), keys).mean(1)
 
 
 def attention_kl(*, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -144,6 +146,7 @@ def minilm_relation(
         >>> minilm_relation(student=x, teacher=x, heads=3).abs().max() < 1e-6
         tensor(True)
     """
+    _check_tensors("minilm_relation", student, teacher)
     for who, x in (("student", student), ("teacher", teacher)):
         if x.ndim != 3:
             raise ValueError(
@@ -172,8 +175,14 @@ def _relations(x: Tensor, heads: int, keys: Tensor) -> Tensor:
     return scores.masked_fill(~keys, torch.finfo(scores.dtype).min / 2).log_softmax(-1)
 
 
+def _check_tensors(name: str, student: object, teacher: object) -> None:
+    if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
+        raise TypeError(_not_tensors(name, student, teacher))
+
+
 def _keys(name: str, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     """[B, 1, 1, L] which keys count, after the shapes were checked."""
+    _check_tensors(name, student, teacher)
     if student.shape != teacher.shape or student.ndim != 4 or student.shape[2] != student.shape[3]:
         have = f"student {list(student.shape)} and teacher {list(teacher.shape)}"
         heads = ""
@@ -200,11 +209,6 @@ def _key_mask(name: str, shape: torch.Size, mask: Tensor | None, device: torch.d
 
 def _log(p: Tensor) -> Tensor:
     return p.clamp_min(torch.finfo(p.dtype).tiny).log()
-
-
-def _centered(maps: Tensor, keys: Tensor) -> Tensor:
-    logs = _log(full_precision(maps))
-    return logs - _mean_over(logs, keys)[..., None]
 
 
 def _mean_over(values: Tensor, keys: Tensor) -> Tensor:

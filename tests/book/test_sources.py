@@ -42,14 +42,33 @@ def code_cells(path: Path) -> list[str]:
     return [cell.source for cell in bookcache.read(path).cells if cell.cell_type == "code"]
 
 
+CODE = re.compile(r"`{3,}(\{(code\S*|eval-rst|literalinclude|math)\}.*|[^{]*)$")
+
+
 def prose(path: Path) -> str:
     """The text without front matter, code, formulas, roles' targets, and HTML."""
     text = path.read_text(encoding="utf-8")
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
-    fenced = r"^(?P<f>`{3,})(?!\{(?!code|eval-rst|literalinclude)).*?^(?P=f)\s*$"
-    text = re.sub(fenced, "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$|`+[^`]+`+", " ", text, flags=re.DOTALL)
+    kept: list[str] = []
+    fences: list[tuple[str, bool]] = []  # open ones, and whether code is inside
+    for line in text.splitlines():
+        if fences and line.rstrip() == fences[-1][0]:
+            fences.pop()
+        elif (mark := re.match(r"`{3,}|:{3,}", line)) and not any(code for _, code in fences):
+            fences.append((mark[0], bool(CODE.match(line))))
+        elif not any(code for _, code in fences):
+            kept.append(line)
+    text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$|`+[^`]+`+", " ", "\n".join(kept), flags=re.DOTALL)
     return re.sub(r"!\[|<!--.*?-->|<[^>\n]+>", " ", text, flags=re.DOTALL)
+
+
+def test_prose_is_what_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.md"
+    path.write_text(
+        "---\na: b\n---\nOne\n```{cost}\n```\ntwo `no` $no$\n```{code-cell}\nno\n```\n"
+        "````{figure} x\nthree\n```\nno\n```\n````\n:::{exercise}\nfour\n:::\nfive"
+    )
+    assert prose(path).split() == ["One", "two", "three", "four", "five"]
 
 
 def all_files() -> list[Path]:
