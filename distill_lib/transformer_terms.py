@@ -36,7 +36,7 @@ def layer_map(student: int, teacher: int, how: str = "uniform") -> list[tuple[in
         how: One of the above.
 
     Returns:
-        Pairs (student's layer, teacher's layer), counted from 1: ``hidden_states/0`` are the
+        Pairs of a student's and a teacher's layer, counted from 1. ``hidden_states/0`` are the
         embeddings, ``hidden_states/m`` what layer m gives, ``attentions/m-1`` its maps.
 
     Raises:

@@ -51,7 +51,7 @@ def unit_scores(
         loss: ``loss(model, batch)``, a scalar.
 
     Returns:
-        By the name of the linear layer that reads them: [H] for heads, [F] for hidden units.
+        Scores [H] of heads and [F] of hidden units, by the linear layer that reads them.
 
     Reference:
         Michel et al., *Are sixteen heads really better than one?*, 2019.

@@ -29,7 +29,7 @@ def attention(*, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
         mask: [B, L], true where a token is no padding; by default everywhere.
 
     Returns:
-        [B, L], from 0 to 2 / |K|.
+        [B, L], from 0 to 2 divided by the number of keys.
 
     Raises:
         ValueError: maps of different shapes, such as other numbers of heads.
