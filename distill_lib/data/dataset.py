@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -21,8 +21,52 @@ class DataError(RuntimeError):
     """Data that is not there or not what it should be; the message says what to do."""
 
 
+class Labeled:
+    """What data sets of images and of texts do alike with their labels."""
+
+    kind: ClassVar[str] = "item"
+    labels: Tensor
+    classes: tuple[str, ...]
+    name: str
+
+    def _check_labels(self) -> None:
+        wrong = (self.labels >= len(self.classes)) | (self.labels < 0)
+        wrong &= self.labels != NO_LABEL
+        if wrong.any():
+            at = int(wrong.nonzero()[0])
+            raise DataError(
+                f"{self.name}: {self.kind} {at} has label {int(self.labels[at])}, but there are "
+                f"{len(self.classes)} classes; {NO_LABEL} stands for no label."
+            )
+
+    def subset(self, indices: Tensor | Sequence[int]) -> Self:
+        """Some of them, with their ids."""
+        raise NotImplementedError
+
+    def per_class(self, k: int) -> Self:
+        """The first ``k`` of each class, in the order of the data."""
+        counts = torch.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+        if k < 1 or int(counts.min()) < k:
+            rare = self.classes[int(counts.argmin())]
+            raise DataError(
+                f"{self.name}: {k} of each class were asked for; {rare!r} has {int(counts.min())}."
+            )
+        firsts = [(self.labels == c).nonzero()[:k, 0] for c in range(len(self.classes))]
+        return self.subset(torch.cat(firsts).sort().values)
+
+    def without_labels(self, mask: Tensor | None = None) -> Self:
+        """The same with labels -100 where ``mask`` ``[N]`` is true, by default everywhere."""
+        mask = torch.ones_like(self.labels, dtype=torch.bool) if mask is None else mask
+        if mask.dtype != torch.bool or mask.shape != self.labels.shape:
+            raise DataError(
+                f"{self.name}: expected a mask of {len(self.labels)} bools, "
+                f"got {mask.dtype} of shape {list(mask.shape)}."
+            )
+        return replace(self, labels=self.labels.masked_fill(mask, NO_LABEL))  # type: ignore[type-var]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Dataset:
+class Dataset(Labeled):
     """Inputs, labels and ids in memory, with their origin.
 
     Args:
@@ -53,14 +97,7 @@ class Dataset:
         lengths = (len(self.inputs), len(self.labels), len(self.index))
         if len(set(lengths)) != 1:
             raise DataError(f"{self.name}: inputs, labels and index have lengths {lengths}.")
-        wrong = (self.labels >= len(self.classes)) | (self.labels < 0)
-        wrong &= self.labels != NO_LABEL
-        if wrong.any():
-            at = int(wrong.nonzero()[0])
-            raise DataError(
-                f"{self.name}: item {at} has label {int(self.labels[at])}, but there are "
-                f"{len(self.classes)} classes; -100 stands for no label."
-            )
+        self._check_labels()
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -77,7 +114,7 @@ class Dataset:
             f"{len(self.classes)} classes{missing})"
         )
 
-    def subset(self, indices: Tensor | Sequence[int]) -> Dataset:
+    def subset(self, indices: Tensor | Sequence[int]) -> Self:
         """The items at some positions (or under a mask ``[N]`` of bools), with their ids."""
         at = torch.as_tensor(indices, device=self.labels.device)
         if at.dtype != torch.bool:
@@ -85,26 +122,6 @@ class Dataset:
         elif len(at) != len(self):
             raise DataError(f"{self.name}: a mask of {len(at)} for {len(self)} items.")
         return replace(self, inputs=self.inputs[at], labels=self.labels[at], index=self.index[at])
-
-    def per_class(self, k: int) -> Dataset:
-        """The first ``k`` items of each class, in the order of the data."""
-        counts = torch.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
-        if k < 1 or int(counts.min()) < k:
-            rare = self.classes[int(counts.argmin())]
-            raise DataError(
-                f"{self.name}: {k} of each class were asked for; {rare!r} has {int(counts.min())}."
-            )
-        firsts = [(self.labels == c).nonzero()[:k, 0] for c in range(len(self.classes))]
-        return self.subset(torch.cat(firsts).sort().values)
-
-    def without_labels(self, mask: Tensor) -> Dataset:
-        """The same items with labels -100 where ``mask`` ``[N]`` is true: seen, but unlabeled."""
-        if mask.dtype != torch.bool or mask.shape != self.labels.shape:
-            raise DataError(
-                f"{self.name}: expected a mask of {len(self)} bools, "
-                f"got {mask.dtype} of shape {list(mask.shape)}."
-            )
-        return replace(self, labels=self.labels.masked_fill(mask, NO_LABEL))
 
     def to(self, device: str | torch.device) -> Dataset:
         """The same data on a device, from where batches are then cut."""

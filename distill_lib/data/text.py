@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distill_lib.data import places
-from distill_lib.data.dataset import NO_LABEL, Batches, DataError, _generator
+from distill_lib.data.dataset import NO_LABEL, Batches, DataError, Labeled, _generator
 
 __all__ = ["TextBatches", "TextDataset", "Tokens"]
 
@@ -47,7 +47,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TextDataset:
+class TextDataset(Labeled):
     """Texts, labels, ids, and what each human rater said.
 
     Args:
@@ -64,6 +64,8 @@ class TextDataset:
     Raises:
         DataError: The lengths differ, a text is empty, a label is no class.
     """
+
+    kind: ClassVar[str] = "text"
 
     texts: tuple[str, ...]
     labels: Tensor
@@ -91,14 +93,7 @@ class TextDataset:
                     f"{self.name}: text {i} (id {int(self.index[i])}) is empty: leave it out, for "
                     "a model would answer to [CLS] [SEP] alone."
                 )
-        wrong = (self.labels >= len(self.classes)) | (self.labels < 0)
-        wrong &= self.labels != NO_LABEL
-        if wrong.any():
-            at = int(wrong.nonzero()[0])
-            raise DataError(
-                f"{self.name}: text {at} has label {int(self.labels[at])}, but there are "
-                f"{len(self.classes)} classes; {NO_LABEL} stands for no label."
-            )
+        self._check_labels()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -139,7 +134,7 @@ class TextDataset:
         counts = self.ratings.double()
         return (counts @ torch.arange(-4.0, 5.0, dtype=torch.float64) / counts.sum(1)).float()
 
-    def subset(self, indices: Tensor | Sequence[int]) -> TextDataset:
+    def subset(self, indices: Tensor | Sequence[int]) -> Self:
         """The texts at some positions (or under a mask ``[N]`` of bools), with their ids."""
         at = torch.as_tensor(indices)
         if at.dtype == torch.bool:
@@ -156,29 +151,7 @@ class TextDataset:
             tokens=None if self.tokens is None else self.tokens.subset(at),
         )
 
-    def per_class(self, k: int) -> TextDataset:
-        """The first ``k`` texts of each class, in the order of the data."""
-        counts = torch.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
-        if k < 1 or int(counts.min()) < k:
-            rare = self.classes[int(counts.argmin())]
-            raise DataError(
-                f"{self.name}: {k} of each class were asked for; {rare!r} has {int(counts.min())}."
-            )
-        firsts = [(self.labels == c).nonzero()[:k, 0] for c in range(len(self.classes))]
-        return self.subset(torch.cat(firsts).sort().values)
-
-    def without_labels(self, mask: Tensor | None = None) -> TextDataset:
-        """The same texts with labels -100 where ``mask`` ``[N]`` is true; by default everywhere."""
-        if mask is None:
-            mask = torch.ones(len(self), dtype=torch.bool)
-        if mask.dtype != torch.bool or mask.shape != self.labels.shape:
-            raise DataError(
-                f"{self.name}: expected a mask of {len(self)} bools, "
-                f"got {mask.dtype} of shape {list(mask.shape)}."
-            )
-        return replace(self, labels=self.labels.masked_fill(mask, NO_LABEL))
-
-    def by_length(self) -> TextDataset:
+    def by_length(self) -> Self:
         """The same texts, the short ones first: the order in which padding costs least."""
         return self.subset(self._tokens().lengths().argsort(stable=True))
 
