@@ -233,7 +233,7 @@ class BagOfEmbeddings(nn.Module):
 
 
 class BiLSTM(nn.Module):
-    """A bidirectional LSTM, read at its largest value over the text.
+    """Two LSTMs, one from each end of the text, read at their largest values.
 
     Args:
         pieces: ``[V]`` ids that are kept.
@@ -260,22 +260,21 @@ class BiLSTM(nn.Module):
     ) -> None:
         super().__init__()
         self.words = Words(pieces, dim)
-        self.lstm = nn.LSTM(dim, hidden, batch_first=True, bidirectional=True)
+        self.ahead = nn.LSTM(dim, hidden, batch_first=True)
+        self.back = nn.LSTM(dim, hidden, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(2 * hidden, classes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits."""
         mask = input_ids != self.words.pad if attention_mask is None else attention_mask.bool()
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.dropout(self.words(input_ids)),
-            mask.sum(1).cpu(),
-            batch_first=True,
-            enforce_sorted=False,
-        )
-        states, _ = nn.utils.rnn.pad_packed_sequence(
-            self.lstm(packed)[0], batch_first=True, total_length=input_ids.shape[1]
-        )
+        words = self.dropout(self.words(input_ids))
+        # each text is turned within its own length, so that padding comes last both ways: the
+        # same as packed sequences, at less than half the time of a training step on a CPU
+        last = mask.sum(1, keepdim=True) - 1
+        turned = (last - torch.arange(mask.shape[1], device=mask.device)).clamp_min(0)
+        around = words.gather(1, turned[..., None].expand_as(words))
+        states = torch.cat([self.ahead(words)[0], self.back(around)[0]], -1)
         read = states.masked_fill(~mask[..., None], -torch.inf).amax(1)
         return cast(Tensor, self.head(self.dropout(read)))
 

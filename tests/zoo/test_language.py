@@ -94,6 +94,21 @@ def test_pairs_see_order_and_the_bag_does_not():
     assert not torch.allclose(made["pairs"](IDS), made["pairs"](turned))
 
 
+def test_two_lstms_are_pytorchs_bidirectional_one_on_packed_sequences():
+    model = students()["lstm"].eval()
+    both = nn.LSTM(4, 3, batch_first=True, bidirectional=True)
+    both.load_state_dict(
+        model.ahead.state_dict()
+        | {f"{name}_reverse": value for name, value in model.back.state_dict().items()}
+    )
+    packed = nn.utils.rnn.pack_padded_sequence(
+        model.words(IDS), MASK.sum(1), batch_first=True, enforce_sorted=False
+    )
+    states, lengths = nn.utils.rnn.pad_packed_sequence(both(packed)[0], batch_first=True)
+    read = [one[:n].amax(0) for one, n in zip(states, lengths, strict=True)]
+    assert torch.allclose(model(IDS, MASK), model.head(torch.stack(read)), atol=1e-6)
+
+
 def test_bags_of_several_seeds_are_one_stacked_model():
     torch.manual_seed(0)
     bags = [BagOfEmbeddings(PIECES, 4, bigrams=9) for _ in range(3)]
