@@ -21,20 +21,47 @@ import nbformat
 from plainmyst import Context, convert
 
 SETUP = """\
-# Installs the book's library only where it is missing. PyTorch and NumPy stay as they are.
+# Installs the book's library and what this chapter uses, only where it is missing. PyTorch and
+# NumPy stay as they are.
 import importlib.util
 import subprocess
 import sys
 
+pip = [sys.executable, "-m", "pip", "install", "-q"]
 if importlib.util.find_spec("distill_lib") is None:
-    needs = {{"accelerate": "accelerate", "matplotlib": "matplotlib", "safetensors": "safetensors",
-             "sklearn": "scikit-learn", "tqdm": "tqdm"}}
-    missing = [pip for name, pip in needs.items() if importlib.util.find_spec(name) is None]
-    subprocess.check_call(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps",
-         "distill-lib @ git+{repository}", *missing]
-    )
+    subprocess.check_call([*pip, "--no-deps", "distill-lib @ git+{repository}"])
+needs = {needs}
+missing = [name for module, name in needs.items() if importlib.util.find_spec(module) is None]
+if missing:
+    subprocess.check_call([*pip, *missing])
 """
+# What a chapter imports itself, or by way of the library: a pattern in its code, and for it the
+# modules with the names under which they are installed.
+NEEDS = {
+    "": {
+        "matplotlib": "matplotlib",
+        "safetensors": "safetensors",
+        "sklearn": "scikit-learn",
+        "tqdm": "tqdm",
+    },
+    r"\b(accelerate|integrations)\b": {"accelerate": "accelerate"},
+    r"\b(rl|gymnasium|Policy)\b": {
+        "Box2D": "gymnasium[box2d,classic-control,mujoco]",
+        "imageio": "imageio[ffmpeg]",
+    },
+    r"\brsl_rl\b": {"rsl_rl": "rsl-rl-lib", "tensordict": "tensordict"},
+    r"\bstable_baselines3\b": {"stable_baselines3": "stable-baselines3"},
+    r"transformers|minilm|movie_reviews": {"transformers": "transformers"},
+    r"\b(compress|fusion|onnx)\b": {
+        "onnx": "onnx",
+        "onnxruntime": "onnxruntime",
+        "onnxscript": "onnxscript",
+        "scipy": "scipy",
+        "torch_pruning": "torch-pruning",
+        "torchao": "torchao",
+    },
+    r"\boptuna\b": {"optuna": "optuna"},
+}
 HEAD = (
     "*This notebook is made from the chapter "
     "[{title}]({site}{page}.html) of [{book}]({site}). Run the cells from top to bottom.*"
@@ -75,10 +102,12 @@ def notebook(root: Path, path: Path, xrefs: dict[str, Any], glue: dict[str, str]
     page = path.relative_to(root).with_suffix("").as_posix()
     context = Context(root, page, site, xrefs["references"], xrefs["numbers"], glue)
     head = HEAD.format(title=xrefs["pages"][page], site=site, page=page, book=config["title"])
-    setup = SETUP.format(repository=config["repository"]["url"])
+    source = bookcache.read(path)
+    program = "\n".join(cell.source for cell in source.cells if cell.cell_type == "code")
+    setup = SETUP.format(repository=config["repository"]["url"], needs=listed(needs(program)))
     macros = config["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"]
     cells = [markdown(head), code(setup)]
-    for cell in bookcache.read(path).cells:
+    for cell in source.cells:
         if cell.cell_type == "code":
             cells += [code(cell.source, cell.metadata.get("tags", [])), *caption(cell, context)]
         elif text := convert(cell.source, context):
@@ -93,6 +122,17 @@ def notebook(root: Path, path: Path, xrefs: dict[str, Any], glue: dict[str, str]
     )
     nbformat.validate(result)
     return nbformat.writes(result) + "\n"
+
+
+def needs(program: str) -> dict[str, str]:
+    """Modules that a chapter's code uses, with the names under which they are installed."""
+    used = (names for pattern, names in NEEDS.items() if re.search(pattern, program))
+    return {module: name for names in used for module, name in names.items()}
+
+
+def listed(names: dict[str, str]) -> str:
+    """A dictionary as a program would write it, an entry a line."""
+    return "{\n" + "".join(f"    {k!r}: {v!r},\n" for k, v in names.items()).replace("'", '"') + "}"
 
 
 def expand(text: str, macros: dict[str, str]) -> str:

@@ -23,6 +23,7 @@ from .quantization import bake, calibrate, convert, qat
 from .rounding import FakeQuant, grid, quantize
 from .sharing import Codebook, codebook_bits, kmeans, share
 from .structured import prune_channels
+from .surgeon import refit
 
 __all__ = [
     "Codebook",
@@ -60,6 +61,7 @@ __all__ = [
     "quantize",
     "quantize_onnx",
     "random",
+    "refit",
     "report",
     "rewind",
     "save_packed",

@@ -6,7 +6,7 @@ import copy
 import itertools
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def quantize_onnx(
     out: str | Path,
     batches: Iterable[Any] | None = None,
     per_channel: bool = True,
+    kinds: Sequence[str] | None = None,
 ) -> OnnxModel:
     """Round the weights of an ONNX file to int8, and let it compute in integers.
 
@@ -49,12 +50,14 @@ def quantize_onnx(
         out: The file to write.
         batches: For a static range: inputs like those that the model will see.
         per_channel: A step for each output of a layer, or one for the whole weight.
+        kinds: Operators to round, by their names in ONNX, such as ``Conv``; by default products of
+            matrices and tables when dynamic, and all that ONNX Runtime can round when static.
 
     Returns:
         The new file, ready to be asked.
 
     Raises:
-        ValueError: batches that are empty.
+        ValueError: batches that are empty, or kinds of which the file holds none.
         ModuleNotFoundError: onnx or onnxruntime is not installed.
 
     Reference:
@@ -68,17 +71,24 @@ def quantize_onnx(
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "plain.onnx"
             model = onnx.load(path)
+            held = {node.op_type for node in model.graph.node}
+            if kinds is not None and held.isdisjoint(kinds):
+                raise ValueError(f"none of kinds={list(kinds)} occurs: {', '.join(sorted(held))}")
             del model.graph.value_info[:]  # shapes that quantize_dynamic finds contradictory
             onnx.save(model, plain)
-            common = {"per_channel": per_channel, "weight_type": tools.QuantType.QInt8}
+            common: dict[str, Any] = {"per_channel": per_channel}
+            common["weight_type"] = tools.QuantType.QInt8
             if batches is None:
                 # integer convolutions with ranges found on the way are many times slower than float
-                kinds = ["MatMul", "Gemm", "Gather"]
-                tools.quantize_dynamic(plain, out, op_types_to_quantize=kinds, **common)
+                found = list(kinds or ["MatMul", "Gemm", "Gather"])
+                # a Gemm is first written as a product and a sum
+                common["op_types_to_quantize"] = found + ["MatMul"] * ("Gemm" in found)
+                tools.quantize_dynamic(plain, out, **common)
             else:
                 source = OnnxModel(plain)
                 reader = _Reader(source.feed(batch) for batch in batches)
                 unsigned = tools.QuantType.QUInt8
+                common["op_types_to_quantize"] = kinds
                 tools.quantize_static(plain, out, reader, activation_type=unsigned, **common)
     finally:
         logging.disable(level)

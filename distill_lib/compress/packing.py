@@ -126,7 +126,9 @@ def save_packed(model: nn.Module, path: str | Path, plan: Mapping[str, Any] | No
     """Write a model's state as small as its zeros and repeated values allow.
 
     Args:
-        model: The model; its shared weights are written as plain ones, so :func:`bake` it first.
+        model: The model. Shared weights are written as plain ones: :func:`bake` them first. Rounded
+            ones are smallest as integers, by :func:`convert`: baked, with a step for each output,
+            hardly two of them are alike.
         path: The file.
         plan: The plan of :func:`prune_channels`, for a network that was also made narrower.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import bookcache
 import nbformat
 import notebooks
 import plainmyst
@@ -184,11 +186,27 @@ def test_the_first_cell_never_touches_torch_or_numpy(built, monkeypatch):
     monkeypatch.setattr(subprocess, "check_call", calls.append)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     exec(set_up_cell(built), {})
-    (command,) = calls
-    assert command[:3] == [sys.executable, "-m", "pip"]
-    assert "--no-deps" in command
-    assert any(part.startswith("distill-lib @ git+https://") for part in command)
-    assert not {"torch", "numpy"} & set(command)
+    library, others = calls
+    assert library[:3] == others[:3] == [sys.executable, "-m", "pip"]
+    assert "--no-deps" in library
+    assert any(part.startswith("distill-lib @ git+https://") for part in library)
+    assert "scikit-learn" in others
+    assert not {"torch", "numpy"} & {*library, *others}
+
+
+@pytest.mark.parametrize("path", bookcache.chapters(ROOT), ids=lambda path: path.stem)
+def test_the_first_cell_installs_what_a_chapter_imports(path):
+    cells = [cell.source for cell in bookcache.read(path).cells if cell.cell_type == "code"]
+    used = set()
+    for node in ast.walk(ast.parse("\n".join(cells))):
+        if isinstance(node, ast.Import):
+            used |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            used.add(str(node.module).split(".")[0])
+    # Box2D comes with gymnasium, and what the others need comes with them
+    there = {"distill_lib", "torch", "numpy", "gymnasium", "mujoco", "IPython", "PIL"}
+    there |= {"packaging", "tokenizers"}
+    assert used - there - set(sys.stdlib_module_names) <= set(notebooks.needs("\n".join(cells)))
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,19 @@ def test_int8_files_are_smaller_and_nearly_agree(written, tmp_path: Path, per_ch
     assert "QuantizeLinear" in kinds or "QLinearConv" in kinds
 
 
+@pytest.mark.parametrize("lessons", [None, batches()], ids=["dynamic", "static"])
+def test_only_the_kinds_that_are_named_are_rounded(written, tmp_path: Path, lessons) -> None:
+    size = {}
+    for kind in ("Conv", "Gemm"):
+        quantize_onnx(written[1].path, tmp_path / kind, lessons, kinds=[kind])
+        size[kind] = (tmp_path / kind).stat().st_size
+    assert size["Gemm"] < 0.5 * size["Conv"]  # nearly all weights are in the linear layers
+    if lessons is None:
+        assert "ConvInteger" in {node.op_type for node in onnx.load(tmp_path / "Conv").graph.node}
+    with pytest.raises(ValueError, match=r"none of kinds=\['Convolution'\] occurs: .*Gemm"):
+        quantize_onnx(written[1].path, tmp_path / "q.onnx", kinds=["Convolution"])
+
+
 def test_calibration_wants_batches(written, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to calibrate on"):
         quantize_onnx(written[1].path, tmp_path / "q.onnx", [])
