@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLAIM = "application/vnd.distill.claim+json"
 ENV = "application/vnd.distill.env+json"
 GLUE = "application/papermill.record/"
-LIBRARY_FILES = {".py", ".js", ".json", ".safetensors", ".cache"}
+LIBRARY_FILES = {".py", ".js", ".json", ".jsonl", ".safetensors", ".cache", ".packed"}
 
 
 def config(root: Path) -> dict[str, Any]:
