@@ -1,0 +1,271 @@
+r"""The theorems of rounding and sharing, checked numerically: T15, and what chapter 18 adds to it.
+
+A grid has step Δ; its symmetric integers run from −Q to Q with Q = 2^(b−1) − 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from distill_lib import fusion
+from distill_lib.compress import (
+    bake,
+    codebook_bits,
+    grid,
+    huffman_bits,
+    kmeans,
+    qat,
+    quantize,
+    save_packed,
+    share,
+)
+
+
+def decibel(signal: Tensor, error: Tensor) -> float:
+    return 10 * math.log10((signal.square().mean() / error.square().mean()).item())
+
+
+def error(x: Tensor, step: float) -> Tensor:
+    """Of rounding to all multiples of a step."""
+    return (x / step).round() * step - x
+
+
+# the noise of rounding is Δ² / 12
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6, 8, 10])
+def test_uniform_numbers_lose_a_twelfth_of_the_squared_step(bits: int) -> None:
+    x = 2 * torch.rand(400_000, dtype=torch.float64) - 1
+    step = 2 / 2**bits
+    lost = error(x - step / 2, step)  # the 2^b cells tile the range
+    assert lost.square().mean().item() == pytest.approx(step**2 / 12, rel=0.01)
+    assert decibel(x, lost) == pytest.approx(20 * math.log10(2) * bits, abs=0.05)
+    assert 20 * math.log10(2) == pytest.approx(6.02, abs=0.001)
+
+
+def test_the_bound_for_a_lipschitz_density() -> None:
+    """Density 1 − |x| on [−1, 1]: L = 1, R = 2. A midpoint sum over cells gives the exact error."""
+    for step in (1.0, 0.5, 0.2, 0.1):
+        x = torch.linspace(-1, 1, 2_000_001, dtype=torch.float64)
+        density = 1 - x.abs()
+        squared = (density * error(x, step).square()).sum() / density.sum()
+        relative = abs(squared.item() / (step**2 / 12) - 1)
+        assert relative <= 0.39 * 1 * (2 + step) * step
+
+
+def test_the_constant_of_the_bound() -> None:
+    u = torch.linspace(-0.5, 0.5, 1_000_001, dtype=torch.float64)
+    area = (u.square() - 1 / 12).abs().mean().item()
+    assert area == pytest.approx(2 / 9 / math.sqrt(12), rel=1e-4)
+    assert 12 * area / 2 <= 0.39
+
+
+@pytest.mark.parametrize("crest", [4.0, 8.0])
+def test_an_outlier_twice_as_large_costs_a_bit(crest: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(200_000, generator=generator, dtype=torch.float64) - 0.5
+    quality = []
+    for largest in (crest, 2 * crest):
+        x[0] = largest * x[1:].std()
+        top = (x.abs().max() / x.square().mean().sqrt()).item()
+        found = decibel(x, quantize(x, 8) - x)
+        # Q instead of 2^(b−1): a small correction that vanishes with b
+        formula = 6.0206 * 8 + 4.771 - 20 * math.log10(top) - 20 * math.log10(128 / 127)
+        assert found == pytest.approx(formula, abs=0.15)
+        quality.append(found)
+    assert quality[0] - quality[1] == pytest.approx(6.02, abs=0.15)
+
+
+def test_exact_zeros_have_no_error() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(200_000, generator=generator, dtype=torch.float64) * 3 - 1
+    active = x.relu()
+    step, zero = grid(active, 6, symmetric=False)
+    lost = (quantize(active, 6, step, zero) - active).square().mean() / (step**2 / 12)
+    assert lost.item() == pytest.approx((active > 0).double().mean().item(), rel=0.02)
+
+
+# the best place to clip a Gaussian
+
+
+def gaussian_error(clip: float, levels: int) -> float:
+    """E (x̂ − x)² of 2^b levels in the middle of equal cells that end at ± clip, by integration."""
+    x = torch.linspace(-10, 10, 400_001, dtype=torch.float64)
+    step = 2 * clip / levels
+    cell = (x / step).floor().clamp(-levels / 2, levels / 2 - 1)
+    weight = torch.exp(-x.square() / 2)
+    return ((((cell + 0.5) * step - x).square() * weight).sum() / weight.sum()).item()
+
+
+def tail(clip: float) -> float:
+    """E (x − c)₊ of a standard Gaussian."""
+    density = math.exp(-(clip**2) / 2) / math.sqrt(2 * math.pi)
+    return density - clip * 0.5 * math.erfc(clip / math.sqrt(2))
+
+
+@pytest.mark.parametrize(
+    ("bits", "clip", "quality"), [(2, 2.0, 9.2), (3, 2.3, 14.3), (4, 2.7, 19.4), (8, 3.9, 40.5)]
+)
+def test_where_to_clip_a_gaussian(bits: int, clip: float, quality: float) -> None:
+    clips = [0.02 * i for i in range(60, 260)]
+    errors = [gaussian_error(c, 2**bits) for c in clips]
+    best = min(range(len(clips)), key=errors.__getitem__)
+    assert clips[best] == pytest.approx(clip, abs=0.06)
+    assert -10 * math.log10(errors[best]) == pytest.approx(quality, abs=0.1)
+    # a single valley: the derivative changes its sign once
+    falling = np.sign(np.diff(errors))
+    assert (np.diff(falling) != 0).sum() == 1
+    # the equation of the theorem, c / (6 · 4^b) = E (x − c)₊, is right up to half a step
+    low, high = 0.5, 8.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle / (6 * 4**bits) < tail(middle) else (low, middle)
+    assert low == pytest.approx(clips[best], abs=clip / 2**bits + 0.05)
+
+
+# the straight-through gradient
+
+
+def test_the_straight_through_gradient_is_one_within_the_grid_and_zero_outside() -> None:
+    x = torch.linspace(-5, 5, 401, dtype=torch.float64, requires_grad=True)
+    step = torch.tensor(0.5, dtype=torch.float64)
+    quantize(x, 4, step).sum().backward()
+    assert torch.equal(x.grad, ((x.detach() / step).abs() <= 7).double())
+
+
+def test_the_true_gradient_is_zero_almost_everywhere() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(1000, generator=generator, dtype=torch.float64)
+    step = torch.tensor(0.5, dtype=torch.float64)
+    moved = quantize(x + 1e-9, 4, step) - quantize(x, 4, step)
+    assert moved.count_nonzero() == 0
+
+
+@given(st.floats(-3.4, 3.4))
+def test_under_dither_the_straight_through_gradient_is_exact(value: float) -> None:
+    """E Q(x + u) = x for u uniform over a cell, so that its derivative is 1 within the grid."""
+    step = torch.tensor(0.5, dtype=torch.float64)
+    u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000 * 0.5 - 0.25
+    mean = quantize(torch.tensor(value, dtype=torch.float64) + u, 4, step).mean()
+    if abs(value) <= 3.25:  # half a step inside the last level, 3.5
+        assert mean.item() == pytest.approx(value, abs=1e-4)
+
+
+# steps of one's own
+
+
+@given(
+    st.integers(2, 8),
+    st.lists(st.integers(-6, 6), min_size=3, max_size=3),
+    st.integers(0, 1000),
+)
+def test_rounding_by_channel_does_not_see_the_scale_of_a_channel(
+    bits: int, powers: list[int], seed: int
+) -> None:
+    weight = torch.randn(3, 8, generator=torch.Generator().manual_seed(seed))
+    scale = 2.0 ** torch.tensor(powers, dtype=torch.float32)[:, None]
+    stretched = quantize(scale * weight, bits, axis=0)
+    assert torch.equal(stretched, scale * quantize(weight, bits, axis=0))
+
+
+def test_by_tensor_a_stretched_channel_takes_the_bits_of_the_others() -> None:
+    weight = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
+    before = decibel(weight[1:], (quantize(weight, 8) - weight)[1:])
+    weight[0] *= 64
+    after = decibel(weight[1:], (quantize(weight, 8) - weight)[1:])
+    assert before - after == pytest.approx(6 * 6.02, abs=2.5)
+
+
+def normalized(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+    with torch.no_grad():
+        net[1].running_var.copy_(torch.tensor([0.25, 1.0, 9.0, 100.0]))
+        net[1].weight.copy_(torch.tensor([2.0, 1.0, 0.5, 3.0]))
+    return net.double().eval()
+
+
+def test_folding_and_rounding_commute_by_channel_and_not_by_tensor() -> None:
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    gaps = {}
+    for per_channel in (True, False):
+        first = fusion.fold_batchnorm(bake(qat(normalized(), 4, None, per_channel)))
+        last = bake(qat(fusion.fold_batchnorm(normalized()), 4, None, per_channel))
+        gaps[per_channel] = (first(x) - last(x)).abs().max().item()
+    assert gaps[True] < 1e-12
+    assert gaps[False] > 1e-2
+
+
+# codebooks and codes
+
+
+def test_the_price_of_a_codebook() -> None:
+    assert codebook_bits(10**6, 16) == pytest.approx(4.000512)
+    assert codebook_bits(1, 1) == 32
+
+
+def test_a_shared_value_learns_from_all_who_share_it() -> None:
+    layer = nn.Linear(8, 4, bias=False).double()
+    book = share(layer, 2)["weight"]
+    x = torch.randn(5, 8, dtype=torch.float64)
+    loss = layer(x).square().sum()
+    loss.backward()
+    plain = layer.weight.detach().clone().requires_grad_()
+    (x @ plain.T).square().sum().backward()
+    for k in range(len(book.centroids)):
+        together = plain.grad[book.codes == k + 1].sum()
+        assert book.centroids.grad[k].item() == pytest.approx(together.item())
+
+
+@given(st.lists(st.integers(0, 11), min_size=2, max_size=400))
+def test_huffman_is_within_a_bit_of_the_entropy(codes: list[int]) -> None:
+    counts = np.bincount(codes)
+    p = counts[counts > 0] / len(codes)
+    entropy = float(-(p * np.log2(p)).sum())
+    mean = huffman_bits(np.array(codes)) / len(codes)
+    if len(p) == 1:  # a symbol that is alone needs no bits
+        assert mean == 0
+    else:
+        assert entropy - 1e-9 <= mean < entropy + 1
+
+
+def test_a_uniform_grid_with_an_entropy_code_is_a_quarter_bit_from_the_best() -> None:
+    """For a Gaussian: D = (π e / 6) σ² 4^(−H), against σ² 4^(−H) of the rate-distortion bound."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1_000_000, generator=generator, dtype=torch.float64)
+    for step in (0.5, 0.25, 0.1):
+        integers = (x / step).round().long()
+        _, counts = integers.unique(return_counts=True)
+        p = counts.double() / len(x)
+        bits = -(p * p.log2()).sum().item()
+        loss = error(x, step).square().mean().item() * 4**bits
+        assert loss == pytest.approx(math.pi * math.e / 6, rel=0.03)
+    assert math.log2(math.pi * math.e / 6) / 2 == pytest.approx(0.25, abs=0.01)
+
+
+def test_at_equal_entropy_the_uniform_grid_is_no_worse_than_kmeans() -> None:
+    """Lloyd's values are the best for a fixed number of them, not for an entropy."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200_000, generator=generator, dtype=torch.float64)
+    for k in (8, 16, 32):
+        centroids, codes = kmeans(x, k, iterations=2000)
+        p = torch.bincount(codes).double() / len(x)
+        bits = -(p[p > 0] * p[p > 0].log2()).sum().item()
+        lloyd = (centroids[codes] - x).square().mean().item()
+        assert math.pi * math.e / 6 * 4**-bits < lloyd
+
+
+def test_the_formula_and_the_file(tmp_path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(256, 256, bias=False))
+    share(net, 4)
+    size = save_packed(bake(net), tmp_path / "net.packed")
+    formula = 256 * 256 * codebook_bits(256 * 256, 16) / 8
+    assert 0.5 * formula < size < 1.02 * formula + 300
