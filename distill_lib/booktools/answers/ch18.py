@@ -14,39 +14,42 @@ from distill_lib.booktools.exercises import Exercise
 __all__ = ["EXERCISES"]
 
 
+def _ends(bits: int) -> int:
+    return int(2 ** (bits - 1)) - 1
+
+
 def _through(exact: Tensor) -> Tensor:
     return exact + (exact.round() - exact).detach()
 
 
 def _rounded(*, weight: Tensor, bits: int) -> Tensor:
-    top = 2 ** (bits - 1) - 1
-    step = weight.detach().abs().amax(1, keepdim=True) / top
+    step = weight.detach().abs().amax(1, keepdim=True) / _ends(bits)
     return step * _through(weight / step)
 
 
 def _one_step(*, weight: Tensor, bits: int) -> Tensor:
-    step = weight.detach().abs().amax() / (2 ** (bits - 1) - 1)
+    step = weight.detach().abs().amax() / _ends(bits)
     return step * _through(weight / step)
 
 
 def _by_column(*, weight: Tensor, bits: int) -> Tensor:
-    step = weight.detach().abs().amax(0, keepdim=True) / (2 ** (bits - 1) - 1)
+    step = weight.detach().abs().amax(0, keepdim=True) / _ends(bits)
     return step * _through(weight / step)
 
 
 def _one_too_many(*, weight: Tensor, bits: int) -> Tensor:
-    step = weight.detach().abs().amax(1, keepdim=True) / 2 ** (bits - 1)
+    step = weight.detach().abs().amax(1, keepdim=True) / (_ends(bits) + 1)
     return step * _through(weight / step)
 
 
 def _cut(*, weight: Tensor, bits: int) -> Tensor:
-    step = weight.detach().abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+    step = weight.detach().abs().amax(1, keepdim=True) / _ends(bits)
     exact = weight / step
     return step * (exact + (exact.floor() - exact).detach())
 
 
 def _integers(*, weight: Tensor, bits: int) -> Tensor:
-    step = weight.detach().abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+    step = weight.detach().abs().amax(1, keepdim=True) / _ends(bits)
     return _through(weight / step)
 
 
@@ -74,8 +77,8 @@ def _goes_through(function: Callable[..., Any]) -> str | None:
 
 
 def _entropy(*, codes: Tensor) -> Tensor:
-    _, counts = codes.unique(return_counts=True)
-    p = counts.double() / codes.numel()
+    counts = codes.flatten().bincount()
+    p = counts[counts > 0].double() / codes.numel()
     return -(p * p.log2()).sum()
 
 
@@ -84,7 +87,7 @@ def _nats(*, codes: Tensor) -> Tensor:
 
 
 def _fixed_length(*, codes: Tensor) -> Tensor:
-    return torch.tensor(float(len(codes.unique()))).log2()
+    return torch.tensor(float(len(torch.unique(codes)))).log2()
 
 
 def _in_all(*, codes: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ def _in_all(*, codes: Tensor) -> Tensor:
 
 def _of_the_codes(*, codes: Tensor) -> Tensor:
     p = codes.double() / codes.sum()
-    return -torch.special.xlogy(p, p).sum() / math.log(2)
+    return -(p * p.clamp_min(1e-300).log2()).sum()
 
 
 def _whole_bits(*, codes: Tensor) -> Tensor:
