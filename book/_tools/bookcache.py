@@ -101,6 +101,12 @@ def bundles(notebook: Any, mime: str) -> Iterator[dict[str, Any]]:
             yield json.loads(data[mime]) if isinstance(data[mime], str) else dict(data[mime])
 
 
+def claims(notebook: Any) -> Iterator[dict[str, Any]]:
+    """Claims and measurements, in the order in which they were stated."""
+    for bundle in bundles(notebook, CLAIM):
+        yield from bundle.get("claims", [bundle])
+
+
 def glued(notebook: Any) -> dict[str, str]:
     """The values that the text quotes, by name."""
     values = {}

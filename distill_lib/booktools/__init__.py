@@ -7,7 +7,7 @@ prints plain text.
 
 from __future__ import annotations
 
-from distill_lib.booktools.claims import claim
+from distill_lib.booktools.claims import claim, faster, measurement
 from distill_lib.booktools.exercises import check
 from distill_lib.booktools.figures import band, dots, style
 from distill_lib.booktools.glue import glue
@@ -25,7 +25,9 @@ __all__ = [
     "device",
     "dots",
     "env_report",
+    "faster",
     "glue",
+    "measurement",
     "profile",
     "style",
 ]

@@ -38,6 +38,8 @@ def glue(name: str, value: Any, fmt: str | None = None) -> None:
         raise ValueError(f"glue {name!r}: the value is {value}; it cannot be quoted in the text.")
     if isinstance(value, str | int | float):
         text = format(value, fmt or "")
+        if not isinstance(value, str):
+            text = text.replace("-", "\u2212")
         bundle: dict[str, Any] = {"text/plain": text}
     elif fmt is not None:
         raise ValueError(f"glue {name!r}: fmt formats numbers, got {type(value).__name__}.")

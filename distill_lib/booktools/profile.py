@@ -11,11 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 from distill_lib.booktools._display import show
+from distill_lib.booktools.seeds import shift_seeds
 
 __all__ = ["by_profile", "device", "env_report", "profile"]
 
 MIME = "application/vnd.distill.env+json"
 VARIABLE = "DISTILL_PROFILE"
+THREADS = "DISTILL_THREADS"  # for make stress; the chapters are written for one
 PROFILES = ("laptop", "full")
 
 T = TypeVar("T")
@@ -59,7 +61,9 @@ def env_report(minutes: float | None = None, seed: int = 0) -> None:
     """Print versions, device and profile, fix the seeds, and set the threads of a chapter.
 
     On the CPU the chapters run on one thread: the nets are small enough that more threads cost
-    more than they bring, and two chapters can then run side by side.
+    more than they bring, and two chapters can then run side by side. Every seed that is set
+    afterwards passes through one place, where it can be shifted
+    (:func:`~distill_lib.booktools.seeds.shift_seeds`).
 
     Args:
         minutes: Expected running time of the chapter, said before the first long cell.
@@ -76,9 +80,10 @@ def env_report(minutes: float | None = None, seed: int = 0) -> None:
     for noisy in ("torchao", "torch.utils._pytree"):
         # said when Transformers is imported beside torchao; no reader can act upon it
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    shift = shift_seeds()
     where = device()
     if where == "cpu":
-        torch.set_num_threads(1)
+        torch.set_num_threads(int(os.environ.get(THREADS, "1")))
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -86,11 +91,11 @@ def env_report(minutes: float | None = None, seed: int = 0) -> None:
         "profile": profile(),
         "device": torch.cuda.get_device_name() if where == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "seed": seed,
+        "seed": seed + shift,
         "minutes": minutes,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "distill_lib": _version("distill-lib"),
+        "distill_lib": _version("learning-from-teachers"),
     }
     text = _sentence(record)
     show({"text/plain": text, "text/html": f"<p>{html.escape(text)}</p>", MIME: record})

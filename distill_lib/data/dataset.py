@@ -275,7 +275,13 @@ class Batches:
         }
 
 
-def _generator(*key: str | int) -> torch.Generator:
+def _generator(*key: str | int, stored: bool = False) -> torch.Generator:
+    """A generator for a purpose; ``stored`` for data whose answers are kept on disk.
+
+    The seeds of a page can be shifted (booktools.seeds); what is stored must not move with them,
+    so its generator is made by the class that nobody can replace.
+    """
     # The generator keeps only the low 32 bits of a seed, so neighboring keys are hashed apart.
     digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+    make = type(torch.default_generator) if stored else torch.Generator
+    return make().manual_seed(int.from_bytes(digest[:4], "big"))

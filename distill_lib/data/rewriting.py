@@ -90,7 +90,7 @@ def rewrite(
     choices = torch.arange(len(table))[:, None].repeat(1, near)
     choices[often] = neighbors(table, often, near)
 
-    draw = _generator("rewrite", seed, copies)
+    draw = _generator("rewrite", seed, copies, stored=True)
     ids, mask = dataset._tokens().padded(torch.arange(len(dataset)).repeat(copies))
     length = mask.sum(1) - 2  # without [CLS] and [SEP]
 

@@ -11,62 +11,68 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill_lib.booktools import claim, claims
+from distill_lib.booktools import claim, claims, faster, measurement
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    bundles = []
-    monkeypatch.setattr(claims, "show", lambda bundle, metadata=None: bundles.append(bundle))
-    return bundles
+    """The entries of the list, outside a notebook."""
+    entries = []
+    keep = lambda bundle, before, after: entries.append(bundle)  # noqa: E731
+    monkeypatch.setattr(claims, "show_list", keep)
+    return entries
 
 
 def test_a_claim_that_holds_prints_one_line(capsys):
-    claim("KD beats CE", 0.9531, at_least=0.93, seeds=5, source="Rusu et al. 2016")
-    assert capsys.readouterr().out == "✓ KD beats CE: 0.9531 ≥ 0.93 (5 seeds; Rusu et al. 2016)\n"
+    claim("KD is right on {value:.1%}.", 0.9531, at_least=0.93, seeds=5, source="Rusu et al. 2016")
+    said = capsys.readouterr().out
+    assert said == "✓ KD is right on 95.3%. (at least 0.93; 5 seeds; Rusu et al. 2016)\n"
 
 
 @pytest.mark.parametrize(
-    ("bound", "line"),
+    ("bound", "note"),
     [
-        ({"at_least": 0.5}, "✓ x: 0.7 ≥ 0.5"),
-        ({"at_most": 0.75}, "✓ x: 0.7 ≤ 0.75"),
-        ({"equals": 0.7001, "tolerance": 0.01}, "✓ x: 0.7 ≈ 0.7001 ± 0.01"),
+        ({"at_least": 0.5}, "at least 0.5"),
+        ({"at_most": 0.75}, "at most 0.75"),
+        ({"equals": 0.7001, "tolerance": 0.01}, "about 0.7001 ± 0.01"),
     ],
 )
-def test_each_relation_has_its_line(capsys, bound, line):
-    claim("x", 0.7, **bound)
-    assert capsys.readouterr().out.strip() == line
+def test_each_relation_has_its_words(capsys, bound, note):
+    claim("It is {value}.", 0.7, **bound)
+    assert capsys.readouterr().out.strip() == f"✓ It is 0.7. ({note})"
 
 
 @pytest.mark.parametrize(
     ("value", "bound", "words"),
     [
-        (0.91, {"at_least": 0.93}, "0.91 not ≥ 0.93"),
-        (0.95, {"at_most": 0.93}, "0.95 not ≤ 0.93"),
-        (1.5, {"equals": 1.0, "tolerance": 0.1}, "1.5 not ≈ 1 ± 0.1"),
-        (3, {"equals": 4}, "3 not 4"),
-        (False, {"equals": True}, "no not yes"),
-        (0.9299999, {"at_least": 0.93}, "0.9299999 not ≥ 0.93"),
+        (0.91, {"at_least": 0.93}, "not at least 0.93: 0.91"),
+        (0.95, {"at_most": 0.93}, "not at most 0.93: 0.95"),
+        (1.5, {"equals": 1.0, "tolerance": 0.1}, "not about 1 ± 0.1: 1.5"),
+        (3, {"equals": 4}, "not exactly 4: 3"),
+        (False, {"equals": True}, "not exactly yes: no"),
+        (0.9299999, {"at_least": 0.93}, "not at least 0.93: 0.9299999"),
+        (-3.0, {"at_least": 1}, "not at least 1: \u22123"),
     ],
 )
-def test_a_claim_that_fails_is_shown_and_raises(shown, value, bound, words):
-    with pytest.raises(AssertionError, match=r"✗ it works: .*change one of them"):
-        claim("it works", value, **bound)
+def test_a_claim_that_fails_is_shown_and_raises_in_a_program(shown, value, bound, words):
+    with pytest.raises(AssertionError, match=r"✗ It is .*change one of them"):
+        claim("It is {value}.", value, **bound)
     assert len(shown) == 1
     assert words in shown[0]["text/plain"]
     assert shown[0][claims.MIME]["holds"] is False
-    assert "dl-claim-fails" in shown[0]["text/html"]
+    assert "dl-claim-fails" in shown[0]["text/html"] and "<details open>" in shown[0]["text/html"]
 
 
 def test_the_record_has_every_field_of_the_ledger(shown):
-    claim("a < b & c", torch.tensor(2.0), at_most=3, seeds=3, source="paper")
+    text = "It is {value:.0f} < b & c."
+    claim(text, torch.tensor(2.0), at_most=3, seeds=3, source="paper")
     record = shown[0][claims.MIME]
     assert record == {
-        "id": claims.claim_id("a < b & c"),
-        "text": "a < b & c",
+        "id": claims.claim_id(text),
+        "kind": "claim",
+        "text": "It is 2 < b & c.",
         "value": 2.0,
         "relation": "<=",
         "bound": 3,
@@ -75,24 +81,65 @@ def test_the_record_has_every_field_of_the_ledger(shown):
         "holds": True,
     }
     assert json.loads(json.dumps(record)) == record
-    assert "a &lt; b &amp; c" in shown[0]["text/html"]
+    assert "2 &lt; b &amp; c" in shown[0]["text/html"]
+
+
+def test_a_measurement_names_its_machine_and_judges_nothing(shown):
+    measurement("It took {value:,.0f} s, {words}.", 2000.0, words=faster(0.5, "float"))
+    record = shown[0][claims.MIME]
+    assert record["text"] == "It took 2,000 s, 2.0 times slower than float."
+    assert (record["kind"], record["holds"], record["bound"]) == ("machine", None, None)
+    assert f"torch {torch.__version__}" in record["machine"]
+    assert "another machine says another number" in shown[0]["text/html"]
+
+
+@given(st.floats(1e-6, 1e6))
+def test_words_of_speed_follow_the_number(ratio):
+    words, back = faster(ratio, "it"), faster(1 / ratio, "it")
+    if "about" not in words and "about" not in back:
+        assert ("faster" in words) == (ratio > 1) != ("faster" in back)
+        number = float(words.split()[0].replace(",", ""))
+        assert number == pytest.approx(max(ratio, 1 / ratio), rel=0.06)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, math.nan, math.inf])
+def test_a_ratio_of_times_is_positive(ratio):
+    with pytest.raises(ValueError, match="positive and finite"):
+        faster(ratio, "it")
+
+
+@pytest.mark.parametrize("number", [-1.5, -2e-9, 3])
+def test_minus_signs_are_typographic(shown, number):
+    measurement("It is {value:g} and {other:.1e}, not a-b.", number, other=-number)
+    assert shown[0][claims.MIME]["text"].replace("a-b", "").count("-") == 0
+
+
+def test_sentence_and_numbers_fit_each_other():
+    with pytest.raises(ValueError, match=r"does not say \['value'\]: write \{value\}"):
+        claim("It works.", 1.0, at_least=0)
+    with pytest.raises(ValueError, match=r"does not say \['eror'\]"):
+        claim("It is {value}.", 1.0, at_least=0, eror=2)
+    with pytest.raises(ValueError, match=r"names \['error'\]: give them by keyword"):
+        measurement("It is {value} ± {error}.", 1.0)
 
 
 def test_ids_are_stable_readable_and_distinct():
     assert claims.claim_id("KD beats CE") == claims.claim_id("KD beats CE")
     assert claims.claim_id("KD beats CE").startswith("kd-beats-ce-")
     assert claims.claim_id("KD beats CE!") != claims.claim_id("KD beats CE")
+    # the number and its format are not part of the readable name
+    assert claims.claim_id("By {value:.1f} points.").startswith("by-points-")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, torch.tensor(math.nan)])
 def test_nothing_is_claimed_of_a_number_that_is_none(value):
     with pytest.raises(ValueError, match="nothing can be claimed of it"):
-        claim("x", value, at_least=0)
+        claim("It is {value}.", value, at_least=0)
 
 
 def test_a_bound_must_be_finite():
     with pytest.raises(ValueError, match="the bound is inf"):
-        claim("x", 1.0, at_most=math.inf)
+        claim("It is {value}.", 1.0, at_most=math.inf)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +157,7 @@ def test_a_bound_must_be_finite():
 )
 def test_what_is_no_claim_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
-        claim("x", 1.0, **arguments)
+        claim("It is {value}.", 1.0, **arguments)
 
 
 def test_a_claim_has_words():
@@ -130,22 +177,23 @@ def test_a_claim_has_words():
 )
 def test_a_value_is_one_number(value, words):
     if words is None:
-        claim("x", value, at_least=0)
+        claim("It is {value}.", value, at_least=0)
         return
     with pytest.raises(TypeError, match=words):
-        claim("x", value, at_least=0)
+        claim("It is {value}.", value, at_least=0)
 
 
 @pytest.mark.parametrize(("value", "bound"), [(True, {"at_least": 0}), (1.0, {"equals": True})])
 def test_a_bool_goes_with_equals(value, bound):
     with pytest.raises(TypeError, match=r"a bool goes with equals|needs tolerance"):
-        claim("x", value, **bound)
+        claim("It is {value}.", value, **bound)
 
 
 def test_whole_numbers_and_bools_are_equal_without_tolerance(capsys):
-    claim("count", np.int64(1234), equals=1234)
-    claim("frozen", True, equals=True)
-    assert "1,234 = 1,234" in capsys.readouterr().out
+    claim("Of {value:,}.", np.int64(1234), equals=1234)
+    claim("It is frozen.", True, equals=True)
+    said = capsys.readouterr().out
+    assert "✓ Of 1,234. (exactly 1,234)" in said and "✓ It is frozen. (exactly yes)" in said
 
 
 @given(value=finite, bound=finite)
@@ -155,7 +203,7 @@ def test_holds_exactly_when_the_inequality_does(value, bound):
         ({"at_most": bound}, value <= bound),
     ):
         try:
-            claim("x", value, **arguments)
+            claim("It is {value}.", value, **arguments)
             held = True
         except AssertionError:
             held = False

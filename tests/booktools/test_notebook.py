@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill_lib.booktools import by_profile, claim, device, env_report, glue, profile
+from distill_lib.booktools import by_profile, claim, device, env_report, glue, measurement, profile
 from distill_lib.booktools.claims import MIME as CLAIM
 from distill_lib.booktools.profile import MIME as ENV
 
@@ -41,19 +41,34 @@ def notebook():
 
 def test_importing_booktools_loads_neither_matplotlib_nor_ipython_nor_torch():
     code = (
-        "import sys, distill_lib.booktools as b; b.claim('x', 1, equals=1);"
+        "import sys, distill_lib.booktools as b; b.claim('It is {value}.', 1, equals=1);"
         "print([m for m in ('matplotlib', 'IPython', 'torch') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=os.getcwd()
     )
-    assert done.stdout.splitlines() == ["✓ x: 1 = 1", "[]"]
+    assert done.stdout.splitlines() == ["✓ It is 1. (exactly 1)", "[]"]
 
 
 def test_a_claim_in_a_notebook_carries_text_html_and_record(notebook):
-    claim("x", 2, at_least=1)
+    claim("It is {value}.", 2, at_least=1)
     ((data, _),) = notebook
     assert set(data) == {"text/plain", "text/html", CLAIM}
+
+
+def test_the_claims_of_a_cell_are_one_list_and_none_stops_the_page(notebook):
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    claim("It is {value}.", 1, at_least=2)  # false, and the page goes on
+    claim("It is {value}.", 2, at_least=2)
+    first, second = (data for data, _ in notebook)
+    assert [len(data[CLAIM]["claims"]) for data in (first, second)] == [1, 2]
+    assert second["text/html"].count("<li") == 2 and second["text/html"].count("<ul") == 1
+    assert second["text/plain"].splitlines()[0].startswith("✗ It is 1.")
+    shell.execution_count += 1  # another cell
+    measurement("It is {value}.", 3)
+    assert len(notebook[-1][0][CLAIM]["claims"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -63,6 +78,7 @@ def test_a_claim_in_a_notebook_carries_text_html_and_record(notebook):
         (torch.tensor(3.0), ".2f", "3.00"),
         (12, None, "12"),
         (20_000, ",", "20,000"),
+        (-1.25, ".1f", "\u22121.2"),
         (0.1, ".2f", "0.10"),
         ("word", None, "word"),
     ],

@@ -1,0 +1,225 @@
+"""Run every page under other seeds, arithmetic, threads and load, and write book/robustness.md.
+
+Hours of work, resumable: a page and a variation at a time, each kept in book/robustness/ as soon as
+it has run. Run again, it goes on with what is missing, and with what has changed: the code of the
+page (without the words and the bounds of its claims, which change no number and are taken from the
+page as built) or a file of the library that the page imports.
+
+    python book/_tools/stress.py [--jobs 2] [--only WORD ...] [--pages PAGE ...] [--report]
+
+Another torch is tried where DISTILL_STRESS_PYTHON names the Python of an environment that has one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import bookcache
+import nbformat
+from execute import ONE_THREAD
+from jupyter_cache.executors.utils import single_nb_execution
+from robustness import report
+
+SHIFTS, FEWER, LONG = 10, 5, 100.0  # seed shifts of a page; of one that takes so many seconds
+STATED = {"claim", "measurement"}
+BOUNDS = {"at_least", "at_most", "equals", "tolerance", "seeds", "source"}
+AS_BUILT = "as built"
+ASK = """
+import json as _json, sys as _sys, torch as _torch
+print(_json.dumps({"torch": _torch.__version__,
+    "capability": _torch.backends.cpu.get_cpu_capability(),
+    "files": sorted(m.__file__ for n, m in list(_sys.modules.items())
+                    if n.partition(".")[0] == "distill_lib" and getattr(m, "__file__", None))}))
+"""
+BUSY = "while True: pass"
+
+
+def variations() -> dict[str, dict[str, str]]:
+    """Each variation by name, with the environment variables that make it."""
+    found = {
+        "arithmetic default": {"ATEN_CPU_CAPABILITY": "default"},
+        "two threads": {**dict.fromkeys(ONE_THREAD, "2"), "DISTILL_THREADS": "2"},
+        "busy machine": {},
+        "arithmetic avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    }
+    if os.environ.get("DISTILL_STRESS_PYTHON"):
+        found["another torch"] = {}
+    shifts = {f"seeds +{i}000": {"DISTILL_SEED_SHIFT": f"{i}000"} for i in range(1, SHIFTS + 1)}
+    first = dict(list(shifts.items())[:1])
+    return {AS_BUILT: {}, **first, **found, **shifts}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pages", nargs="*", help="stems; default: all of the book")
+    parser.add_argument("--only", nargs="*", default=[""], help="variations whose names have these")
+    parser.add_argument("--root", type=Path, default=bookcache.ROOT)
+    parser.add_argument("--jobs", type=int, default=int(os.environ.get("DISTILL_JOBS", "2")))
+    parser.add_argument("--report", action="store_true", help="only write the page")
+    parser.add_argument("--worker", nargs=2, type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    root = options.root.resolve()
+    if options.worker:
+        return work(*options.worker)
+    paths = bookcache.chapters(root)
+    if unknown := set(options.pages or ()) - {path.stem for path in paths}:
+        raise SystemExit(f"No page {sorted(unknown)}; there are {[p.stem for p in paths]}.")
+    paths = [path for path in paths if not options.pages or path.stem in options.pages]
+    names = [n for n in variations() if any(word in n for word in options.only)]
+    if not options.report:
+        stress(root, paths, names, options.jobs)
+    flips = report(root)
+    return 1 if flips else 0
+
+
+def stress(root: Path, paths: list[Path], names: list[str], jobs: int) -> None:
+    lock = threading.Lock()
+    todo = [(path, name) for name in names for path in paths]
+
+    def one(item: tuple[Path, str]) -> None:
+        path, name = item
+        with lock:
+            record = load(root, path)
+            if is_done(record, root, path, name) or is_enough(record, name):
+                return
+        found = run(root, path, name)
+        with lock:
+            record = load(root, path)
+            record[name] = found
+            save(root, path, record)
+        false = [c["text"] for c in found["claims"] if not c["holds"]]
+        print(
+            f"{path.stem} | {name} | {found['seconds']:.0f} s", *false, sep="\n    ✗ ", flush=True
+        )
+        if found["error"]:
+            print(found["error"][-1500:], flush=True)
+
+    with ThreadPoolExecutor(max(jobs, 1)) as pool:
+        list(pool.map(one, todo))
+
+
+def folder(root: Path) -> Path:
+    return root / "book/robustness"
+
+
+def load(root: Path, path: Path) -> dict[str, Any]:
+    file = folder(root) / f"{path.stem}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def save(root: Path, path: Path, record: dict[str, Any]) -> None:
+    folder(root).mkdir(exist_ok=True)
+    file = folder(root) / f"{path.stem}.json"
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(file)
+
+
+def is_done(record: dict[str, Any], root: Path, path: Path, name: str) -> bool:
+    found = record.get(name)
+    if not found or found["error"] or found["code"] != digest_of_code(path, name):
+        return False
+    return all(found["files"][file] == digest(root / file) for file in found["files"])
+
+
+def is_enough(record: dict[str, Any], name: str) -> bool:
+    """Long pages are given fewer shifts of their seeds."""
+    seconds = record.get(AS_BUILT, {}).get("seconds", 0.0)
+    shift = name.startswith("seeds") and int(name.split("+")[1]) // 1000
+    return bool(shift and shift > FEWER and seconds > LONG)
+
+
+def digest_of_code(path: Path, name: str) -> str:
+    """Of all code cells; but for the page as built, without words and bounds of claims."""
+    hashed = hashlib.sha256()
+    for cell in bookcache.read(path).cells:
+        if cell.cell_type == "code":
+            tree = ast.parse("\n".join(x for x in cell.source.splitlines() if x[:1] not in "%!"))
+            for node in ast.walk(tree):
+                named = isinstance(node, ast.Call) and getattr(node.func, "id", "") in STATED
+                if named and name != AS_BUILT:
+                    node.args = node.args[1:]
+                    node.keywords = [k for k in node.keywords if k.arg not in BOUNDS]
+            hashed.update(ast.dump(tree).encode())
+    return hashed.hexdigest()[:16]
+
+
+def digest(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None
+
+
+def run(root: Path, path: Path, name: str) -> dict[str, Any]:
+    """One page in a process of its own, under one variation."""
+    python = sys.executable
+    if name == "another torch":
+        python = os.environ["DISTILL_STRESS_PYTHON"]
+    with tempfile.TemporaryDirectory() as temporary, busy(2 if name == "busy machine" else 0):
+        target = Path(temporary) / "result.json"
+        command = [python, __file__, "--root", str(root), "--worker", str(path), str(target)]
+        own = {"DISTILL_QUIET": "1", "DISTILL_CLAIMS": "record", "PYTHONPATH": str(root)}
+        done = subprocess.run(
+            command,
+            env={**os.environ, **ONE_THREAD, **own, **variations()[name]},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        if not target.exists():
+            error = f"the process ended with {done.returncode}\n{done.stderr[-3000:]}"
+            return {"error": error, "seconds": 0.0, "claims": [], "code": "", "files": {}}
+        result = json.loads(target.read_text(encoding="utf-8"))
+    files = [Path(f) for f in result.pop("paths")]
+    inside = [f.relative_to(root).as_posix() for f in files if f.is_relative_to(root)]
+    result["files"] = {f: digest(root / f) for f in inside}
+    return {"code": digest_of_code(path, name), **result}
+
+
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Beside so many processes that never rest."""
+    loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def work(path: Path, target: Path) -> int:
+    """In the page's own process: run it, and write down its claims."""
+    notebook = bookcache.read(path)
+    notebook.cells.append(nbformat.v4.new_code_cell(ASK))
+    result = single_nb_execution(notebook, cwd=str(path.parent), timeout=3600, allow_errors=False)
+    last = [o["text"] for o in result.nb.cells[-1].get("outputs", []) if o.get("name") == "stdout"]
+    facts = json.loads(last[-1]) if last else {"files": [], "torch": None, "capability": None}
+    kept = ("text", "value", "relation", "bound", "tolerance", "holds")
+    claims = [c for c in bookcache.claims(result.nb) if c["kind"] == "claim"]
+    record = {
+        "error": None if result.err is None else bookcache.plain(str(result.err)),
+        "seconds": round(result.time, 1),
+        "torch": facts["torch"],
+        "capability": facts["capability"],
+        "paths": facts["files"],
+        "claims": [{k: c[k] for k in kept if k in c} for c in claims],
+    }
+    target.write_text(json.dumps(record), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
