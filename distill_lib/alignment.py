@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .extras import missing
 from .signals import as_batch, suggest
 
 __all__ = ["Axes", "align", "permute", "symmetries"]
@@ -275,9 +276,7 @@ def align(
     try:
         assign = importlib.import_module("scipy.optimize").linear_sum_assignment
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "fusion.align needs SciPy: pip install 'distill-lib[compress]'", name="scipy"
-        ) from error
+        raise missing("fusion.align", "scipy") from error
     same_layout([reference, model])
     groups = symmetries(model, example)
     if not groups:

@@ -109,7 +109,7 @@ def test_without_gymnasium_the_error_says_what_to_install() -> None:
         [sys.executable, "-c", code.replace("import said_so", "print(error)")],
         capture_output=True, text=True, check=True, cwd=ROOT.parent, timeout=600,
     )  # fmt: skip
-    assert "pip install 'distill-lib[rl]'" in done.stdout
+    assert "distill_lib.rl needs gymnasium: pip install 'gymnasium[box2d," in done.stdout
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:

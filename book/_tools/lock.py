@@ -22,7 +22,7 @@ HEADER = """\
 # The exact versions with which the book was last built and tested (Python 3.11), for
 # `pip install -c constraints.txt`. Made by book/_tools/lock.py; the needs are in pyproject.toml.
 """
-LEFT_OUT = ("nvidia-", "cuda-", "triton", "distill-lib")
+LEFT_OUT = ("nvidia-", "cuda-", "triton", "learning-from-teachers")
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ import logging
 import warnings
 from typing import Any
 
+from distill_lib.extras import missing
+
 PACKAGES = {
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
@@ -35,9 +37,7 @@ def need(module: str, what: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != root:
             raise
-        raise ModuleNotFoundError(
-            f"{what} needs {PACKAGES[root]}: pip install 'distill-lib[compress]'", name=root
-        ) from error
+        raise missing(what, PACKAGES[root], module=root) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -79,7 +79,8 @@ def quantize_onnx(
             common: dict[str, Any] = {"per_channel": per_channel}
             common["weight_type"] = tools.QuantType.QInt8
             if batches is None:
-                # integer convolutions with ranges found on the way are many times slower than float
+                # without examples the ranges are found anew in each run, for which ONNX Runtime has
+                # no fast convolution: convolutions stay floats unless kinds= asks for them
                 found = list(kinds or ["MatMul", "Gemm", "Gather"])
                 # a Gemm is first written as a product and a sum
                 common["op_types_to_quantize"] = found + ["MatMul"] * ("Gemm" in found)
@@ -105,7 +106,8 @@ def _torchao(model: nn.Module, config: str, what: str) -> nn.Module:
 def int8_weight_only(model: nn.Module) -> nn.Module:
     """A copy whose linear layers keep int8 weights, and compute in floats; by torchao.
 
-    It is smaller; in eager mode on a CPU it is slower.
+    A byte a weight instead of four. Whether it is also faster depends on the processor and on
+    the kernels that torchao has for it: measure with :func:`compare`.
     """
     return _torchao(model, "Int8WeightOnlyConfig", "int8_weight_only")
 
@@ -113,7 +115,8 @@ def int8_weight_only(model: nn.Module) -> nn.Module:
 def int8_dynamic(model: nn.Module) -> nn.Module:
     """A copy whose linear layers keep int8 weights and round their inputs as they come; by torchao.
 
-    It is smaller; in eager mode on a CPU it is slower.
+    A byte a weight instead of four. Whether it is also faster depends on the processor and on
+    the kernels that torchao has for it: measure with :func:`compare`.
     """
     return _torchao(model, "Int8DynamicActivationInt8WeightConfig", "int8_dynamic")
 

@@ -134,8 +134,8 @@ def convert(model: nn.Module) -> nn.Module:
     """Keep the weights of a model of :func:`qat` as integers and steps, in place.
 
     Its state holds a byte a weight and its answers stay the same; they are computed from floats
-    made of the integers, so that it is smaller and not faster. :func:`quantize_onnx` makes models
-    that compute in integers.
+    made of the integers, so that the file is smaller and the arithmetic the same.
+    :func:`quantize_onnx` makes models that compute in integers.
 
     Raises:
         ValueError: no weight is rounded.

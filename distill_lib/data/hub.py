@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from distill_lib.data import places
 from distill_lib.data.dataset import DataError
 from distill_lib.data.text import TextDataset
 
 __all__ = ["sst2"]
 
 REPOSITORY = "stanfordnlp/sst2"
+REVISION = "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb"
+SUMS = {
+    "train": "c7921283b75a42e685f50edecb96798607ea0fcbfd0739ee8975f22c12d55f09",
+    "validation": "fb00fe008f6828f86ba2beda8415a4cf5da0c884f21c5f238c87131b5aa19529",
+}
 
 
 def sst2(split: str) -> TextDataset:
@@ -22,7 +29,8 @@ def sst2(split: str) -> TextDataset:
     in all published comparisons.
 
     Raises:
-        DataError: A package is missing, or the hub cannot be reached and has left no copy.
+        DataError: A package is missing, the hub cannot be reached and has left no copy, or the
+            file is not the published one.
     """
     theirs = "train" if split == "train" else "validation"
     try:
@@ -34,15 +42,20 @@ def sst2(split: str) -> TextDataset:
         ) from error
     file = f"data/{theirs}-00000-of-00001.parquet"
     try:
-        path = hf_hub_download(REPOSITORY, file, repo_type="dataset")
+        path = hf_hub_download(REPOSITORY, file, repo_type="dataset", revision=REVISION)
     except Exception as error:  # the hub's client raises its own, httpx's and the system's errors
         raise DataError(
             f"SST-2 could not be had from the hub ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}). With a network: hf download --repo-type dataset "
-            f"{REPOSITORY}; the file then lies in the hub's cache (HF_HOME, or "
-            "~/.cache/huggingface), where it is found offline too. "
+            f"--revision {REVISION} {REPOSITORY}; the file then lies in the hub's cache (HF_HOME, "
+            "or ~/.cache/huggingface), where it is found offline too. "
             "The data set movie_reviews needs no hub."
         ) from error
+    if (found := places.sha256(Path(path))) != SUMS[theirs]:
+        raise DataError(
+            f"{path} is not the published file: its SHA-256 is {found[:16]}…, expected "
+            f"{SUMS[theirs][:16]}…. Delete it and load again: it is then fetched anew."
+        )
     table = parquet.read_table(path)
     return TextDataset(
         tuple(text.strip() for text in table.column("sentence").to_pylist()),

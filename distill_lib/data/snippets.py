@@ -28,6 +28,7 @@ PACKAGE = Package(
     "vaderSentiment",
     "3.3.2",
     "vaderSentiment-3.3.2.tar.gz",
+    "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
     {ARCHIVE: f"vaderSentiment-3.3.2/additional_resources/{ARCHIVE}"},
     {ARCHIVE: "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa"},
     "rated-snippets",

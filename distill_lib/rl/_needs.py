@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from distill_lib.extras import missing
+
 if find_spec("gymnasium") is None:
-    raise ModuleNotFoundError(
-        "distill_lib.rl needs Gymnasium: pip install 'distill-lib[rl]'", name="gymnasium"
-    )
+    raise missing("distill_lib.rl", "gymnasium")

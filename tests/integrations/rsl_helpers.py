@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-REASON = "rsl-rl-lib is not installed: pip install 'distill-lib[rl]'"
+REASON = "rsl-rl-lib is not installed: python make.py setup"
 pytest.importorskip("rsl_rl", reason=REASON)
 gym = pytest.importorskip("gymnasium")
 

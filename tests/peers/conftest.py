@@ -34,7 +34,7 @@ def trl_jsd() -> Callable[..., Any]:
         warnings.simplefilter("ignore")
         gkd = pytest.importorskip(
             "trl.experimental.gkd",
-            reason="TRL with its GKD trainer is not installed: pip install 'distill-lib[trl]'",
+            reason="TRL with its GKD trainer is not installed: python make.py setup",
             exc_type=ImportError,
         )
     function: Callable[..., Any] = gkd.GKDTrainer.generalized_jsd_loss

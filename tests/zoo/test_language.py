@@ -214,5 +214,5 @@ def test_too_long_a_text_is_cut_where_the_model_ends(tokenizer):
 def test_without_transformers_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for call in (language.minilm, language.minilm_tokenizer, lambda: small_bert(PIECES)):
-        with pytest.raises(ModuleNotFoundError, match=r"pip install 'distill-lib\[language\]'"):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'transformers>="):
             call()

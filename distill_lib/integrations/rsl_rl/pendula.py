@@ -21,8 +21,8 @@ class Pendula(gym.vector.VectorEnv[Any, Any, Any]):
        + (\tfrac32 g \sin\theta + 3 u)\, \tau,\; -8,\, 8\right), \qquad
        \theta \leftarrow \theta + \tau \dot\theta
 
-    The same dynamics, rewards and beginnings as Gymnasium's class, about a hundred times as fast,
-    because no step is a call for one pendulum. The observation is a mapping: ``teacher`` sees
+    The same dynamics, rewards and beginnings as Gymnasium's class, with one call for all pendula
+    instead of one for each. The observation is a mapping: ``teacher`` sees
     :math:`\cos\theta, \sin\theta, \dot\theta`, and ``student`` a part of it, with noise.
 
     Args:

@@ -1,0 +1,110 @@
+"""What a message tells users to install is what the project needs, and never a stranger's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from distill_lib import extras
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+OPTIONAL = PROJECT["optional-dependencies"]
+sys.path.insert(0, str(ROOT))
+SKIPPED = {".git", ".venv", "_build", "node_modules"}
+COMMAND = re.compile(r"(?:pip3? (?:install|download)|(?<=\[\*pip, )\"install\")([^\n`]*)")
+
+
+def needs() -> list[str]:
+    return [need for extra, group in OPTIONAL.items() if extra != "all" for need in group]
+
+
+@pytest.mark.parametrize("need", sorted(set(needs())))
+def test_a_command_names_the_need_of_the_metadata(need):
+    name = Requirement(need).name
+    said = extras.command(name)
+    words = shlex.split(said.split(" (")[0])
+    assert words[:2] == ["pip", "install"] and len(words) == 3
+    wanted = [Requirement(n) for n in needs() if Requirement(n).name == name]
+    assert str(Requirement(words[2])) in map(str, wanted)
+    assert said.endswith("(or, in a clone of the book: python make.py setup)")
+
+
+def test_the_error_names_who_needs_what():
+    error = extras.missing("fusion.align", "scipy")
+    assert isinstance(error, ModuleNotFoundError) and error.name == "scipy"
+    assert str(error).startswith("fusion.align needs scipy: pip install 'scipy>=1.11' (or")
+    assert extras.missing("x", "torch-pruning").name == "torch_pruning"
+
+
+def test_without_metadata_the_name_is_said(monkeypatch):
+    def nothing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(extras, "requires", nothing)
+    assert extras.command("scipy").startswith("pip install scipy (or")
+
+
+def files() -> list[Path]:
+    wanted = {".md", ".py", ".yml", ".yaml", ".toml", ".txt", ".cff", ".sh", ""}
+    found = [p for p in ROOT.rglob("*") if p.is_file() and p.suffix in wanted]
+    return [p for p in found if not SKIPPED & set(p.relative_to(ROOT).parts)]
+
+
+def install_commands() -> list[tuple[str, list[str]]]:
+    """Each install command of the tree, with the words that name what it installs."""
+    found = []
+    for path in files():
+        for match in COMMAND.finditer(path.read_text(encoding="utf-8", errors="replace")):
+            words = re.sub(r"[(\"].*|\\n.*", "", match[1].replace("\\", ""))
+            try:
+                parts = shlex.split(words, comments=True)
+            except ValueError:  # a quotation mark of the sentence around it
+                parts = words.split()
+            found.append((str(path.relative_to(ROOT)), parts))
+    return found
+
+
+def test_every_install_command_names_known_packages():
+    import make
+
+    known = {canonicalize_name(Requirement(n).name) for n in [*needs(), *PROJECT["dependencies"]]}
+    known |= {canonicalize_name(Requirement(peer).name) for peer in make.PEERS.values()}
+    # parts of what the project needs: datasets brings the first, Debian's names are no pip names
+    known |= {"huggingface-hub", "pyarrow", "pip"}
+    seen = 0
+    for file, words in install_commands():
+        for word in words:
+            name = word.strip("'\".,;:|)")
+            try:
+                requirement = Requirement(name)
+            except InvalidRequirement:  # an option, a path, a placeholder in braces
+                continue
+            plain = canonicalize_name(requirement.name)
+            assert plain not in {"distill-lib", "learning-from-teachers"}, f"{file}: {words}"
+            if plain in known:
+                seen += 1
+    assert seen >= 8
+
+
+def test_no_file_names_another_projects_distribution():
+    """There is a stranger's package of that name on the index."""
+    other = "distill" + "-lib"
+    named = re.compile(rf"(?<!\w){other}(?![\w-])")
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in files()}
+    found = [path.name for path, text in texts.items() if named.search(text)]
+    assert found == [Path(__file__).name]  # which refuses it above
+
+
+def test_torch_is_of_a_release_that_reads_weights_safely():
+    (torch,) = [n for n in PROJECT["dependencies"] if Requirement(n).name == "torch"]
+    assert not Requirement(torch).specifier.contains("2.9.1")
+    assert Requirement(torch).specifier.contains("2.10.0")
