@@ -6,12 +6,14 @@
     python make.py lab        JupyterLab; a double click opens a chapter as a notebook
     python make.py notebooks  the clean notebooks for Colab, in _build/notebooks
     python make.py bench      measure distill_lib beside its peers, into _build/bench.json
+    python make.py stress     every page under other seeds, arithmetic and load (hours; resumable)
     python make.py teachers   train the shipped teachers again (hours)
     python make.py lint       ruff        python make.py types   mypy
     python make.py setup      only .venv  python make.py clean   remove _build
 
 Each command first makes .venv and installs what it needs. Environment variables: DISTILL_VENV
-(another place for .venv), DISTILL_JOBS (processes, 2), DISTILL_PROFILE (laptop or full).
+(another place for .venv), DISTILL_JOBS (processes, 2), DISTILL_PROFILE (laptop or full),
+DISTILL_REPOSITORY (where the book lives, if the clone's origin does not say it).
 """
 
 from __future__ import annotations
@@ -71,9 +73,13 @@ def python() -> str:
 
 
 def run(*args: str) -> None:
-    print("+", *args, flush=True)
-    if code := subprocess.call(args, cwd=ROOT, env={**QUIET, **os.environ}):
+    if code := attempt(*args):
         raise SystemExit(code)
+
+
+def attempt(*args: str) -> int:
+    print("+", *args, flush=True)
+    return subprocess.call(args, cwd=ROOT, env={**QUIET, **os.environ})
 
 
 def module(*args: str) -> None:
@@ -118,14 +124,20 @@ def make_venv() -> None:
 
 def book() -> None:
     setup()
-    run(python(), "book/_tools/execute.py", "--jobs", JOBS)
-    run(python(), "book/_tools/ledger.py")
+    # A page or a claim that fails holds back no other: all is built, and the end is an error.
+    failed = attempt(python(), "book/_tools/execute.py", "--jobs", JOBS)
+    failed += attempt(python(), "book/_tools/ledger.py")
     # Sphinx does not repeat the warnings of pages that it has already read: start clean.
     for folder in ("html", ".doctrees"):
         shutil.rmtree(BUILD / folder, ignore_errors=True)
-    run(python(), "-c", JUPYTER_BOOK, "build", ".", "-n", "-W", "--keep-going")
-    run(python(), "book/_tools/notebooks.py")
+    failed += attempt(python(), "-c", JUPYTER_BOOK, "build", ".", "-n", "-W", "--keep-going")
+    failed += attempt(python(), "book/_tools/notebooks.py")
     print(f"\nThe book: {(BUILD / 'html/index.html').as_uri()}", flush=True)
+    if failed:
+        problems = BUILD / "problems.txt"
+        print("It was built, and something in it is wrong:", flush=True)
+        said = problems.read_text(encoding="utf-8") if problems.exists() else ""
+        raise SystemExit(said or "see the warnings above.")
 
 
 def test() -> None:
@@ -153,6 +165,11 @@ def bench() -> None:
     module("benchmarks", *sys.argv[2:])
 
 
+def stress() -> None:
+    setup()
+    run(python(), "book/_tools/stress.py", *sys.argv[2:])
+
+
 def teachers() -> None:
     setup()
     for script in sorted((ROOT / "teachers").glob("[a-z]*.py")):
@@ -175,7 +192,7 @@ def clean() -> None:
     shutil.rmtree(BUILD, ignore_errors=True)
 
 
-COMMANDS = [book, test, lab, notebooks, bench, teachers, lint, types, setup, clean]
+COMMANDS = [book, test, lab, notebooks, bench, stress, teachers, lint, types, setup, clean]
 
 if __name__ == "__main__":
     commands = {command.__name__: command for command in COMMANDS}

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
-import distill_directives
-import distill_xrefs
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx_external_toc.collectors import TocTreeCollectorWithStyles
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "_tools"))
+import addresses
+import distill_directives
+import distill_site
+import distill_sources
+import distill_xrefs
+
 log = logging.getLogger(__name__)
 
 MATHJAX = "django-static-mathjax"  # any package that ships MathJax 3 would do
 MATHJAX_PARTS = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
+
+
+def say_where(app: Sphinx, config: Any) -> None:
+    """Give the pages the book's address, or none of the buttons that need one."""
+    address = addresses.find(Path(app.srcdir))
+    config.distill_repository, config.distill_site = address.repository, address.site
+    config.html_baseurl = config.ogp_site_url = address.site
+    buttons = ("use_repository_button", "use_issues_button", "use_edit_page_button")
+    config.html_theme_options = {
+        **config.html_theme_options,
+        **dict.fromkeys(buttons, bool(address.repository)),
+        "repository_url": address.repository,
+    }
 
 
 def copy_mathjax(app: Sphinx) -> None:
@@ -90,7 +109,12 @@ def is_thebe(script: Any) -> bool:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_config_value("distill_repository", "", "env")
+    app.add_config_value("distill_site", "", "env")
+    app.connect("config-inited", say_where, priority=100)
     distill_directives.setup(app)
+    distill_sources.setup(app)
+    distill_site.setup(app)
     app.connect("builder-inited", copy_mathjax)
     app.connect("builder-inited", prepare_other_builders)
     app.connect("builder-inited", number_by_file)

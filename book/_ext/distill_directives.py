@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
+import addresses
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
@@ -23,7 +24,6 @@ from sphinx.util.docutils import SphinxDirective
 
 log = logging.getLogger(__name__)
 
-COLAB = "https://colab.research.google.com/github"
 DOCSTRING = re.compile(r'\n[ ]*r?""".*?"""', re.DOTALL)
 SIGNS = {">=": "≥", "<=": "≤", "==": "="}
 
@@ -74,45 +74,77 @@ class Cost(LedgerDirective):
         return f"{device}: {time}{memory}"
 
     def links(self, chapter: str) -> list[str]:
-        repository = self.config.html_theme_options["repository_url"].removeprefix(
-            "https://github.com/"
-        )
-        colab = f"{COLAB}/{repository}/blob/notebooks/{chapter}.ipynb"
-        return [
-            f"[open in Colab]({colab})",
-            f"{{raw-file}}`download the notebook <{chapter}.ipynb>`",
-        ]
+        address = addresses.Address(self.config.distill_repository, self.config.distill_site)
+        colab = address.notebook_in_colab(chapter)
+        links = [f"[open in Colab]({colab})"] if colab else []
+        return [*links, f"{{raw-file}}`download the notebook <{chapter}.ipynb>`"]
 
 
 class Scoreboard(LedgerDirective):
-    """Every claim of the book, with the number that was measured in this build."""
+    """Every claim of the book, by page, and apart from them what this machine measured."""
+
+    option_spec: ClassVar = {"machine": directives.flag}
 
     def run(self) -> list[nodes.Node]:
-        claims = self.ledger("claims")
-        lines = ["| chapter | claim | measured | bound | seeds | compared with |", "|" + "---|" * 6]
-        for claim in claims:
-            bound = f"{SIGNS[claim['relation']]} {number(claim['bound'])}"
-            if claim.get("tolerance"):
-                bound += f" ± {number(claim['tolerance'])}"
-            cells = [
-                self.chapter_link(claim["chapter"]),
-                claim["text"],
-                number(claim["value"]),
-                bound,
-                str(claim["seeds"] or "–"),
-                claim["source"] or "–",
+        kind = "machine" if "machine" in self.options else "claim"
+        rows = [row for row in self.ledger("claims") if row["kind"] == kind]
+        lines = [self.total(rows), ""]
+        for chapter in dict.fromkeys(row["chapter"] for row in rows):
+            own = [row for row in rows if row["chapter"] == chapter]
+            cells = [self.measured(row) if kind == "machine" else self.claimed(row) for row in own]
+            lines += [
+                f":::{{dropdown}} {self.title(chapter)} ({len(own)})",
+                *table(cells),
+                ":::",
+                "",
             ]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        held = sum(claim["holds"] for claim in claims)
-        text = f"{held} of {len(claims)} claims held when these pages were built."
-        return self.markdown("\n".join([text, "", *(lines if claims else [])]), "dl-table")
+        return self.markdown("\n".join(lines), "dl-table")
+
+    def total(self, rows: list[dict[str, Any]]) -> str:
+        if "machine" in self.options:
+            machines = sorted({row["machine"] for row in rows})
+            return f"Measured on: {'; '.join(machines) or 'nothing was measured'}."
+        held = sum(row["holds"] for row in rows)
+        return f"{held} of {len(rows)} claims held when these pages were built."
+
+    def title(self, chapter: str) -> str:
+        pages = sorted(page for page in self.env.found_docs if page.rpartition("/")[2] == chapter)
+        text = Path(self.env.doc2path(pages[0])).read_text(encoding="utf-8") if pages else ""
+        found = re.search(r"^# (.+)$", text, re.MULTILINE)
+        return found[1] if found else chapter
+
+    def claimed(self, row: dict[str, Any]) -> dict[str, str]:
+        bound = f"{SIGNS[row['relation']]} {number(row['bound'])}"
+        if row.get("tolerance"):
+            bound += f" ± {number(row['tolerance'])}"
+        return {
+            "claim": f"{'' if row['holds'] else '**does not hold:** '}{row['text']}",
+            "measured": number(row["value"]),
+            "bound": bound,
+            "seeds": str(row["seeds"] or "–"),
+            "compared with": row["source"] or "–",
+        }
+
+    def measured(self, row: dict[str, Any]) -> dict[str, str]:
+        return {"on this machine": row["text"], "compared with": row["source"] or "–"}
+
+
+def table(rows: list[dict[str, str]]) -> list[str]:
+    """A Markdown table of rows with the same columns."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    for row in rows:
+        # claims are plain text: what would be markup in Markdown is escaped
+        cells = [re.sub(r"([|$_<{`])", r"\\\1", cell) for cell in row.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 class Status(LedgerDirective):
     """What each chapter cost when these pages were built, and how many claims it makes."""
 
     def run(self) -> list[nodes.Node]:
-        costs, claims = self.ledger("costs"), Counter(c["chapter"] for c in self.ledger("claims"))
+        costs = self.ledger("costs")
+        claims = Counter(c["chapter"] for c in self.ledger("claims") if c["kind"] == "claim")
         lines = ["| chapter | seconds | peak memory (MB) | claims | device | profile |"]
         lines.append("|---|--:|--:|--:|---|---|")
         for row in costs:
@@ -147,7 +179,7 @@ class Excerpt(LiteralInclude):
 def number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return (f"{value:,}" if isinstance(value, int) else f"{value:.4g}").replace("-", "\u2212")
 
 
 def raw_file(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any) -> Any:

@@ -2,7 +2,8 @@
 
 Each chapter gets a process of its own: its peak memory is then the operating system's number
 for that kernel alone. A chapter that is in the cache with the same fingerprint is skipped, so an
-interrupted run goes on where it was. A chapter that fails is reported, and the others still run.
+interrupted run goes on where it was. A chapter that fails holds back no other: it is kept as far
+as it came, with a note at the cell that failed, reported at the end, and run again the next time.
 
     python book/_tools/execute.py [--jobs 2] [--root FOLDER] [CHAPTER ...]
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,11 @@ from jupyter_cache.executors.utils import single_nb_execution
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+NOTE = (
+    '<div class="dl-failed" role="note">'
+    "<strong>This cell failed when these pages were built</strong> (%s). What follows it on this "
+    "page was not computed. The other pages do not depend on it.</div>"
 )
 
 
@@ -64,8 +72,9 @@ def execute(root: Path, paths: list[Path], jobs: int) -> list[str]:
             if result["error"]:
                 failed.append(path.stem)
                 print(f"{where} FAILED\n{result['error']}", flush=True)
-                continue
             store(cache, path, result, mark)
+            if result["error"]:
+                continue
             print(f"{where} {result['seconds']:.1f} s, {result['peak_rss_mb']} MB", flush=True)
     if failed:
         print(f"{len(failed)} of {len(paths)} chapters failed: {', '.join(failed)}", flush=True)
@@ -81,10 +90,10 @@ def forget_stale(cache: Any, mark: str) -> None:
 
 def is_cached(cache: Any, path: Path) -> bool:
     try:
-        cache.match_cache_notebook(bookcache.read(path))
+        record = cache.match_cache_notebook(bookcache.read(path))
     except KeyError:
         return False
-    return True
+    return not record.data.get("error")
 
 
 def run(root: Path, path: Path, target: Path) -> dict[str, Any]:
@@ -101,7 +110,9 @@ def run(root: Path, path: Path, target: Path) -> dict[str, Any]:
         errors="replace",
     )
     if not target.exists():
-        return {"error": f"the process ended with {process.returncode}\n{process.stderr[-4000:]}"}
+        error = f"the process ended with {process.returncode}\n{process.stderr[-4000:]}"
+        empty = nbformat.writes(bookcache.read(path), version=nbformat.NO_CONVERT)
+        return {"error": error, "seconds": 0, "peak_rss_mb": None, "notebook": empty}
     return json.loads(target.read_text(encoding="utf-8"))
 
 
@@ -110,10 +121,24 @@ def store(cache: Any, path: Path, result: dict[str, Any], mark: str) -> None:
         "execution_seconds": result["seconds"],
         "peak_rss_mb": result["peak_rss_mb"],
         "fingerprint": mark,
+        "error": result["error"],
     }
     notebook = nbformat.reads(result["notebook"], as_version=nbformat.NO_CONVERT)
+    if result["error"]:
+        note_failure(notebook, result["error"])
     bundle = CacheBundleIn(notebook, str(path), data=data)
     cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+
+
+def note_failure(notebook: Any, error: str) -> None:
+    """Say at the cell that failed, or at the first, that the page ends there."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    failed = [c for c in cells if any(o.output_type == "error" for o in c.outputs)]
+    cell = (failed or cells)[0]
+    if not failed:  # the process died: there is no traceback to show
+        cell.outputs.append(nbformat.v4.new_output("stream", name="stdout", text=error + "\n"))
+    where = f"torch {version('torch')} on {platform.system()} ({platform.machine()})"
+    cell.outputs.insert(0, nbformat.v4.new_output("display_data", {"text/html": NOTE % where}))
 
 
 def work(path: Path, target: Path, timeout: int) -> int:

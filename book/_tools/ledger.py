@@ -1,7 +1,7 @@
 """Write _build/claims.json and _build/costs.json from the executed chapters.
 
-Fails when a chapter has not been run with the present library, ran for 0 seconds, or holds a
-claim that does not hold: then the pages made from these files would not be true.
+Ends with an error when a chapter has not been run with the present library, failed, ran for 0
+seconds, or holds a claim that does not hold. Measurements of the machine are listed, never judged.
 
     python book/_tools/ledger.py [--root FOLDER]
 """
@@ -15,8 +15,12 @@ from typing import Any
 
 import bookcache
 
-CLAIM_FIELDS = ("text", "value", "relation", "bound", "tolerance", "seeds", "source", "holds")
-OPTIONAL = ("tolerance",)
+CLAIM_FIELDS = (
+    *("kind", "text", "value", "relation", "bound", "tolerance", "seeds", "source", "holds"),
+    "machine",
+)
+OPTIONAL = ("tolerance", "machine")
+BUDGET = 100  # seconds of a chapter, alone on a quiet core; see CONTRIBUTING.md
 
 
 def main() -> int:
@@ -29,10 +33,19 @@ def main() -> int:
         target.parent.mkdir(exist_ok=True)
         text = json.dumps(rows, indent=1, ensure_ascii=False)
         target.write_text(text + "\n", encoding="utf-8")
+    text = "".join(f"{problem}\n" for problem in problems)
+    (root / "_build/problems.txt").write_text(text, encoding="utf-8")
+    over = [f"{c['chapter']} {c['seconds']:.0f} s" for c in costs if c["seconds"] > BUDGET]
+    if over:  # told, never judged: this machine may be slow, or busy with something else
+        print(f"ledger: over the budget of {BUDGET} s on this machine: {', '.join(over)}")
     for problem in problems:
         print(f"ledger: {problem}", flush=True)
-    held = sum(claim["holds"] for claim in claims)
-    print(f"{held} of {len(claims)} claims hold; {len(costs)} chapters were run.", flush=True)
+    judged = [claim["holds"] for claim in claims if claim["kind"] == "claim"]
+    print(
+        f"{sum(judged)} of {len(judged)} claims hold; {len(claims) - len(judged)} measurements of "
+        f"this machine; {len(costs)} chapters were run.",
+        flush=True,
+    )
     return 1 if problems else 0
 
 
@@ -51,13 +64,16 @@ def harvest(root: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], lis
         if record.data.get("fingerprint") != mark:
             problems.append(f"{path.stem} was executed with another library or environment.")
         cost = cost_of(path.stem, record, notebook)
-        if not cost["seconds"] > 0:
+        if record.data.get("error"):
+            problems.append(f"{path.stem} failed: {failed_cell(notebook)}")
+        elif not cost["seconds"] > 0:
             problems.append(f"{path.stem} ran for 0 seconds: nothing in it was computed.")
         costs.append(cost)
         for claim in claims_of(path.stem, notebook, {claim["id"] for claim in claims}):
             claims.append(claim)
-            if claim["holds"] is not True:
-                problems.append(f"{path.stem}: a claim does not hold: {claim['text']}")
+            if claim["kind"] == "claim" and claim["holds"] is not True:
+                bound = f"{claim['relation']} {claim['bound']:g}"
+                problems.append(f"{path.stem}: a claim does not hold ({bound}): {claim['text']}")
     return claims, costs, problems
 
 
@@ -72,9 +88,14 @@ def cost_of(chapter: str, record: Any, notebook: Any) -> dict[str, Any]:
     }
 
 
+def failed_cell(notebook: Any) -> str:
+    errors = [o for o in bookcache.outputs(notebook) if o["output_type"] == "error"]
+    return f"{errors[0]['ename']}: {errors[0]['evalue']}" if errors else "its process ended"
+
+
 def claims_of(chapter: str, notebook: Any, taken: set[str]) -> list[dict[str, Any]]:
     rows = []
-    for bundle in bookcache.bundles(notebook, bookcache.CLAIM):
+    for bundle in bookcache.claims(notebook):
         fields = [f for f in CLAIM_FIELDS if f in bundle or f not in OPTIONAL]
         name, number = bundle["id"], 2
         while name in taken:  # one text claimed in a loop

@@ -2,7 +2,8 @@
 
 Made from the Markdown source after the site was built, which knows the numbers of theorems and
 figures (_build/xrefs.json), and from the execution, which knows the glued numbers. No outputs,
-the same bytes every time. A copy goes into the site, for the download link of each chapter.
+the same bytes every time. The library lies beside them as a wheel, whose SHA-256 each notebook
+knows. A copy of all goes into the site, for the download link of each chapter.
 
     python book/_tools/notebooks.py [--root FOLDER]
 """
@@ -10,26 +11,50 @@ the same bytes every time. A copy goes into the site, for the download link of e
 from __future__ import annotations
 
 import argparse
+import collections
+import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import addresses
 import bookcache
 import nbformat
+import plainmyst
 from plainmyst import Context, convert
 
 SETUP = """\
 # Installs the book's library and what this chapter uses, only where it is missing. PyTorch and
-# NumPy stay as they are.
+# NumPy stay as they are. The library is a file beside this notebook, or else comes from the site
+# that the notebook comes from; it has to be the very file with which the notebook was made.
+import hashlib
 import importlib.util
+import os
 import subprocess
 import sys
+import urllib.request
+from pathlib import Path
+
+WHEEL = Path("{wheel}")
+SHA256 = "{digest}"
+SITE = os.environ.get("DISTILL_SITE", "{site}")
 
 pip = [sys.executable, "-m", "pip", "install", "-q"]
 if importlib.util.find_spec("distill_lib") is None:
-    subprocess.check_call([*pip, "--no-deps", "distill-lib @ git+{repository}"])
+    if not WHEEL.exists():
+        if not SITE:
+            raise FileNotFoundError(f"put {{WHEEL}} beside this notebook: both are in one folder")
+        urllib.request.urlretrieve(f"{{SITE}}notebooks/{{WHEEL}}", WHEEL)
+    if hashlib.sha256(WHEEL.read_bytes()).hexdigest() != SHA256:
+        raise ValueError(f"{{WHEEL}} is another one than this notebook was made with: remove it")
+    subprocess.check_call([*pip, "--no-deps", str(WHEEL)])
 needs = {needs}
 missing = [name for module, name in needs.items() if importlib.util.find_spec(module) is None]
 if missing:
@@ -39,12 +64,12 @@ if missing:
 # modules with the names under which they are installed.
 NEEDS = {
     "": {
+        "accelerate": "accelerate",
         "matplotlib": "matplotlib",
         "safetensors": "safetensors",
         "sklearn": "scikit-learn",
         "tqdm": "tqdm",
     },
-    r"\b(accelerate|integrations)\b": {"accelerate": "accelerate"},
     r"\b(rl|gymnasium|Policy)\b": {
         "Box2D": "gymnasium[box2d,classic-control,mujoco]",
         "imageio": "imageio[ffmpeg]",
@@ -62,10 +87,7 @@ NEEDS = {
     },
     r"\boptuna\b": {"optuna": "optuna"},
 }
-HEAD = (
-    "*This notebook is made from the chapter "
-    "[{title}]({site}{page}.html) of [{book}]({site}). Run the cells from top to bottom.*"
-)
+HEAD = "*This notebook is made from the chapter {title} of {book}. Run its cells in order.*"
 
 
 def main() -> int:
@@ -84,27 +106,55 @@ def write_all(root: Path, xrefs: dict[str, Any]) -> list[Path]:
     target, site = root / "_build/notebooks", root / "_build/html/notebooks"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    cache, written = bookcache.open_cache(root), []
+    cache, written, library = bookcache.open_cache(root), [], wheel(root, target)
     for path in bookcache.chapters(root):
-        _, executed = bookcache.executed(cache, path)
+        record, executed = bookcache.executed(cache, path)
+        glue = bookcache.glued(executed)
+        if record.data.get("error"):  # what its cells would have computed is not known
+            glue = collections.defaultdict(lambda: "(not computed)", glue)
         written.append(target / f"{path.stem}.ipynb")
-        text = notebook(root, path, xrefs, bookcache.glued(executed))
+        text = notebook(root, path, xrefs, glue, library)
         written[-1].write_text(text, encoding="utf-8", newline="\n")
     if site.parent.exists():
         shutil.copytree(target, site, dirs_exist_ok=True)
     return written
 
 
-def notebook(root: Path, path: Path, xrefs: dict[str, Any], glue: dict[str, str]) -> str:
+def wheel(root: Path, target: Path) -> Path:
+    """The library as a wheel, the same bytes every time, built from a copy: setuptools would
+    leave a folder in the repository."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source"
+        leave = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(root / "distill_lib", source / "distill_lib", ignore=leave)
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            if (root / name).exists():
+                shutil.copy(root / name, source)
+        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+        # 1980 is the first year that a zip file knows
+        fixed = {**os.environ, "SOURCE_DATE_EPOCH": "315532800"}
+        subprocess.run([*command, "-w", str(target), str(source)], check=True, env=fixed)
+    (found,) = target.glob("*.whl")
+    return found
+
+
+def notebook(
+    root: Path, path: Path, xrefs: dict[str, Any], glue: Mapping[str, str], library: Path
+) -> str:
     """The chapter's notebook as text."""
     config = bookcache.config(root)
-    site = config["html"]["baseurl"].rstrip("/") + "/"
+    address = addresses.find(root)
     page = path.relative_to(root).with_suffix("").as_posix()
-    context = Context(root, page, site, xrefs["references"], xrefs["numbers"], glue)
-    head = HEAD.format(title=xrefs["pages"][page], site=site, page=page, book=config["title"])
+    context = Context(
+        root, page, address.site, xrefs["references"], xrefs["numbers"], glue, address.repository
+    )
+    title = plainmyst.linked(xrefs["pages"][page], f"{page}.html", context)
+    head = HEAD.format(title=title, book=plainmyst.linked(config["title"], "index.html", context))
     source = bookcache.read(path)
     program = "\n".join(cell.source for cell in source.cells if cell.cell_type == "code")
-    setup = SETUP.format(repository=config["repository"]["url"], needs=listed(needs(program)))
+    digest = hashlib.sha256(library.read_bytes()).hexdigest()
+    wanted = listed(needs(program))
+    setup = SETUP.format(wheel=library.name, digest=digest, site=address.site, needs=wanted)
     macros = config["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"]
     cells = [markdown(head), code(setup)]
     for cell in source.cells:

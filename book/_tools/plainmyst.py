@@ -12,6 +12,7 @@ import html
 import posixpath
 import re
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,11 @@ class Context:
 
     root: Path
     page: str  # chapters/01_temperature_and_kl
-    site: str  # with a slash at the end
+    site: str  # with a slash at the end; empty where nobody knows the book's address
     references: dict[str, dict[str, str]] = field(default_factory=dict)
     numbers: dict[str, str] = field(default_factory=dict)
-    glue: dict[str, str] = field(default_factory=dict)
+    glue: Mapping[str, str] = field(default_factory=dict)
+    repository: str = ""
 
 
 def convert(text: str, context: Context) -> str:
@@ -150,8 +152,8 @@ def rewrite_directive(name: str, argument: str, body: list[str], context: Contex
     argument = rewrite_inline(argument, context)
     if name in {"figure", "glue:figure"}:
         caption = convert("\n".join(body), context)
-        number = context.numbers.get(label, "Figure")
-        return f"*[{number}]({context.site}{context.page}.html#{label}): {caption}*"
+        uri = f"{context.page}.html#{label}"
+        return f"*{linked(context.numbers.get(label, 'Figure'), uri, context)}: {caption}*"
     if name in DROPPED:
         return ""
     if name == "literalinclude":
@@ -284,6 +286,12 @@ def rewrite_role(name: str, body: str, context: Context) -> str:
         return body
     match = TITLE.match(body)
     title, target = (match["title"], match["target"]) if match else ("", body)
+    if kind == "repository":
+        home = f"{context.repository}/{target}" if match else context.repository
+        return f"[{title or target}]({home})" if context.repository else title or target
+    if kind == "src":
+        text = f"`{title or posixpath.basename(target)}`"
+        return linked(text, source_page(target, context), context)
     reference = look_up("p" if name == "cite" else kind, target, title, context)
     if reference is None:
         raise ValueError(f"{context.page}: {{{name}}}`{body}` is not in _build/xrefs.json")
@@ -296,17 +304,32 @@ def look_up(kind: str, target: str, title: str, context: Context) -> dict[str, s
     return context.references.get(f"{kind}|{plain}|{' '.join(title.split())}")
 
 
+def source_page(target: str, context: Context) -> str:
+    """Where the site shows a file of the repository."""
+    file, _, function = target.partition("::")
+    inside = "/index" if (context.root / file).is_dir() else ""
+    return f"sources/{file}{inside}.html{f'#{function}' if function else ''}"
+
+
 def linked(text: str, uri: str, context: Context) -> str:
-    if not uri:
+    if not uri or not (context.site or "://" in uri):
         return text
     return f"[{text}]({uri if '://' in uri else context.site + uri})"
 
 
 def glue_value(body: str, context: Context) -> str:
     name, _, form = body.partition(":")
-    if name not in context.glue:
-        raise ValueError(f"{context.page}: no cell glues {name!r}")
-    return format(float(context.glue[name]), form) if form else context.glue[name]
+    try:
+        value = context.glue[name]
+    except KeyError:
+        raise ValueError(f"{context.page}: no cell glues {name!r}") from None
+    try:
+        if not form:
+            return value
+        number = float(value.replace("\u2212", "-").replace(",", ""))
+        return format(number, form).replace("-", "\u2212")
+    except ValueError:  # a page that failed: its numbers are not known
+        return value
 
 
 def rewrite_link(text: str, target: str, context: Context) -> str:

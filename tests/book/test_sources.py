@@ -197,6 +197,21 @@ def test_workflows_use_the_same_commands():
     assert "bash .ci/run" in ci
 
 
+def test_workflows_are_pinned_and_have_least_rights():
+    """Actions by commit, no kept credentials, and no right but the ones a job names."""
+    for path in sorted((ROOT / ".github/workflows").glob("*.yml")):
+        text = path.read_text(encoding="utf-8")
+        used = re.findall(r"uses: (\S+)(.*)", text)
+        assert used and all(re.search(r"@[0-9a-f]{40}$", name) for name, _ in used), path.name
+        assert all(re.match(r" # v\d+\.\d+\.\d+$", comment) for _, comment in used), path.name
+        assert text.count("actions/checkout@") == text.count("persist-credentials: false")
+        workflow = yaml.safe_load(text)
+        assert "permissions" in workflow, path.name
+        assert "write-all" not in text
+        if "schedule:" in text:
+            assert "gh issue create" in text and "failure()" in text, path.name
+
+
 def test_yaml_files_parse():
     for path in all_files():
         if path.suffix in {".yml", ".yaml", ".cff"}:

@@ -240,7 +240,7 @@ def test_places_and_tests_that_the_page_names_exist() -> None:
     table = text.partition("## Where each is treated")[2]
     elsewhere = {"err-tinybert-in-one-sentence"}
     assert set(re.findall(r"<(err-[\w-]+)>", table)) - elsewhere == here
-    links = re.findall(r"\[`(test_\w+)`\]\([^)]*/blob/main/(tests/[\w/]+\.py)\)", text)
+    links = re.findall(r"\{src\}`(test_\w+)(?:\.py)? <(tests/[\w/]+\.py)(?:::\w+)?>`", text)
     assert links
     for name, file in links:
         assert (ROOT / file).is_file(), file

@@ -231,7 +231,7 @@ def test_every_erratum_has_its_place() -> None:
 def test_tests_that_a_page_names_exist(page: Path) -> None:
     """A guard that has been renamed guards nothing."""
     text = page.read_text(encoding="utf-8")
-    links = re.findall(r"\[`(test_\w+)(?:\.py)?`\]\([^)]*/blob/main/(tests/[\w/]+\.py)\)", text)
+    links = re.findall(r"\{src\}`(test_\w+)(?:\.py)? <(tests/[\w/]+\.py)(?:::\w+)?>`", text)
     assert links
     for name, file in links:
         source = ROOT / file

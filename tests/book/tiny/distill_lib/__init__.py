@@ -13,6 +13,7 @@ def answer(offset: int = 0) -> int:
 def claim(text: str, value: float, at_least: float) -> None:
     """Show a claim as distill_lib.booktools does."""
     record = {
+        "kind": "claim",
         "id": text.lower().replace(" ", "-"),
         "text": text,
         "value": value,
@@ -23,6 +24,14 @@ def claim(text: str, value: float, at_least: float) -> None:
         "holds": value >= at_least,
     }
     display({"text/plain": text, "application/vnd.distill.claim+json": record}, raw=True)
+
+
+def measurement(text: str, value: float) -> None:
+    """Show a measurement of the machine as distill_lib.booktools does."""
+    fields = dict.fromkeys(("relation", "bound", "seeds", "source", "holds"))
+    record = {"kind": "machine", "id": "m", "text": text, "value": value, "machine": "ours"}
+    bundle = {"claims": [{**fields, **record}]}
+    display({"text/plain": text, "application/vnd.distill.claim+json": bundle}, raw=True)
 
 
 def glue(name: str, value: object) -> None:

@@ -1,0 +1,92 @@
+"""The stress of pages, on the tiny book: kept as it goes, resumed, and told in a page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import robustness
+import stress
+from conftest import run_in
+
+CHAPTER = "chapters/01_tiny.md"
+
+
+@pytest.fixture
+def tiny(built, tmp_path) -> Path:
+    root = tmp_path / "book"
+    shutil.copytree(built[0], root, ignore=shutil.ignore_patterns("_build"))
+    return root
+
+
+def stressed(root: Path, *words: str) -> str:
+    done = run_in(root, "book/_tools/stress.py", "--root", str(root), "--jobs", "1", *words)
+    assert done.returncode in {0, 1}, done.stdout
+    return done.stdout
+
+
+def kept(root: Path) -> dict[str, dict[str, object]]:
+    return json.loads((root / "book/robustness/01_tiny.json").read_text())
+
+
+def test_what_has_run_is_kept_and_only_what_changed_runs_again(tiny):
+    first = stressed(tiny, "--only", "as built", "avx2")
+    assert "01_tiny | as built" in first and "01_tiny | arithmetic avx2" in first
+    record = kept(tiny)
+    assert set(record) == {"as built", "arithmetic avx2"}
+    assert record["as built"]["claims"][0]["value"] == 42
+    assert "distill_lib/__init__.py" in record["as built"]["files"]
+    assert "|" not in stressed(tiny, "--only", "as built", "avx2")
+
+    page = tiny / CHAPTER
+    page.write_text(page.read_text().replace("is large", "is quite large"))
+    words = stressed(tiny, "--only", "as built", "avx2")  # the words alone: as built, no more
+    assert "| as built" in words and "avx2" not in words
+    page.write_text(page.read_text().replace("at_least=40", "at_least=43"))
+    flipped = stressed(tiny, "--only", "as built", "avx2")
+    assert "✗ The answer is quite large" in flipped and "avx2 |" not in flipped
+    assert "book/robustness.md: 2 flips" in flipped
+    library = tiny / "distill_lib/__init__.py"
+    library.write_text(library.read_text().replace("ANSWER = 42", "ANSWER = 44"))
+    both = stressed(tiny, "--only", "as built", "avx2")
+    assert "| as built" in both and "| arithmetic avx2" in both and ": 0 flips" in both
+    text = (tiny / "book/robustness.md").read_text()
+    assert "| Temperature | 1 | 0 | arithmetic avx2 | 0 | 0 | inf |" in text
+    assert "The answer is quite large" in text
+
+
+def test_a_page_that_fails_is_kept_as_failed_and_tried_again(tiny):
+    page = tiny / CHAPTER
+    page.write_text(page.read_text() + "\n```{code-cell}\n1 / 0\n```\n")
+    assert "ZeroDivisionError" in stressed(tiny, "--only", "as built")
+    assert kept(tiny)["as built"]["error"]
+    assert "ZeroDivisionError" in stressed(tiny, "--only", "as built")
+
+
+def test_every_variation_that_the_page_promises():
+    names = list(stress.variations())
+    assert sum(name.startswith("seeds +") for name in names) == 10
+    assert {"arithmetic default", "arithmetic avx2", "two threads", "busy machine"} < set(names)
+
+
+@pytest.mark.parametrize(
+    ("relation", "values", "margin", "flips"),
+    [
+        (">=", [2.0, 3.0, 4.0], 3.0 / 1.0, 0),
+        ("<=", [-2.0, -1.0, 0.0], 1.0, 0),
+        (">=", [-1.0, 0.0, 2.0], (1 / 3) / 1.5275, 1),
+        ("<=", [1.0, 1.0, 1.0], float("inf"), 3),
+    ],
+)
+def test_margin_is_counted_in_standard_deviations(relation, values, margin, flips):
+    names = ["as built", "seeds +1000", "seeds +2000"]
+    record = {
+        name: {"error": None, "claims": [{"value": v, "relation": relation, "bound": 0.0}]}
+        for name, v in zip(names, values, strict=True)
+    }
+    built = {"relation": relation, "bound": 0.0, "text": "It is."}
+    claim = robustness.Stressed(0, built, record)
+    assert claim.margin == pytest.approx(margin, rel=1e-3)
+    assert len(claim.flips) == flips
