@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from distill_lib import data
-from distill_lib.zoo.vision import ResNet, SmallConvNet
+from distill_lib.models.vision import ResNet, SmallConvNet
 
 BATCH, TEMPERATURE, WEIGHT, LR = 128, 4.0, 0.9, 0.05
 

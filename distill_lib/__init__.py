@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_MODULES = ("losses", "schedules", "signals", "teachers", "checkpoints", "data", "fusion", "zoo")
+_MODULES = (
+    *("losses", "schedules", "signals", "teachers", "checkpoints", "data", "fusion", "models"),
+    "zoo",
+)
 # these need packages of an extra, so that `from distill_lib import *` leaves them out
 _EXTRAS = ("rl", "compress")
 _HOMES = {
@@ -21,28 +24,28 @@ _HOMES = {
     "steps": "schedules",
     "Schedule": "schedules",
     "capture": "signals",
-    "Teacher": "teachers",
-    "Ensemble": "teachers",
-    "EMA": "teachers",
-    "Peers": "teachers",
-    "Cache": "cache",
-    "Recorded": "recorded",
+    "Teacher": "teachers.live",
+    "Ensemble": "teachers.live",
+    "EMA": "teachers.live",
+    "Peers": "teachers.live",
+    "Cache": "teachers.cache",
+    "Recorded": "teachers.recorded",
     "Stacked": "stacked",
     "Objective": "objective",
     "Term": "objective",
-    "CE": "terms",
-    "KD": "terms",
-    "DKD": "terms",
-    "Match": "terms",
-    "Relation": "terms",
-    "PPO": "policy_terms",
-    "Consistency": "policy_terms",
-    "fit_projectors": "transformer_terms",
-    "initialize": "transformer_terms",
-    "layer_map": "transformer_terms",
-    "tinybert": "transformer_terms",
-    "distill": "training",
-    "History": "training",
+    "CE": "terms.answers",
+    "KD": "terms.answers",
+    "DKD": "terms.answers",
+    "Match": "terms.features",
+    "Relation": "terms.features",
+    "PPO": "terms.policy",
+    "Consistency": "terms.policy",
+    "fit_projectors": "terms.transformer",
+    "initialize": "terms.transformer",
+    "layer_map": "terms.transformer",
+    "tinybert": "terms.transformer",
+    "distill": "training.loop",
+    "History": "training.history",
     "evaluate": "evaluation",
     "agreement": "evaluation",
     "sanity": "evaluation",
@@ -81,6 +84,7 @@ __all__ = [
     "layer_map",
     "linear",
     "losses",
+    "models",
     "sanity",
     "schedules",
     "signals",
@@ -91,19 +95,22 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import checkpoints, data, fusion, losses, schedules, signals, teachers, zoo
-    from .cache import Cache
+    from . import checkpoints, data, losses, schedules, signals, zoo
     from .evaluation import agreement, evaluate, sanity
+    from .fusion import combine as fusion
     from .objective import Objective, Term
-    from .policy_terms import PPO, Consistency
-    from .recorded import Recorded
     from .schedules import Schedule, cosine, exp, linear, steps
     from .signals import capture
     from .stacked import Stacked
-    from .teachers import EMA, Ensemble, Peers, Teacher
-    from .terms import CE, DKD, KD, Match, Relation
-    from .training import History, distill
-    from .transformer_terms import fit_projectors, initialize, layer_map, tinybert
+    from .teachers import live as teachers
+    from .teachers.cache import Cache
+    from .teachers.live import EMA, Ensemble, Peers, Teacher
+    from .teachers.recorded import Recorded
+    from .terms.answers import CE, DKD, KD
+    from .terms.features import Match, Relation
+    from .terms.policy import PPO, Consistency
+    from .terms.transformer import fit_projectors, initialize, layer_map, tinybert
+    from .training.loop import History, distill
 
 
 def __getattr__(name: str) -> object:

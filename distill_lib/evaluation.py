@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .masks import IGNORE
-from .signals import Forward, as_batch, call, pick, place
-from .teachers import Source
+from .signals import Forward, as_batch, call, eval_mode, pick, place
+from .teachers.live import Source
 
 __all__ = ["agreement", "calibration_error", "evaluate", "sanity"]
-
-
-@contextmanager
-def _eval_mode(models: Iterable[Any]) -> Iterator[None]:
-    """Eval mode, and afterwards each module in the mode that it was in."""
-    parts = [part for m in models if isinstance(m, nn.Module) for part in m.modules()]
-    modes = [part.training for part in parts]
-    for part in parts:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, mode in zip(parts, modes, strict=True):
-            part.training = mode
 
 
 @torch.no_grad()
@@ -38,7 +23,7 @@ def _answers(
     """[..., N, C] logits of each model and [N] labels, where there are any, in one walk."""
     logits: list[list[Tensor]] = [[] for _ in models]
     labels = []
-    with _eval_mode(models):
+    with eval_mode(models):
         for batch in batches:
             named = as_batch(batch)
             for model, mine in zip(models, logits, strict=True):

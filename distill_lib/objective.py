@@ -311,3 +311,8 @@ def _any_tensor(signals: Signals) -> Tensor:
     if isinstance(signals, Tensor):
         return signals
     return next(v for v in signals.values() if isinstance(v, Tensor))
+
+
+def name_of(function: Any) -> str:
+    """What a loss is called in a formula: its own name, or that of its class."""
+    return str(getattr(function, "__name__", type(function).__name__))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -239,3 +240,17 @@ def tell(model: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
 def accepts(function: Callable[..., Any], name: str) -> bool:
     """Whether a function takes a keyword of that name."""
     return name in inspect.signature(function).parameters
+
+
+@contextmanager
+def eval_mode(models: Iterable[Any]) -> Iterator[None]:
+    """Eval mode, and afterwards each module in the mode that it was in."""
+    parts = [part for m in models if isinstance(m, nn.Module) for part in m.modules()]
+    modes = [part.training for part in parts]
+    for part in parts:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode

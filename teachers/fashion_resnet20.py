@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distill_lib import data
-from distill_lib.zoo.vision import ResNet
+from distill_lib.models.vision import ResNet
 
 ZOO = Path(__file__).resolve().parents[1] / "distill_lib" / "zoo"
 WORK = Path(__file__).resolve().parents[1] / "_build" / "teachers"
@@ -134,7 +134,7 @@ def write_card(
         "file": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "task": "image classification, 10 classes",
-        "architecture": {"class": "distill_lib.zoo.vision.ResNet", "kwargs": ARCHITECTURE},
+        "architecture": {"class": "distill_lib.models.vision.ResNet", "kwargs": ARCHITECTURE},
         "params": sum(p.numel() for p in model.parameters()),
         "score": {"metric": "accuracy", "value": round(score, 4), "n": 10000, "split": "test"},
         "trained": {

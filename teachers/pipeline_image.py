@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from distill_lib import KD, Cache, Teacher, compress, cosine, data, distill, evaluate, zoo
-from distill_lib.batchnorm import fold_batchnorm, refresh_batchnorm
+from distill_lib.fusion.batchnorm import fold_batchnorm, refresh_batchnorm
 
 ZOO = Path(zoo.__file__).parent
 NAME, HELD_OUT = "fashion_resnet20", 5_000

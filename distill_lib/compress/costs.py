@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_lib.evaluation import _eval_mode
-from distill_lib.signals import as_batch, call, place
+from distill_lib.signals import as_batch, call, eval_mode, place
 
 from .export import OnnxModel
 
@@ -116,7 +115,7 @@ def macs(model: nn.Module, example: Any) -> int:
     torch.backends.mha.set_fastpath_enabled(False)  # fused attention is counted by nobody
     try:
         ask, counter = _ask(model, example), FlopCounterMode(display=False)
-        with _eval_mode([model]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        with eval_mode([model]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             ask()
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -155,7 +154,7 @@ def compare(
         raise ValueError(f"expected a model and two runs at least, got {len(models)} and {runs}")
     asks = {name: _ask(model, example) for name, model in models.items()}
     seen: dict[str, list[float]] = {name: [] for name in models}
-    with _eval_mode(models.values()), torch.inference_mode():
+    with eval_mode(models.values()), torch.inference_mode():
         for run in range(-3, runs):
             for name, ask in asks.items():
                 begun = time.perf_counter()

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_lib.evaluation import _eval_mode
-from distill_lib.signals import Forward, as_batch, call, place
+from distill_lib.signals import Forward, as_batch, call, eval_mode, place
 
 from ._layers import check_share, layers_of, weights_of
 
@@ -248,7 +247,7 @@ def _input_squares(
 
     handles = [m.register_forward_pre_hook(hook(name)) for name, m in layers.items()]
     try:
-        with _eval_mode([model]):
+        with eval_mode([model]):
             for batch in batches:
                 call(model, place(as_batch(batch), model), forward)
     finally:

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_lib.evaluation import _eval_mode
-from distill_lib.signals import DESCRIPTIVE, Batch, Signals, as_batch, call
+from distill_lib.signals import DESCRIPTIVE, Batch, Signals, as_batch, call, eval_mode
 
 from ._needs import need
 
@@ -140,7 +139,7 @@ def to_onnx(
     for package in ("onnx", "onnxscript", "onnxruntime"):
         need(package, "compress.to_onnx")
     inputs = _example(example, dynamic)
-    with _eval_mode([model]), torch.no_grad():
+    with eval_mode([model]), torch.no_grad():
         outputs = _outputs(model, inputs)
         view = _Answers(model, inputs, outputs)
         view.train(False)
@@ -200,7 +199,7 @@ def to_exported(
     """
     inputs = _example(example, dynamic)
     free = dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC)
-    with _eval_mode([model]), torch.no_grad():
+    with eval_mode([model]), torch.no_grad():
         view = _Answers(model, inputs, _outputs(model, inputs))
         view.train(False)
         try:

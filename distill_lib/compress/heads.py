@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_lib.evaluation import _eval_mode
-from distill_lib.signals import as_batch, place
+from distill_lib.signals import as_batch, eval_mode, place
 
 from ._layers import check_share
 from .plans import Plan, plan_of
@@ -78,7 +77,7 @@ def unit_scores(
             hook = watch(f"{name}.{part}", groups)
             handles.append(block.get_submodule(part).register_forward_pre_hook(hook))
     try:
-        with _eval_mode([model]), torch.enable_grad():
+        with eval_mode([model]), torch.enable_grad():
             for batch in batches:
                 value = loss(model, place(as_batch(batch), model))
                 torch.autograd.grad(value, [p for p in model.parameters() if p.requires_grad],

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from distill_lib.evaluation import _eval_mode
-from distill_lib.signals import Forward, as_batch, call, place
+from distill_lib.signals import Forward, as_batch, call, eval_mode, place
 
 from ._layers import layers_of, weights_of
 from .rounding import FakeQuant, ends, grid, quantize
@@ -119,7 +118,7 @@ def calibrate(
         watcher.low.fill_(float("inf"))
         watcher.high.fill_(float("-inf"))
     try:
-        with _eval_mode([model]):
+        with eval_mode([model]):
             for batch in batches:
                 call(model, place(as_batch(batch), model), forward)
     finally:

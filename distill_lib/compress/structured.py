@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_lib.evaluation import _eval_mode
-from distill_lib.signals import as_batch, call, suggest
+from distill_lib.signals import as_batch, call, eval_mode, suggest
 
 from ._layers import check_share, layers_of
 from ._needs import need
@@ -127,7 +126,7 @@ def _traceable(model: nn.Module) -> Iterator[None]:
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     model.requires_grad_(True)
     try:
-        with _eval_mode([model]), torch.enable_grad():
+        with eval_mode([model]), torch.enable_grad():
             yield
     finally:
         for name in frozen:

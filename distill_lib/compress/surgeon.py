@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_lib.evaluation import _eval_mode
-from distill_lib.signals import Forward, as_batch, call, place
+from distill_lib.signals import Forward, as_batch, call, eval_mode, place
 
 from .criteria import Masks
 
@@ -113,7 +112,7 @@ def _products(
 
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     try:
-        with _eval_mode([model]):
+        with eval_mode([model]):
             for batch in batches:
                 call(model, place(as_batch(batch), model), forward)
     finally:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill_lib.progress import bar
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.signals import Signals, as_batch
-from distill_lib.teachers import Source, Teacher
+from distill_lib.teachers.live import Source, Teacher
 
 from .acting import act, ask, check_actions, size_of
 from .environments import Stage

@@ -19,9 +19,17 @@ from typing import Any, cast
 from torch import nn
 
 from distill_lib.checkpoints import CheckpointError
-from distill_lib.zoo.control import Policy
-from distill_lib.zoo.language import BagOfEmbeddings, BiLSTM, Words, minilm_tokenizer, small_bert
-from distill_lib.zoo.vision import MLP, ResNet, SmallConvNet
+from distill_lib.models import (
+    MLP,
+    BagOfEmbeddings,
+    BiLSTM,
+    Policy,
+    ResNet,
+    SmallConvNet,
+    Words,
+    small_bert,
+)
+from distill_lib.zoo.minilm import minilm_tokenizer
 
 __all__ = [
     "MLP",
@@ -85,7 +93,7 @@ def load_teacher(name: str) -> nn.Module:
             f"{known['sha256'][:16]}…; install distill_lib again, or {_remake(known)}"
         )
     module, _, kind = known["architecture"]["class"].rpartition(".")
-    if module.partition(".zoo.")[0] != "distill_lib":
+    if not module.startswith(("distill_lib.models.", "distill_lib.zoo.")):
         raise CheckpointError(f"the card of {name} names {module}.{kind}, which is not in the zoo")
     model: nn.Module = getattr(importlib.import_module(module), kind)(
         **known["architecture"]["kwargs"]
@@ -95,7 +103,7 @@ def load_teacher(name: str) -> nn.Module:
         saved = layouts.read_policy(path).policy(known["architecture"]["kwargs"]["activation"])
         model.load_state_dict(saved.state_dict())
     elif "adapter" in known:  # low-rank changes of a packaged model
-        from distill_lib.zoo.language import merge
+        from distill_lib.zoo.minilm import merge
 
         merge(model, load(raw), known["adapter"]["scale"])
     else:

@@ -236,6 +236,24 @@ def test_a_raising_cell_fails_sphinx_too(changed):
     assert "RuntimeError: planted" in bookcache.plain(done.stdout)
 
 
+def test_a_planted_chapter_costs_one_line_of_the_table_of_contents(changed):
+    """It takes its place and its number; the one behind it counts on, and nothing else changes."""
+    page = (changed / CHAPTER).read_text().replace("ch-tiny", "ch-new").split("## The limit")[0]
+    page = page.replace("thm-", "new-").replace("def-", "newdef-").replace("eq-", "neweq-")
+    page = page.replace("sec-limit", "newsec")
+    (changed / "chapters/planted.md").write_text(f"{page}\n## A section\n\n(newsec2)=\n### Below\n")
+    toc = changed / "_toc.yml"
+    toc.write_text(toc.read_text().replace(
+        "      - file: chapters/01_tiny.md",
+        "      - file: chapters/planted.md\n      - file: chapters/01_tiny.md",
+    ))  # fmt: skip
+    done = make(changed, "book")
+    html = changed / "_build/html/chapters"
+    assert "01_tiny" in done.stdout and (html / "planted.html").exists()
+    assert "Theorem 2.1" in (html / "01_tiny.html").read_text()
+    assert "planted" in (html / "01_tiny.html").read_text()  # the link to the page before it
+
+
 def test_an_image_without_alt_text_fails_the_build(changed):
     chapter = changed / CHAPTER
     text = chapter.read_text()

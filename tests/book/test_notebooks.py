@@ -12,11 +12,9 @@ import shutil
 import subprocess
 import sys
 import threading
-import venv
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import bookcache
@@ -26,8 +24,6 @@ import plainmyst
 import pytest
 import yaml
 from conftest import ROOT
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 REFERENCES = {
     "ref|thm-limit|": {"text": "Theorem 1.1", "uri": "chapters/a.html#thm-limit"},
@@ -291,43 +287,6 @@ def test_the_wheel_holds_weights_and_scripts(wheel):
     assert {p.relative_to(ROOT).as_posix() for p in wanted} <= held
     assert any(name.endswith(".safetensors") for name in held)
     assert any(name.endswith(".js") for name in held)
-
-
-# What torch brings, and what a kernel needs that is driven from another environment.
-BASE = ("torch", "ipykernel")
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with torch, a kernel, and nothing else of this environment: links, not copies."""
-    folder = tmp_path_factory.mktemp("base")
-    todo, seen = [Requirement(name) for name in BASE], set()
-    while todo:
-        need = todo.pop()
-        name = canonicalize_name(need.name)
-        if name in seen or (need.marker and not need.marker.evaluate({"extra": ""})):
-            continue
-        seen.add(name)
-        try:
-            found = distribution(name)
-        except PackageNotFoundError:  # of a GPU, or of another platform
-            continue
-        for file in found.files or []:
-            top = folder / file.parts[0]
-            if file.parts[0] != ".." and not top.exists():
-                top.symlink_to(Path(str(found.locate_file(file.parts[0]))).resolve())
-        todo += [Requirement(text) for text in found.requires or []]
-    return folder
-
-
-@pytest.fixture
-def fresh(base: Path, tmp_path: Path) -> Path:
-    """The Python of an environment that has torch and a kernel alone."""
-    folder = tmp_path / "venv"
-    venv.create(folder, symlinks=os.name != "nt", with_pip=True)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    (packages / "base.pth").write_text(f"{base}\n")
-    return folder / "bin/python"
 
 
 RUN = """

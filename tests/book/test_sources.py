@@ -12,7 +12,7 @@ import yaml
 from conftest import ROOT
 
 PAGES = [ROOT / page for page in bookcache.pages(ROOT)]
-CHAPTERS = sorted((ROOT / "chapters").glob("*.md"))
+CHAPTERS = sorted((ROOT / "chapters").rglob("*.md"))
 SKIPPED = {".git", ".venv", "_build", "__pycache__", "node_modules", "build", "dist"}
 TEXT = {".md", ".py", ".yml", ".yaml", ".toml", ".txt", ".js", ".css", ".cff", ".bib", ".json", ""}
 # Written in pieces, or this file would break its own rule.
@@ -87,7 +87,17 @@ def all_files() -> list[Path]:
 
 def test_the_table_of_contents_names_every_chapter():
     listed = [page for page in bookcache.pages(ROOT) if page.startswith("chapters/")]
-    assert sorted(listed) == [f"chapters/{path.name}" for path in CHAPTERS]
+    assert sorted(listed) == [path.relative_to(ROOT).as_posix() for path in CHAPTERS]
+
+
+def test_chapters_have_names_and_not_numbers():
+    """What a reader sees as a number comes from the table of contents alone."""
+    names = [path.stem for path in CHAPTERS]
+    assert len(set(names)) == len(names)
+    assert not [path for path in CHAPTERS if re.search(r"\d", str(path.relative_to(ROOT)))]
+    for path in [*PAGES, ROOT / "README.md"]:
+        typed = re.findall(r"\b[Cc]hapters? \d+", path.read_text(encoding="utf-8"))
+        assert not typed, f"{path.name}: {typed}"
 
 
 def test_every_listed_page_exists():
@@ -95,7 +105,7 @@ def test_every_listed_page_exists():
 
 
 def test_chapters_are_markdown_without_outputs():
-    notebooks = list((ROOT / "chapters").glob("*.ipynb"))
+    notebooks = list((ROOT / "chapters").rglob("*.ipynb"))
     assert not notebooks, "notebooks are made into _build/notebooks, not kept beside chapters"
     for path in CHAPTERS:
         assert bookcache.is_myst_markdown_notebook(path.read_text(encoding="utf-8"))

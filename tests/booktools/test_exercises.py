@@ -48,8 +48,8 @@ def test_an_exercise_has_listed_mistakes_and_a_hint(exercise):
 
 
 def test_an_independent_solution_is_accepted():
-    check("ex-1-2", kd)
-    check("ex-1-2", lambda student, teacher, temperature: kd(
+    check("ex-temperature_and_kl-2", kd)
+    check("ex-temperature_and_kl-2", lambda student, teacher, temperature: kd(
         student=student, teacher=teacher, temperature=temperature))  # fmt: skip
 
 
@@ -63,19 +63,19 @@ def test_the_popular_snippets_are_named():
 
     for snippet, words in ((mean, 'reduction="mean"'), (swapped, "swapped")):
         with pytest.raises(AssertionError, match=words):
-            check("ex-1-2", snippet)
+            check("ex-temperature_and_kl-2", snippet)
 
 
 def test_a_cut_gradient_and_an_unstable_form_are_refused():
     with pytest.raises(AssertionError, match="no gradient with respect to the student"):
-        check("ex-1-2", lambda **arguments: kd(**arguments).detach())
+        check("ex-temperature_and_kl-2", lambda **arguments: kd(**arguments).detach())
 
     def naive(student, teacher, temperature):
         p, q = (teacher / temperature).softmax(-1), (student / temperature).softmax(-1)
         return temperature**2 * (p * (p / q).log()).sum(-1)
 
     with pytest.raises(AssertionError, match=r"a gap of 600 gives .*use log_softmax"):
-        check("ex-1-2", naive)
+        check("ex-temperature_and_kl-2", naive)
 
 
 def test_a_gradient_that_is_not_finite_is_refused():
@@ -89,8 +89,11 @@ def test_a_gradient_that_is_not_finite_is_refused():
 
 
 def test_an_unknown_exercise_lists_the_known_ones():
-    with pytest.raises(KeyError, match=r"No exercise 'ex-1-02'\. Did you mean .*There are: ex-1-1"):
-        check("ex-1-02", 1)
+    with pytest.raises(
+        KeyError,
+        match=r"No exercise '.*-02'\. Did you mean .*There are: ex-bert_sentiment-1, ",
+    ):
+        check("ex-temperature_and_kl-02", 1)
 
 
 @pytest.mark.parametrize(
@@ -106,17 +109,20 @@ def test_an_unknown_exercise_lists_the_known_ones():
 )
 def test_a_function_that_is_none_of_the_listed_gets_a_general_word(answer, words):
     with pytest.raises(AssertionError, match=words):
-        check("ex-1-2", answer)
+        check("ex-temperature_and_kl-2", answer)
 
 
 @pytest.mark.parametrize(
-    ("identifier", "words"),
-    [("ex-1-1", "ex-1-1 is defined twice"), ("ex-9-1", r"ex-9-1 stands in ch03\.py of chapter 3")],
+    ("identifiers", "words"),
+    [
+        (["ex-first_distillation-1"] * 2, "ex-first_distillation-1 is defined twice"),
+        (["ex-fusion-1"], r"ex-fusion-1 stands in first_distillation\.py"),
+    ],
 )
-def test_an_id_is_given_once_and_in_its_chapter(monkeypatch, identifier, words):
-    from distill_lib.booktools.answers import ch03
+def test_an_id_is_given_once_and_in_its_chapter(monkeypatch, identifiers, words):
+    from distill_lib.booktools.answers import first_distillation as page
 
-    monkeypatch.setattr(ch03, "EXERCISES", [Exercise(identifier, 1.0)])
+    monkeypatch.setattr(page, "EXERCISES", [Exercise(name, 1.0) for name in identifiers])
     with pytest.raises(ValueError, match=words):
         answers.load.__wrapped__()
 

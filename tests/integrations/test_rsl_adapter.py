@@ -13,8 +13,8 @@ from rsl_helpers import env, points
 from distill_lib import KD, distill, losses, zoo
 from distill_lib.integrations import rsl_rl
 from distill_lib.integrations.rsl_rl import Adapter, Pendula, check_spaces, play
+from distill_lib.models.control import Policy as Control
 from distill_lib.zoo import Policy
-from distill_lib.zoo.control import Policy as Control
 
 
 def small(observations=2, actions=1):

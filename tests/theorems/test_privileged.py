@@ -1,4 +1,4 @@
-"""What the deviation of a student becomes that sees less than its teacher (chapter 7)."""
+"""What the deviation of a student becomes that sees less than its teacher."""
 
 from __future__ import annotations
 

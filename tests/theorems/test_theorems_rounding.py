@@ -1,4 +1,4 @@
-r"""The theorems of rounding and sharing, checked numerically: T15, and what chapter 18 adds to it.
+r"""The theorems of rounding and sharing, checked numerically: T15, and its additions.
 
 A grid has step Δ; its symmetric integers run from −Q to Q with Q = 2^(b−1) − 1.
 """

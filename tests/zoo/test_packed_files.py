@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distill_lib import compress, data, evaluate, zoo
-from distill_lib.batchnorm import fold_batchnorm
+from distill_lib.fusion.batchnorm import fold_batchnorm
 
 LINES = (zoo.FOLDER / "pipeline.jsonl").read_text(encoding="utf-8").splitlines()
 LAST = {

@@ -33,7 +33,7 @@ def toy(monkeypatch, tmp_path):
         "file": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "architecture": {
-            "class": "distill_lib.zoo.vision.ResNet",
+            "class": "distill_lib.models.vision.ResNet",
             "kwargs": {"blocks": 1, "width": 4},
         },
         "trained": {"command": "python teachers/toy.py"},

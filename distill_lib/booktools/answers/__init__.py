@@ -1,4 +1,4 @@
-"""The answers, one file a chapter: each ``chNN.py`` has a list ``EXERCISES``.
+"""The answers, one file a chapter, of its name: each has a list ``EXERCISES``.
 
 To add an exercise, append an :class:`~distill_lib.booktools.exercises.Exercise` to the list of its
 chapter, with the mistakes you have seen. Building it already proves that the right answer is
@@ -25,13 +25,14 @@ def load() -> dict[str, Exercise]:
     """
     known: dict[str, Exercise] = {}
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda found: found.name):
-        if not module.name.startswith("ch"):
-            continue
-        chapter = int(module.name.removeprefix("ch"))
-        for exercise in importlib.import_module(f"{__name__}.{module.name}").EXERCISES:
+        # mistakes.py is for all chapters, and has none
+        answers = importlib.import_module(f"{__name__}.{module.name}")
+        for exercise in getattr(answers, "EXERCISES", []):
             if exercise.id in known:
                 raise ValueError(f"{exercise.id} is defined twice.")
-            if not exercise.id.startswith(f"ex-{chapter}-"):
-                raise ValueError(f"{exercise.id} stands in {module.name}.py of chapter {chapter}.")
+            if not exercise.id.startswith(f"ex-{module.name}-"):
+                raise ValueError(
+                    f"{exercise.id} stands in {module.name}.py: it is of no such page."
+                )
             known[exercise.id] = exercise
     return known

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from distill_lib import losses
 from distill_lib.objective import Objective, Term
 from distill_lib.schedules import Schedule, as_schedule
-from distill_lib.terms import KD
+from distill_lib.terms.answers import KD
 
 from .layouts import policy_of
 from .models import fill

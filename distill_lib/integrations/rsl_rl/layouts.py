@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from distill_lib.checkpoints import Checkpoint, CheckpointError, from_state, load_checkpoint
-from distill_lib.zoo.control import Policy
+from distill_lib.models.control import Policy
 
 __all__ = ["EPS", "SavedPolicy", "load_teacher", "read_policy", "upgrade"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distill_lib.masks import IGNORE
 from distill_lib.signals import Captured
-from distill_lib.teachers import Teacher
+from distill_lib.teachers.live import Teacher
 
 __all__ = ["check_tokenizers"]
 

@@ -15,9 +15,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from distill_lib.masks import IGNORE
 from distill_lib.objective import Objective, Step, Term
-from distill_lib.run import Run
 from distill_lib.signals import DESCRIPTIVE, call, capture, layers_among, tell
-from distill_lib.teachers import Source
+from distill_lib.teachers.live import Source
+from distill_lib.training.run import Run
 
 from . import beside, checks
 

@@ -1,0 +1,333 @@
+"""The hidden units of two networks brought into one order, so that their weights can be averaged.
+
+The order of hidden units is arbitrary: permuting the outputs of one layer and the inputs of the
+next in the same way leaves the function as it is. Which axes go together is read from the graph of
+the network.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill_lib.extras import missing
+from distill_lib.signals import as_batch, suggest
+
+__all__ = ["Axes", "align", "permute", "symmetries"]
+
+State = dict[str, Tensor]
+
+# operators that treat every number, or every channel, alike
+POOLS = frozenset(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg") for n in (1, 2))
+SINGLE = (
+    "relu",
+    "relu_",
+    "tanh",
+    "sigmoid",
+    "gelu",
+    "elu",
+    "silu",
+    "leaky_relu",
+    "hardtanh",
+    "clamp",
+)
+ALIKE = POOLS | {*SINGLE, "dropout", "clone", "contiguous", "detach", "neg", "add", "add_", "sub"}
+CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The axes of parameters that one permutation of hidden units moves.
+
+    Attributes:
+        size: How many units there are.
+        places: (parameter or buffer, axis, block): along the axis, each unit has ``block``
+            neighboring entries, as after a flattening of images.
+    """
+
+    size: int
+    places: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Which units lie along an axis of a value."""
+
+    group: int
+    axis: int
+    block: int = 1
+
+
+class _Tracer:
+    """Walks the graph of a network and finds which axes have to move together."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self.names = names  # from placeholders to parameters
+        self.parent = [0]  # of a union-find; group 0 is what must not move
+        self.size = [0]
+        self.places: list[tuple[int, tuple[str, int, int]]] = []
+        self.seen: dict[Any, _Units] = {}
+
+    def find(self, group: int) -> int:
+        while self.parent[group] != group:
+            group = self.parent[group]
+        return group
+
+    def tie(self, one: int, other: int) -> None:
+        low, high = sorted((self.find(one), self.find(other)))
+        self.parent[high] = low
+
+    def new(self, size: int) -> int:
+        self.parent.append(len(self.parent))
+        self.size.append(size)
+        return len(self.parent) - 1
+
+    def place(self, node: Any, axis: int, group: int, block: int = 1) -> None:
+        if node is not None:
+            self.places.append((group, (self.names[node.name], axis, block)))
+
+    def fix(self, *nodes: Any) -> None:
+        for node in nodes:
+            if node in self.seen:
+                self.tie(self.seen[node].group, 0)
+
+    def visit(self, node: Any) -> None:
+        inputs = node.all_input_nodes
+        op = str(node.target).split(".")[1] if "." in str(node.target) else ""
+        found: _Units | None = None
+        if op == "linear" or op in CONVOLUTIONS:
+            found = self._layer(node, op)
+        elif op == "batch_norm" and inputs[0] in self.seen:
+            found = self.seen[inputs[0]]
+            for parameter in node.args[1:5]:
+                self.place(parameter, 0, found.group, found.block)
+        elif op in ALIKE:
+            found = self._alike(node, inputs)
+        elif op == "mean" and inputs[0] in self.seen and len(node.args) > 1:
+            found = self._mean(node)
+        elif op in ("flatten", "view", "reshape") and inputs[0] in self.seen:
+            found = self._flatten(node, inputs[0])
+        if found is not None:
+            self.seen[node] = found
+        else:
+            self.fix(*inputs)
+
+    def _layer(self, node: Any, op: str) -> _Units | None:
+        x, weight, bias = (*node.args[:3], None)[:3]
+        grouped = op in CONVOLUTIONS and len(node.args) > 6 and node.args[6] != 1
+        if weight.name not in self.names or grouped:
+            return None
+        axis = node.meta["val"].ndim - 1 if op == "linear" else 1
+        units = self.seen.get(x)
+        if units is not None and units.axis == axis:
+            self.place(weight, 1, units.group, units.block)
+        else:
+            self.fix(x)
+        group = self.new(weight.meta["val"].shape[0])
+        self.place(weight, 0, group)
+        self.place(bias, 0, group)
+        return _Units(group, axis)
+
+    def _alike(self, node: Any, inputs: Sequence[Any]) -> _Units | None:
+        wide = [one for one in inputs if one.meta["val"].numel() > 1]
+        units = [self.seen[one] for one in wide if one in self.seen]
+        shapes = {tuple(one.meta["val"].shape) for one in wide}
+        if not units or len(units) < len(wide) or (len(wide) > 1 and len(shapes) > 1):
+            return None
+        if len({(one.axis, one.block) for one in units}) > 1:
+            return None
+        for other in units[1:]:
+            self.tie(units[0].group, other.group)
+        return units[0]
+
+    def _mean(self, node: Any) -> _Units | None:
+        units, x = self.seen[node.args[0]], node.args[0].meta["val"]
+        dims = [d % x.ndim for d in node.args[1]]
+        if units.axis in dims:
+            return None
+        kept = len(node.args) > 2 and node.args[2]
+        return _Units(units.group, units.axis - (0 if kept else sum(d < units.axis for d in dims)))
+
+    def _flatten(self, node: Any, x: Any) -> _Units | None:
+        units, old, new = self.seen[x], x.meta["val"].shape, node.meta["val"].shape
+        rest = math.prod(old[1:])
+        if units.axis != 1 or len(new) != 2 or new[1] != rest:
+            return None
+        return _Units(units.group, 1, units.block * math.prod(old[2:]))
+
+    def groups(self) -> list[Axes]:
+        found: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
+        for group, place in self.places:
+            if (root := self.find(group)) != 0 and place not in found[root]:
+                found[root].append(place)
+        return [Axes(self.size[root], tuple(places)) for root, places in found.items() if places]
+
+
+def symmetries(model: nn.Module, example: Any) -> list[Axes]:
+    """The hidden units of a network that can be permuted, and which axes move with them.
+
+    Linear layers, convolutions, batch normalization, functions of single numbers, residual sums,
+    averages and flattenings are followed; units that reach anything else are left in their order.
+
+    Args:
+        model: The network; it is asked in eval mode and not changed.
+        example: A tensor, or a batch; labels are left out.
+
+    Returns:
+        One entry for each group of units.
+
+    Example:
+        >>> symmetries(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.ones(2, 4))
+        [Axes(size=3, places=(('0.weight', 0, 1), ('0.bias', 0, 1), ('2.weight', 1, 1)))]
+    """
+    named = {"inputs": example} if isinstance(example, Tensor) else dict(as_batch(example))
+    args = (named["inputs"],) if "inputs" in named else ()
+    hidden = ("inputs", "labels", "index", "mask", "human")
+    kwargs = {k: v for k, v in named.items() if k not in hidden and isinstance(v, Tensor)}
+    with torch.no_grad():
+        plain = copy.deepcopy(model).eval()
+        program = torch.export.export(plain, args, {} if args else kwargs, strict=False)
+    sign = program.graph_signature
+    tracer = _Tracer({**sign.inputs_to_parameters, **sign.inputs_to_buffers})
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            tracer.visit(node)
+        elif node.op == "output":
+            tracer.fix(*node.all_input_nodes)
+    return tracer.groups()
+
+
+def _order(order: Tensor, block: int) -> Tensor:
+    return (order[:, None] * block + torch.arange(block, device=order.device)).flatten()
+
+
+def _move(state: State, axes: Axes, order: Tensor) -> None:
+    for name, axis, block in axes.places:
+        state[name] = state[name].index_select(axis, _order(order, block).to(state[name].device))
+
+
+def permute(model: nn.Module, groups: Iterable[Axes], orders: Iterable[Tensor]) -> nn.Module:
+    r"""A copy with its hidden units in another order: the same function of its input.
+
+    .. math:: W_2\, \sigma(W_1 x) = (W_2 P^\top)\, \sigma(P W_1 x)
+
+    Args:
+        model: The network.
+        groups: As :func:`symmetries` gave them.
+        orders: [size] for each group: the old position of each new unit.
+    """
+    found = copy.deepcopy(model)
+    state = dict(found.state_dict())
+    for axes, order in zip(groups, orders, strict=True):
+        if sorted(order.tolist()) != list(range(axes.size)):
+            raise ValueError(f"expected an order of {axes.size} units, each once")
+        _move(state, axes, order)
+    found.load_state_dict(state)
+    return found
+
+
+@torch.no_grad()
+def align(
+    model: nn.Module,
+    reference: nn.Module,
+    example: Any,
+    rounds: int = 50,
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    r"""A copy of a network with its hidden units in the order of another network: Git Re-Basin.
+
+    .. math:: \max_{P_1, \dots, P_L} \sum_\ell \left\langle W_\ell^{\text{ref}},\,
+       P_\ell W_\ell P_{\ell-1}^\top \right\rangle
+
+    one permutation after the other, each a linear assignment, until none moves. The copy computes
+    what the network computes. For an average of the two, re-estimate batch normalization after.
+
+    Args:
+        model: The network to bring into order.
+        reference: A network of the same architecture.
+        example: A tensor, or a batch, from which the graph is read.
+        rounds: At most so many passes over all groups.
+        generator: For the order of the groups; a fixed one by default.
+
+    Returns:
+        The aligned copy.
+
+    Raises:
+        ValueError: different architectures, or no units that can be permuted.
+        ModuleNotFoundError: SciPy is not installed.
+
+    Reference:
+        Ainsworth et al., *Git Re-Basin: merging models modulo permutation symmetries*, 2023.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> mixed = permute(net, symmetries(net, torch.ones(2, 4)), [torch.tensor([2, 0, 1])])
+        >>> torch.equal(align(mixed, net, torch.ones(2, 4))[0].weight, net[0].weight)
+        True
+    """
+    try:
+        assign = importlib.import_module("scipy.optimize").linear_sum_assignment
+    except ModuleNotFoundError as error:
+        raise missing("fusion.align", "scipy") from error
+    same_layout([reference, model])
+    groups = symmetries(model, example)
+    if not groups:
+        raise ValueError("no hidden units of this network can be permuted")
+    wanted, state = dict(reference.state_dict()), dict(model.state_dict())
+    learned = {name for name, _ in model.named_parameters()}
+    generator = generator or torch.Generator().manual_seed(0)
+    for _ in range(rounds):
+        moved = False
+        for i in torch.randperm(len(groups), generator=generator).tolist():
+            axes = groups[i]
+            gain = torch.zeros(axes.size, axes.size, dtype=torch.float64)
+            for name, axis, block in axes.places:
+                if name in learned:
+                    gain += _rows(wanted[name], axis, block) @ _rows(state[name], axis, block).T
+            order = torch.from_numpy(assign(gain.numpy(), maximize=True)[1])
+            stay = torch.arange(axes.size)
+            if gain[stay, order].sum() > gain.trace() + 1e-9 * gain.abs().max():
+                _move(state, axes, order)
+                moved = True
+        if not moved:
+            break
+    found = copy.deepcopy(model)
+    found.load_state_dict(state)
+    return found
+
+
+def _rows(tensor: Tensor, axis: int, block: int) -> Tensor:
+    """[size, …] the numbers of each unit, flat."""
+    moved = tensor.detach().double().cpu().movedim(axis, 0)
+    return moved.reshape(len(moved) // block, -1)
+
+
+def same_layout(models: Sequence[nn.Module]) -> None:
+    """Refuse models of different architectures, by the first key that differs."""
+    if not models:
+        raise ValueError("expected at least one model, got none")
+    first = models[0].state_dict()
+    for number, model in enumerate(models[1:], 1):
+        other = model.state_dict()
+        for name in first:
+            if name not in other:
+                near = suggest(name, other)
+                raise ValueError(f"model {number} is of another architecture: no {name!r}.{near}")
+            if other[name].shape != first[name].shape:
+                raise ValueError(
+                    f"model {number} is of another architecture: {name!r} is "
+                    f"{tuple(other[name].shape)}, that of model 0 {tuple(first[name].shape)}"
+                )
+        for name in other:
+            if name not in first:
+                raise ValueError(
+                    f"model {number} is of another architecture: model 0 has no {name!r}"
+                )

@@ -1,0 +1,25 @@
+"""Terms of an objective, a file a family."""
+
+from __future__ import annotations
+
+from .answers import CE, DKD, KD
+from .features import Match, Relation
+from .policy import PPO, Consistency, Entropy, Surrogate, Value
+from .transformer import fit_projectors, initialize, layer_map, tinybert
+
+__all__ = [
+    "CE",
+    "DKD",
+    "KD",
+    "PPO",
+    "Consistency",
+    "Entropy",
+    "Match",
+    "Relation",
+    "Surrogate",
+    "Value",
+    "fit_projectors",
+    "initialize",
+    "layer_map",
+    "tinybert",
+]

@@ -1,0 +1,121 @@
+"""Terms on features: layers that match, and relations between items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from distill_lib import losses
+from distill_lib.objective import Term, name_of
+from distill_lib.signals import Signals, accepts, pick
+
+__all__ = ["Match", "Relation"]
+
+Loss = Callable[..., Tensor]
+
+
+class Match(Term):
+    """An inner signal of the student against one of the teacher.
+
+    Args:
+        student: Path of the student's signal, such as ``"layer3"`` or ``"hidden_states/2"``.
+        teacher: Path of the teacher's; the same by default.
+        loss: A feature-based loss.
+        project: A module that maps the student's signal to the teacher's shape. It is trained
+            along.
+        **options: More arguments of the loss, such as ``heads=12`` for ``losses.minilm_relation``.
+            A loss that takes a ``mask`` gets ``batch["attention_mask"]``.
+
+    Raises:
+        ValueError: an empty path.
+        TypeError: a projector that is not a module; an option that the loss does not take.
+
+    Reference:
+        Romero et al., *FitNets: hints for thin deep nets*, 2015.
+
+    Example:
+        >>> import torch
+        >>> term = 50 * Match("layer3", "layer2", project=nn.Conv2d(8, 16, 1))
+        >>> sum(p.numel() for p in term.parameters())
+        144
+    """
+
+    key = "match"
+    default: Loss = staticmethod(losses.hint)
+
+    def __init__(
+        self,
+        student: str,
+        teacher: str | None = None,
+        loss: Loss | None = None,
+        project: nn.Module | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        theirs = student if teacher is None else teacher
+        for who, path in (("student", student), ("teacher", theirs)):
+            if not isinstance(path, str) or not path:
+                raise ValueError(
+                    f"{type(self).__name__} has nothing to match: the {who}'s signal is {path!r}; "
+                    "name one, such as 'layer3' or 'hidden_states/2'"
+                )
+        if project is not None and not isinstance(project, nn.Module):
+            raise TypeError(
+                f"project is a module, so that it can be trained, got {type(project).__name__}"
+            )
+        self.paths = (student, theirs)
+        self.loss = self.default if loss is None else loss
+        self.project = project
+        self.options = options
+        self.masked = accepts(self.loss, "mask")
+        self.reads = {"student": (student,), "teacher": (theirs,)}
+        for option in options:
+            if not accepts(self.loss, option):
+                raise TypeError(f"{name_of(self.loss)} takes no argument {option!r}")
+
+    def values(
+        self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
+    ) -> Tensor:
+        """One value an item, or a token."""
+        assert teacher is not None
+        mine = pick(student, self.paths[0], "student")
+        theirs = pick(teacher, self.paths[1], "teacher").detach()
+        mine = mine if self.project is None else self.project(mine)
+        options = dict(self.options)
+        if self.masked:
+            options.setdefault("mask", batch.get("attention_mask"))
+        return self.loss(student=mine, teacher=theirs, **options)
+
+    def text(self) -> str:
+        """Such as ``hint(layer3~layer2)``."""
+        mine, theirs = self.paths
+        return f"{name_of(self.loss)}({mine if mine == theirs else f'{mine}~{theirs}'})"
+
+    def latex(self) -> str:
+        """The typeset term."""
+        mine, theirs = (p.replace("_", r"\_") for p in self.paths)
+        name = name_of(self.loss).replace("_", r"\_")
+        return rf"\mathrm{{{name}}}(\mathtt{{{mine}}}, \mathtt{{{theirs}}})"
+
+
+class Relation(Match):
+    """The geometry of a batch: what is near to what, whatever the space.
+
+    Takes no account of widths, so that no projector is needed.
+
+    Args:
+        student: Path of the student's signal.
+        teacher: Path of the teacher's; the same by default.
+        loss: A loss over the relations in a batch, such as ``losses.similarity``.
+
+    Reference:
+        Park et al., *Relational knowledge distillation*, 2019.
+    """
+
+    key = "relation"
+    default = staticmethod(losses.rkd_distance)
+
+    def __init__(self, student: str, teacher: str | None = None, loss: Loss | None = None) -> None:
+        super().__init__(student, teacher, loss)

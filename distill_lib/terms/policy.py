@@ -1,0 +1,204 @@
+r"""The terms of learning by reinforcement, so that a teacher is one more term beside them.
+
+>>> from distill_lib import KD, PPO, linear
+>>> print(PPO(clip=0.2) + linear(0.5, 0) * KD())
+clip(ε=0.2) + 0.5·value + 0.5→0·KL
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor
+
+from distill_lib import losses
+from distill_lib.losses import policy
+from distill_lib.objective import Objective, Term
+from distill_lib.signals import Signals, accepts, pick
+
+__all__ = ["PPO", "Consistency", "Entropy", "Surrogate", "Value"]
+
+
+def _need(batch: Mapping[str, Any], name: str, who: str) -> Tensor:
+    if name not in batch:
+        raise ValueError(
+            f"{who} needs batch[{name!r}], which rl.OnPolicy gives; "
+            f"the batch has: {', '.join(batch) or 'nothing'}"
+        )
+    return cast(Tensor, batch[name])
+
+
+class Surrogate(Term):
+    """The clipped surrogate of PPO: :func:`distill_lib.losses.policy.surrogate`.
+
+    Reads ``actions``, ``log_prob`` and ``advantages`` of the batch.
+
+    Args:
+        clip: ε in (0, 1).
+        on: The student's signal, ``logits`` or ``gaussian``.
+
+    Raises:
+        ValueError: an ε outside (0, 1), or a batch without what the term reads.
+    """
+
+    key = "surrogate"
+
+    def __init__(self, clip: float = 0.2, on: str = "logits") -> None:
+        super().__init__()
+        if not 0 < clip < 1:
+            raise ValueError(f"clip lies in (0, 1), got {clip}; 0.2 is usual")
+        self.clip, self.on = clip, on
+        self.reads = {"student": (on,), "teacher": ()}
+
+    def values(
+        self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
+    ) -> Tensor:
+        """[...] losses."""
+        actions, old, advantages = (
+            _need(batch, name, "Surrogate") for name in ("actions", "log_prob", "advantages")
+        )
+        said = pick(student, self.on, "student")
+        of = policy.gaussian_log_prob if self.on == "gaussian" else policy.log_prob
+        now = of(said, actions)
+        return policy.surrogate(log_prob=now, old=old, advantages=advantages, clip=self.clip)
+
+    def text(self) -> str:
+        """Such as ``clip(ε=0.2)``."""
+        return f"clip(ε={self.clip:g})"
+
+    def latex(self) -> str:
+        """The typeset term."""
+        return rf"L^{{\mathrm{{clip}}}}_{{\epsilon={self.clip:g}}}"
+
+
+class Value(Term):
+    r"""Squared error of the critic against the returns: :math:`(V(s) - R)^2`.
+
+    Reads ``returns`` of the batch.
+    """
+
+    key = "value"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = {"student": ("value",), "teacher": ()}
+
+    def values(
+        self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
+    ) -> Tensor:
+        """[...] squared errors."""
+        wanted = _need(batch, "returns", "Value")
+        return (losses.full_precision(pick(student, "value", "student")) - wanted) ** 2
+
+    def text(self) -> str:
+        """``value``."""
+        return "value"
+
+    def latex(self) -> str:
+        """The typeset term."""
+        return r"(V - R)^2"
+
+
+class Entropy(Term):
+    """Entropy of the policy; subtract it to keep exploration alive.
+
+    Args:
+        on: The student's signal, ``logits`` or ``gaussian``.
+    """
+
+    key = "entropy"
+
+    def __init__(self, on: str = "logits") -> None:
+        super().__init__()
+        self.on = on
+        self.reads = {"student": (on,), "teacher": ()}
+
+    def values(
+        self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
+    ) -> Tensor:
+        """[...] entropies in nats."""
+        of = policy.gaussian_entropy if self.on == "gaussian" else policy.entropy
+        return of(pick(student, self.on, "student"))
+
+    def text(self) -> str:
+        """``H``."""
+        return "H"
+
+    def latex(self) -> str:
+        """The typeset term."""
+        return r"H(\pi)"
+
+
+def PPO(
+    clip: float = 0.2, value: float = 0.5, entropy: float = 0.0, on: str = "logits"
+) -> Objective:
+    r"""Proximal policy optimization as an objective.
+
+    .. math:: L = L^{\mathrm{clip}} + c_v\,(V - R)^2 - c_H\, H(\pi)
+
+    A teacher is one more term: ``PPO() + linear(0.5, 0) * KD()`` is kickstarting. Its batches come
+    from :class:`distill_lib.rl.OnPolicy`.
+
+    Args:
+        clip: ε of the surrogate.
+        value: Weight of the critic's error; 0 for a policy without a critic.
+        entropy: Weight of the entropy.
+        on: The student's signal, ``logits`` or ``gaussian``.
+
+    Reference:
+        Schulman et al., *Proximal policy optimization algorithms*, 2017; Schmitt et al.,
+        *Kickstarting deep reinforcement learning*, 2018.
+    """
+    objective = 1.0 * Surrogate(clip, on)
+    if value:
+        objective = objective + value * Value()
+    if entropy:
+        objective = objective - entropy * Entropy(on)
+    return objective
+
+
+class Consistency(Term):
+    r"""The student's answer to a changed view against its answer to the plain one.
+
+    .. math:: \ell = D\left(\mathrm{sg}[\pi(\cdot \mid s)],\; \pi(\cdot \mid s')\right)
+
+    :math:`s'` may be a noisy observation: the policy becomes smooth where the teacher says nothing.
+    No gradient flows through the plain answer (sg). Both answers come from
+    ``distill(..., forward=rl.two_views(change))``.
+
+    Args:
+        loss: A loss with ``student`` and ``teacher``.
+        on: The signal that is compared.
+
+    Example:
+        >>> import torch
+        >>> said = {"logits": torch.zeros(2, 3), "view": {"logits": torch.zeros(2, 3)}}
+        >>> Consistency()(said)[0].item()
+        0.0
+    """
+
+    key = "consistency"
+
+    def __init__(self, loss: Any = losses.kl, on: str = "logits") -> None:
+        super().__init__()
+        if not (accepts(loss, "student") and accepts(loss, "teacher")):
+            raise TypeError("Consistency expected a loss with the keywords student and teacher")
+        self.loss, self.on = loss, on
+        self.reads = {"student": (on, f"view/{on}"), "teacher": ()}
+
+    def values(
+        self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
+    ) -> Tensor:
+        """[...] divergences."""
+        changed = pick(student, f"view/{self.on}", "student")
+        plain = pick(student, self.on, "student").detach()
+        return cast(Tensor, self.loss(student=changed, teacher=plain))
+
+    def text(self) -> str:
+        """Such as ``consistency(kl)``."""
+        return f"consistency({self.loss.__name__})"
+
+    def latex(self) -> str:
+        """The typeset term."""
+        return r"D(\mathrm{sg}[\pi_s], \pi_{s'})"

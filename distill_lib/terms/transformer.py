@@ -1,0 +1,279 @@
+"""A transformer taught layer by layer: which layer by which, what of it, and from which start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill_lib import losses
+from distill_lib.objective import Objective, Term
+from distill_lib.schedules import Schedule
+from distill_lib.signals import Batch, as_batch, call, pick, tell
+from distill_lib.teachers.live import Source, Teacher
+
+from .answers import KD
+from .features import Match
+
+__all__ = ["fit_projectors", "initialize", "layer_map", "tinybert"]
+
+Layers = str | Sequence[tuple[int, int]]
+
+
+def layer_map(student: int, teacher: int, how: str = "uniform") -> list[tuple[int, int]]:
+    r"""Which layer of the teacher teaches which layer of the student.
+
+    ===========  ============================================================
+    uniform      :math:`g(m) = m N / M`, the teacher in equal strides
+    top          :math:`g(m) = m + N - M`, its last layers
+    bottom       :math:`g(m) = m`, its first layers
+    last         the last layer alone, by the last
+    ===========  ============================================================
+
+    Args:
+        student: :math:`M`, the student's layers.
+        teacher: :math:`N`, the teacher's, at least as many.
+        how: One of the above.
+
+    Returns:
+        Pairs of a student's and a teacher's layer, counted from 1. ``hidden_states/0`` are the
+        embeddings, ``hidden_states/m`` what layer m gives, ``attentions/m-1`` its maps.
+
+    Raises:
+        ValueError: a student with more layers than the teacher, a uniform map whose stride is not
+            whole, or an unknown kind.
+
+    Reference:
+        Jiao et al., *TinyBERT*, 2020, section 4.4; ``last`` is Wang et al.'s *MiniLM*, 2020.
+
+    Example:
+        >>> layer_map(2, 6), layer_map(2, 6, "top")
+        ([(1, 3), (2, 6)], [(1, 5), (2, 6)])
+    """
+    if not 1 <= student <= teacher:
+        raise ValueError(
+            f"a layer map goes from a student of M ≥ 1 layers to a teacher of at least as many; "
+            f"got {student} and {teacher}"
+        )
+    if how == "uniform" and teacher % student:
+        near = [m for m in range(1, teacher + 1) if teacher % m == 0]
+        raise ValueError(
+            f"{teacher} layers cannot be walked in {student} equal strides; students of "
+            f"{', '.join(map(str, near))} layers can, or write the pairs: [(1, 2), (2, 5), …]"
+        )
+    maps: dict[str, Callable[[int], int]] = {
+        "uniform": lambda m: m * teacher // student,
+        "top": lambda m: m + teacher - student,
+        "bottom": lambda m: m,
+        "last": lambda m: teacher,
+    }
+    if how not in maps:
+        raise ValueError(f"no layer map {how!r}; there are {', '.join(maps)}, or write the pairs")
+    first = student if how == "last" else 1
+    return [(m, maps[how](m)) for m in range(first, student + 1)]
+
+
+def tinybert(
+    student: nn.Module,
+    teacher: nn.Module,
+    layers: Layers = "uniform",
+    *,
+    embedding: Schedule | float = 1.0,
+    attention: Schedule | float = 1.0,
+    hidden: Schedule | float = 1.0,
+    prediction: Schedule | float = 1.0,
+    temperature: Schedule | float = 1.0,
+    maps: Callable[..., Tensor] = losses.attention_scores,
+) -> Objective:
+    r"""TinyBERT's objective: embeddings, attention, hidden states, prediction.
+
+    .. math:: L = w_e\, \mathrm{MSE}(E^s W_e, E^t)
+        + \sum_m \bigl[ w_h\, \mathrm{MSE}(H^s_m W_h, H^t_{g(m)})
+        + w_a\, \mathrm{MSE}(A^s_m, A^t_{g(m)}) \bigr] + w_p\, T^2\, \mathrm{KL}(p_T \,\|\, q_T)
+
+    It is an ordinary sum of terms: print it, add to it, weigh its parts by schedules. One
+    projector :math:`W_h` serves all layers, as in the paper.
+
+    Args:
+        student: A transformer of 🤗 Transformers.
+        teacher: One that reads the same tokens.
+        layers: A kind of :func:`layer_map`, or pairs of layers counted from 1.
+        embedding: Weight of the embeddings; 0 leaves a part out.
+        attention: Weight of the attention maps.
+        hidden: Weight of the hidden states.
+        prediction: Weight of the teacher's answers.
+        temperature: Of the answers.
+        maps: The loss on attention maps.
+
+    Raises:
+        ValueError: a pair that names no layer, other numbers of heads, or nothing to match.
+
+    Reference:
+        Jiao et al., *TinyBERT: distilling BERT for natural language understanding*, 2020.
+    """
+    mine, theirs = _config(student, "student"), _config(teacher, "teacher")
+    pairs = _pairs(layers, mine.num_hidden_layers, theirs.num_hidden_layers)
+    heads = (mine.num_attention_heads, theirs.num_attention_heads)
+    if attention and heads[0] != heads[1]:
+        raise ValueError(
+            f"the student has {heads[0]} heads, the teacher {heads[1]}: maps are compared head by "
+            "head. Give the student as many (they cost no parameters), or set attention=0 and add "
+            'Match("…query", loss=losses.minilm_relation, heads=…)'
+        )
+
+    def projector() -> nn.Module | None:
+        wide = (mine.hidden_size, theirs.hidden_size)
+        return None if wide[0] == wide[1] else nn.Linear(*wide, bias=False)
+
+    shared = projector()
+    parts: list[tuple[Schedule | float, Term]] = [
+        (embedding, Match("hidden_states/0", project=projector()))
+    ]
+    for m, g in pairs:
+        names = f"hidden_states/{m}", f"hidden_states/{g}"
+        parts.append((hidden, Match(*names, project=shared)))
+        parts.append((attention, Match(f"attentions/{m - 1}", f"attentions/{g - 1}", loss=maps)))
+    parts.append((prediction, KD(temperature=temperature)))
+    used = [(weight, term) for weight, term in parts if weight]
+    if not used:
+        raise ValueError("all weights are 0: there is nothing to match")
+    return Objective(used)
+
+
+@torch.no_grad()
+def fit_projectors(
+    objective: Objective,
+    student: nn.Module,
+    teacher: Source | nn.Module,
+    batch: Batch,
+    ridge: float = 0.01,
+) -> Objective:
+    r"""Begin each projector as the linear map that suits the untrained student best, in place.
+
+    .. math:: W = \arg\min_W \lVert X W - Y \rVert^2 + \lambda\, n\, \lVert W \rVert^2
+        = (X^\top X + \lambda n I)^{-1} X^\top Y
+
+    with the :math:`n` tokens of the batch, student's rows :math:`X` and teacher's rows :math:`Y`.
+    With a random projector the fastest way to lower the loss is to say the same of every token,
+    and a student that has learned this has to unlearn it.
+
+    Args:
+        objective: One whose :class:`distill_lib.Match` terms project by ``nn.Linear``. Others stay
+            as they are; a projector that several terms share is fitted to all of them.
+        student: The student, before its training.
+        teacher: Its teacher.
+        batch: Some hundred texts.
+        ridge: :math:`\lambda`.
+
+    Returns:
+        The objective.
+    """
+    named = as_batch(batch)
+    source: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
+    if hasattr(source, "reveal"):
+        source.reveal(objective.reads("teacher"))
+    was, undo = student.training, tell(student, objective.reads("student"))
+    said, taught = call(student.eval(), named), source(named)
+    student.train(was)
+    undo()
+    keep = named.get("attention_mask")
+    sums: dict[nn.Linear, list[Tensor]] = {}
+    for _, term in objective.pairs():
+        project = getattr(term, "project", None)
+        if isinstance(term, Match) and isinstance(project, nn.Linear):
+            x, y = pick(said, term.paths[0], "student"), pick(taught, term.paths[1], "teacher")
+            if keep is not None and keep.shape == x.shape[:2] and x.ndim == 3:
+                x, y = x[keep.bool()], y[keep.bool()]
+            x, y = (v.flatten(0, -2).double() for v in (x, y))
+            if project.bias is not None:
+                x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+            both = sums.setdefault(project, [torch.zeros(()), torch.zeros(())])
+            both[0] = both[0] + x.T @ x + ridge * len(x) * torch.eye(x.shape[1]).to(x)
+            both[1] = both[1] + x.T @ y
+    for project, (inner, outer) in sums.items():
+        best = torch.linalg.solve(inner, outer).T.to(project.weight)
+        project.weight.copy_(best[:, : project.in_features])
+        if project.bias is not None:
+            project.bias.copy_(best[:, -1])
+    return objective
+
+
+@torch.no_grad()
+def initialize(student: nn.Module, teacher: nn.Module, layers: Layers = "uniform") -> nn.Module:
+    """Begin a student of the teacher's width with the teacher's own layers, in place.
+
+    Embeddings, the mapped layers, and the head where it fits, are copied.
+
+    Args:
+        student: A transformer of 🤗 Transformers.
+        teacher: One of the same family and width.
+        layers: A kind of :func:`layer_map`, or pairs of layers counted from 1.
+
+    Returns:
+        The student.
+
+    Raises:
+        ValueError: widths that differ, or pairs that name no layer.
+
+    Reference:
+        Sanh et al., *DistilBERT, a distilled version of BERT*, 2019.
+    """
+    mine, theirs = _config(student, "student"), _config(teacher, "teacher")
+    pairs = _pairs(layers, mine.num_hidden_layers, theirs.num_hidden_layers)
+    for key in ("hidden_size", "intermediate_size", "num_attention_heads"):
+        if getattr(mine, key) != getattr(theirs, key):
+            raise ValueError(
+                f"weights are copied between equal shapes: {key} is {getattr(mine, key)} in the "
+                f"student and {getattr(theirs, key)} in the teacher. A narrower student begins "
+                "with its own weights, and can learn from hidden states through a projector"
+            )
+    here, there = _blocks(student), _blocks(teacher)
+    for m, g in pairs:
+        here[m - 1].load_state_dict(there[g - 1].state_dict())
+    inside = {id(p) for blocks in (here, there) for p in blocks.parameters()}
+    source = {n: p for n, p in teacher.named_parameters() if id(p) not in inside}
+    for name, parameter in student.named_parameters():
+        found = source.get(name)
+        if id(parameter) not in inside and found is not None and found.shape == parameter.shape:
+            parameter.copy_(found)
+        elif found is not None and "position" in name:
+            most = min(len(parameter), len(found))
+            parameter[:most] = found[:most]
+    words, table = student.get_input_embeddings(), teacher.get_input_embeddings().weight  # type: ignore[operator]
+    if hasattr(words, "lookup"):  # an embedding of some of the pieces
+        kept = (words.lookup > 1).nonzero()[:, 0]
+        words.embedding.weight[words.lookup[kept].long()] = table[kept]
+    return student
+
+
+def _blocks(model: nn.Module) -> nn.ModuleList:
+    """The layers of a transformer: the list of as many modules as its configuration has layers."""
+    count = _config(model, "model").num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ValueError(f"{type(model).__name__} has no list of {count} layers")
+
+
+def _config(model: nn.Module, who: str) -> Any:
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(config, "num_hidden_layers"):
+        raise ValueError(
+            f"the {who} is a {type(model).__name__} without the configuration of a transformer; "
+            "for other models write the terms: Match('layer', 'layer', project=…) + KD()"
+        )
+    return config
+
+
+def _pairs(layers: Layers, student: int, teacher: int) -> list[tuple[int, int]]:
+    if isinstance(layers, str):
+        return layer_map(student, teacher, layers)
+    for m, g in layers:
+        if not (1 <= m <= student and 1 <= g <= teacher):
+            raise ValueError(
+                f"the pair ({m}, {g}) names no layers: the student has 1 to {student}, the teacher "
+                f"1 to {teacher}"
+            )
+    return list(layers)

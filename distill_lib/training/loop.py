@@ -1,0 +1,192 @@
+"""The one loop: any student, any teacher, any batches, any objective, on 🤗 Accelerate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from distill_lib.objective import Objective, Term
+from distill_lib.progress import bar
+from distill_lib.schedules import Schedule
+from distill_lib.signals import Forward
+from distill_lib.teachers.live import Source
+
+from . import resume as resuming
+from .history import History
+from .run import Optimizer, Run
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["History", "distill"]
+
+
+def distill(
+    student: nn.Module,
+    teacher: Source | nn.Module | None,
+    batches: Iterable[Any],
+    objective: Objective | Term,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    lr: Schedule | float | None = None,
+    optimizer: Optimizer | None = None,
+    clip_norm: float | None = None,
+    accelerator: Accelerator | None = None,
+    checkpoint: str | Path | None = None,
+    save_every: int | None = None,
+    resume: bool = True,
+    seed: int | None = None,
+    forward: Forward | None = None,
+) -> History:
+    r"""Train a student to minimize an objective.
+
+    .. math:: \theta \leftarrow \theta - \eta(s)\, \nabla_\theta L(s), \qquad
+       s = \text{step} / \text{steps}
+
+    Device, mixed precision, several processes and gradient accumulation are the accelerator's: give
+    ``Accelerator(mixed_precision="bf16", gradient_accumulation_steps=4, log_with="tensorboard",
+    project_dir="runs")`` for all of them. Denominators are those of the whole step, so the gradient
+    does not depend on how a batch was cut.
+
+    Args:
+        student: The model to train, in place.
+        teacher: A teacher; a module becomes a :class:`distill_lib.Teacher`; None where no term
+            asks.
+        batches: Any iterable of batches that can be walked again: a DataLoader,
+            ``dataset.batches()``, rollouts. Batches are mappings or ``(inputs, labels)`` pairs.
+        objective: A sum of terms. Its projectors are trained along.
+        epochs: Walks over ``batches``; or
+        steps: optimizer steps. Give one of the two.
+        lr: Learning rate, a number or a schedule of progress. By default 1e-3, or the rate that a
+            given optimizer came with.
+        optimizer: An instance, or a function from parameters to one; AdamW by default.
+        clip_norm: Largest norm of the gradient.
+        accelerator: 🤗 Accelerate's; by default one for the best device there is.
+        checkpoint: A file that training can resume from, written after each epoch and at the end.
+        save_every: Also write it after so many steps.
+        resume: Go on from ``checkpoint`` where it exists.
+        seed: Seeds Python, NumPy and torch first.
+        forward: ``forward(student, batch)`` for students that are not called as ``model(inputs)``.
+
+    Returns:
+        What happened, step by step.
+
+    Raises:
+        ValueError: neither or both of epochs and steps; an optimizer that forgets parameters; a
+            teacher that is the student; a checkpoint of another teacher or objective.
+        FloatingPointError: a loss that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from distill_lib import KD
+        >>> _ = torch.manual_seed(0)
+        >>> data = [{"inputs": torch.randn(8, 4)} for _ in range(5)]
+        >>> history = distill(nn.Linear(4, 3), nn.Linear(4, 3), data, KD(), epochs=2)
+        >>> len(history), history["kd"][0] > history["kd"][-1]
+        (10, True)
+    """
+    run = Run(student, teacher, objective, accelerator, forward)
+    try:
+        total = _total_steps(batches, epochs, steps, run.accumulation, run.world)
+        run.prepare(optimizer, lr, clip_norm)
+        saver = run.saver(checkpoint, batches) if checkpoint else None
+        at = saver.load() if saver is not None and resume else resuming.Start()
+        if seed is not None and at.step == 0:
+            run.seed_everything(seed)
+        return _walk(run, batches, total, saver, at, save_every)
+    finally:
+        run.undo.close()
+
+
+def _walk(
+    run: Run,
+    batches: Iterable[Any],
+    total: int,
+    saver: resuming.Saver | None,
+    at: resuming.Start,
+    save_every: int | None,
+) -> History:
+    """All steps from where ``at`` stands."""
+    history = History(at.records)
+    run.logged = len(at.records)
+    if at.step >= total:
+        resuming.set_rng_state(at.rng)
+    with bar(itertools.repeat(None), "distill", total) as shown:
+        shown.update(at.step)
+        for epoch in itertools.count(at.epoch):
+            if at.step >= total:
+                break
+            begun = saver.begin_epoch() if saver is not None else None
+            drawn = at.skip
+            for drawn, group in _groups(run.shard(batches), run.accumulation, at):
+                record = run.step(group, at.step / total)
+                at.step += 1
+                history.add(at.step, record)
+                run.log(history)
+                shown.update()
+                if at.step >= total:
+                    place = (epoch, drawn, begun)
+                    break
+                if saver is not None and save_every and at.step % save_every == 0:
+                    saver.save(at.step, epoch, drawn, begun, history)
+            else:
+                place = (epoch + 1, 0, resuming.rng_state())
+                if drawn == 0 or at.skip:
+                    raise ValueError(
+                        f"batches gave nothing after {at.skip} steps of an epoch that were done "
+                        "before: there is nothing to train on"
+                    )
+            history.settle()
+            run.log(history)
+            if saver is not None:
+                saver.save(at.step, *place, history)
+    return history
+
+
+def _groups(
+    batches: Iterator[Any], size: int, at: resuming.Start
+) -> Iterator[tuple[int, list[Any]]]:
+    """How many groups were drawn, and the last; after a resume, those already used are dropped."""
+    number = 0
+    while group := list(itertools.islice(batches, size)):
+        number += 1
+        if number > at.skip:
+            yield number, group
+        elif number == at.skip:
+            resuming.set_rng_state(at.rng)
+            at.skip = 0
+
+
+def _total_steps(
+    batches: Iterable[Any], epochs: int | None, steps: int | None, accumulation: int, world: int
+) -> int:
+    if (epochs is None) == (steps is None):
+        raise ValueError(
+            f"give epochs or steps, one of the two; got epochs={epochs}, steps={steps}"
+        )
+    for name, number in (("epochs", epochs), ("steps", steps)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is at least 1, got {number}")
+    if isinstance(batches, Iterator):
+        raise TypeError(
+            "batches can be walked only once (it is an iterator); pass the list, the DataLoader, "
+            "or an object whose __iter__ begins anew"
+        )
+    if steps is not None:
+        return steps
+    assert epochs is not None
+    try:
+        length = len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(
+            "batches has no length, so epochs cannot be counted in steps; give steps="
+        ) from None
+    if length == 0:
+        raise ValueError("batches is empty: there is nothing to train on")
+    return epochs * math.ceil(math.ceil(length / world) / accumulation)

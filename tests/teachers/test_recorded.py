@@ -1,0 +1,150 @@
+"""A recorded teacher answers as the live one does, whatever the order and the padding."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from distill_lib import Match, Teacher, distill, losses
+from distill_lib.teachers.recorded import Recorded
+
+PATHS = ["logits", "hidden_states/0", "hidden_states/2", "attentions/1"]
+LENGTHS = (7, 3, 5, 2, 6, 4)
+
+
+def bert(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=8,
+        attn_implementation="eager",
+    )
+    return BertForSequenceClassification(config).eval()
+
+
+def batch(*items: int) -> dict[str, Tensor]:
+    lengths = torch.tensor([LENGTHS[i] for i in items])
+    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    ids = torch.tensor([[1 + (3 * i + j) % 19 for j in range(mask.shape[1])] for i in items])
+    return {"input_ids": ids * mask, "attention_mask": mask, "index": 10 + torch.tensor(items)}
+
+
+@pytest.fixture(scope="module")
+def kept() -> Recorded:
+    return Recorded(bert(), [batch(1, 3, 5), batch(0, 2, 4)], PATHS, dtype=torch.float32)
+
+
+def live(model: nn.Module, given: dict[str, Tensor]) -> Any:
+    teacher = Teacher(model)
+    teacher.reveal(PATHS)
+    return teacher(given)
+
+
+@pytest.mark.parametrize("items", [(0,), (3, 1), (5, 0, 2), (4, 3, 2, 1, 0, 5)])
+def test_it_says_what_the_teacher_says(kept: Recorded, items: tuple[int, ...]) -> None:
+    given = batch(*items)
+    said: Any = kept(given)
+    want = live(bert(), given)
+    real = given["attention_mask"].bool()
+    torch.testing.assert_close(said["logits"], want["logits"])
+    for layer in (0, 2):
+        got = said[f"hidden_states/{layer}"]
+        torch.testing.assert_close(got[real], want["hidden_states"][layer][real])
+        assert (got[~real] == 0).all()
+    pairs = (real[:, None, :, None] & real[:, None, None, :]).expand(-1, 2, -1, -1)
+    torch.testing.assert_close(
+        said["attentions/1"][pairs], want["attentions"][1][pairs], rtol=1e-5, atol=1e-6
+    )
+    assert (said["attentions/1"][~pairs] == 0).all()
+
+
+def test_more_padding_in_the_batch_is_padding_in_the_answer(kept: Recorded) -> None:
+    given = batch(1, 3)
+    wide = {k: nn.functional.pad(v, (0, 4)) if v.ndim == 2 else v for k, v in given.items()}
+    said, want = kept(wide), kept(given)
+    length = given["input_ids"].shape[1]
+    assert said["attentions/1"].shape[-1] == length + 4
+    torch.testing.assert_close(said["hidden_states/2"][:, :length], want["hidden_states/2"])
+    assert (said["hidden_states/2"][:, length:] == 0).all()
+
+
+def test_half_precision_halves_the_memory_and_comes_back_in_full() -> None:
+    half = Recorded(bert(), [batch(0, 1)], ["hidden_states/2"])
+    full = Recorded(bert(), [batch(0, 1)], ["hidden_states/2"], dtype=torch.float32)
+    one, other = half(batch(1, 0)), full(batch(1, 0))
+    assert one["hidden_states/2"].dtype == torch.float32
+    torch.testing.assert_close(one["hidden_states/2"], other["hidden_states/2"], rtol=0, atol=2e-3)
+    assert "2 items, hidden_states/2" in repr(half) and half.fingerprint() != full.fingerprint()
+
+
+def test_a_student_learns_from_it_as_from_the_live_teacher(kept: Recorded) -> None:
+    weights = []
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    for teacher in (kept, bert()):
+        student = bert(1)
+        looks = Match("attentions/0", "attentions/1", loss=losses.attention)
+        terms, texts = Match("hidden_states/2") + 100 * looks, [batch(0, 3), batch(1, 2)]
+        distill(student, teacher, texts, terms, steps=4, optimizer=sgd, lr=0.1, seed=0)
+        weights.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
+    begun = torch.cat([p.detach().flatten() for p in bert(1).parameters()])
+    assert (weights[0] - begun).abs().max() > 1e-3
+    assert (weights[0] - weights[1]).abs().max() < 1e-5
+
+
+def test_its_name_follows_teacher_signals_and_items() -> None:
+    def name(seed: int = 0, items: tuple[int, ...] = (0, 1), path: str = "logits") -> str:
+        return Recorded(bert(seed), [batch(*items)], [path]).fingerprint()
+
+    assert name() == name() == name(items=(1, 0))
+    assert len({name(), name(seed=1), name(items=(0, 2)), name(path="hidden_states/1")}) == 4
+
+
+def test_an_item_that_was_not_recorded_is_named(kept: Recorded) -> None:
+    given = batch(0)
+    with pytest.raises(KeyError, match="id 99 is not among the 6 items that were recorded"):
+        kept({**given, "index": torch.tensor([99])})
+
+
+@pytest.mark.parametrize("missing", ["index", "attention_mask"])
+def test_batches_without_ids_or_masks_are_refused(kept: Recorded, missing: str) -> None:
+    given = {k: v for k, v in batch(0).items() if k != missing}
+    with pytest.raises(ValueError, match=r"needs 'index' and 'attention_mask'; it has input_ids"):
+        kept(given)
+    with pytest.raises(ValueError, match="needs 'index' and 'attention_mask'"):
+        Recorded(bert(), [given], PATHS)
+
+
+def test_a_batch_cut_shorter_than_the_record_is_refused(kept: Recorded) -> None:
+    given = batch(0)
+    short = {k: v[:, :4] if v.ndim == 2 else v for k, v in given.items()}
+    with pytest.raises(ValueError, match="7 tokens in the record and at most 4 in this batch"):
+        kept(short)
+
+
+def test_nothing_to_record_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to record"):
+        Recorded(bert(), [], PATHS)
+
+
+def test_a_signal_that_is_not_there_is_named() -> None:
+    with pytest.raises(KeyError, match="teacher has no signal 'hidden_states/9'"):
+        Recorded(bert(), [batch(0)], ["hidden_states/9"])
+
+
+def test_it_answers_what_an_objective_names() -> None:
+    kept = Recorded(bert(), [batch(0, 1)], PATHS)
+    kept.reveal(["attentions/1"])
+    assert list(kept(batch(1))) == ["attentions/1"]
+    with pytest.raises(KeyError, match=r"hidden_states/1' was not recorded; there are logits, "):
+        kept.reveal(["hidden_states/1"])
+    with pytest.raises(KeyError, match="was not recorded"):
+        distill(bert(1), kept, [batch(0)], Match("hidden_states/1"), steps=1)
