@@ -1,9 +1,14 @@
-"""Repairs of the built site: what the theme and viewcode leave that leads nowhere."""
+"""Repairs of the built site: what the theme leaves that leads nowhere, weighs much, or says little.
+
+A page's front matter has its ``description``, the question that it answers; search results show it.
+"""
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -13,12 +18,35 @@ ID = re.compile(r'\bid="([^"]+)"')
 LEFT_OVER = "_static/*-macros.html"
 
 
+# Half of a page's weight: draws as SVG the icons that the theme's web font already shows.
+ICONS = re.compile(r"\s*<script[^>]*/fontawesome\.js[^>]*></script>")
+DESCRIBED = re.compile(r'(<meta (?:name="description"|property="og:description") content=")[^"]*')
+NOWHERE = re.compile(r'<meta property="og:url" content="(?!https?:)[^"]*" />\s*')
+
+
+def describe(app: Sphinx, pagename: str, template: str, context: dict[str, Any], _: Any) -> None:
+    """The question of the page in place of its first words, and no address where there is none."""
+    tags = NOWHERE.sub("", context.get("metatags", ""))
+    said = app.env.metadata.get(pagename, {}).get("description")
+    if said:
+        text = html.escape(str(said), quote=True)
+        tags = DESCRIBED.sub(lambda match: match[1] + text, tags)
+    context["metatags"] = tags
+
+
 def mend(app: Sphinx, error: Exception | None) -> None:
     if error is not None or app.builder.name != "html":
         return
     site = Path(app.outdir)
     for path in site.glob(LEFT_OVER):
         path.unlink()
+    for path in (site / "_static/scripts").glob("fontawesome.js*"):
+        path.unlink()
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        lighter = ICONS.sub("", text)
+        if lighter != text:
+            path.write_text(lighter, encoding="utf-8")
     anchors: dict[Path, set[str]] = {}
     for path in (site / "_modules").rglob("*.html"):
         text = path.read_text(encoding="utf-8")
@@ -36,4 +64,5 @@ def mend(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    app.connect("html-page-context", describe, priority=950)
     app.connect("build-finished", mend)

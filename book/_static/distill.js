@@ -22,8 +22,35 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   // What scrolls can be reached with the keyboard (scrollable-region-focusable).
-  const scrollers = ".bd-article pre, .bd-article table, .bd-article div.math, .cell_output";
-  all(scrollers).forEach((box) => {
-    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
-  });
+  const scrollers = ".bd-article pre, .bd-article table, .bd-article div.math, .cell_output, "
+    + ".bd-article mjx-container[display]";
+  const reach = () => {
+    // A formula in a line that is wider than its line gets a scroller of its own.
+    all(".bd-article mjx-container:not([display])").forEach((formula) => {
+      formula.classList.remove("dl-wide");
+      const line = formula.parentElement.closest("p, li, td, th, dd, dt, figcaption, div");
+      if (formula.getBoundingClientRect().width > line.clientWidth) {
+        formula.classList.add("dl-wide");
+        formula.tabIndex = 0;
+      }
+    });
+    all(scrollers).forEach((box) => {
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    });
+  };
+  reach();
+  window.addEventListener("resize", reach);
+  // Formulas have a width when MathJax, which loads later, has drawn them.
+  window.addEventListener("load", () => window.MathJax?.startup?.promise?.then(reach));
+});
+
+// On paper every fold is open: answers, solutions, the bounds of claims.
+let folded = [];
+window.addEventListener("beforeprint", () => {
+  folded = [...document.querySelectorAll(".bd-article details:not([open])")];
+  folded.forEach((fold) => { fold.open = true; });
+});
+window.addEventListener("afterprint", () => {
+  folded.forEach((fold) => { fold.open = false; });
+  folded = [];
 });

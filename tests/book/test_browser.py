@@ -226,3 +226,47 @@ def test_sliders_move_by_keyboard_and_by_touch(page, site):
         box = handle.bounding_box()
         page.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] / 2)
         assert int(handle.input_value()) > len(config["positions"]) / 2
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_page_says_its_question_to_search_results(site, name):
+    """Not the line of its costs."""
+    text = (site / f"{name}.html").read_text(encoding="utf-8")
+    said = re.findall(
+        r'<meta (?:name="description"|property="og:description") content="([^"]*)', text
+    )
+    assert len(said) == 2 and len(set(said)) == 1
+    assert said[0].endswith("?") and "CPU" not in said[0]
+    assert "fontawesome.js" not in text
+
+
+def test_on_paper_every_fold_is_open(site, browser):
+    page = browser.new_page()
+    page.goto((site / f"{CHAPTERS[0]}.html").as_uri())
+    closed = ".bd-article details:not([open])"
+    assert page.locator(closed).count() > 5
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(closed).count() == 0
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.locator(closed).count() > 5
+    page.close()
+
+
+@pytest.mark.parametrize("name", [*CHAPTERS, "book/proofs"])
+def test_no_formula_is_cut_on_a_phone(site, browser, name):
+    """What is wider than the screen has a box around it that scrolls."""
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto((site / f"{name}.html").as_uri())
+    page.wait_for_function("window.MathJax?.startup?.promise")
+    page.evaluate("MathJax.startup.promise")
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll(".bd-article mjx-math")].filter((formula) => {
+          if (formula.getBoundingClientRect().right <= innerWidth) return false;
+          for (let box = formula; box; box = box.parentElement) {
+            if (/auto|scroll/.test(getComputedStyle(box).overflowX)) return false;
+          }
+          return true;
+        }).length"""
+    )
+    page.close()
+    assert cut == 0
