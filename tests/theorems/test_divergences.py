@@ -59,7 +59,39 @@ def fit(loss: Callable[..., Tensor], mean: float, width: float) -> tuple[float, 
     return at[0].item(), at[1].exp().item(), step().item()
 
 
+def least_near(distance: float, weight: float) -> tuple[bool, float]:
+    """Around the right mode of (1 - w) N(0, 1) + w N(D, 1): is the reverse divergence's least
+    value over a box of means and widths inside the box, and what is it?"""
+    zero = torch.zeros((), dtype=torch.float64)
+    modes = [log_normal(zero + mean, zero) for mean in (0.0, distance)]
+    teacher = torch.logaddexp(modes[0] + math.log(1 - weight), modes[1] + math.log(weight))
+    means = distance + torch.linspace(-2.5, 1.5, 41, dtype=torch.float64)
+    widths = torch.linspace(-0.6, 0.9, 31, dtype=torch.float64)
+    rows = [
+        [losses.reverse_kl(student=log_normal(m, s), teacher=teacher) for s in widths]
+        for m in means
+    ]
+    values = torch.tensor(rows)
+    at = divmod(int(values.argmin()), len(widths))
+    return 0 < at[0] < len(means) - 1 and 0 < at[1] < len(widths) - 1, values.min().item()
+
+
 # T5: forward covers, reverse seeks
+
+
+@pytest.mark.parametrize(("distance", "weight"), [(8, 0.05), (12, 0.05), (12, 1e-3), (8, 0.4)])
+def test_t5_a_mode_that_is_far_enough_has_a_minimum_whatever_its_weight(
+    distance: float, weight: float
+) -> None:
+    inside, value = least_near(distance, weight)
+    assert inside
+    assert value == pytest.approx(-math.log(weight), rel=1e-3)
+
+
+@pytest.mark.parametrize(("distance", "weight"), [(6, 0.05), (5, 0.2), (4, 0.2)])
+def test_t5_a_light_mode_that_is_near_has_none(distance: float, weight: float) -> None:
+    """The quantifiers matter: six standard deviations are not enough for one in twenty."""
+    assert not least_near(distance, weight)[0]
 
 
 @pytest.mark.parametrize("start", [(-3.0, 1.0), (0.0, 1.0), (3.0, 0.7)])
