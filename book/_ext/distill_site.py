@@ -16,8 +16,6 @@ BACK = re.compile(r'<a class="viewcode-back" href="([^"#]+)#([^"]+)">\[docs\]</a
 ID = re.compile(r'\bid="([^"]+)"')
 # Templates of the theme's own build, with links to files that are not in the site.
 LEFT_OVER = "_static/*-macros.html"
-
-
 # Half of a page's weight: draws as SVG the icons that the theme's web font already shows.
 ICONS = re.compile(r"\s*<script[^>]*/fontawesome\.js[^>]*></script>")
 DESCRIBED = re.compile(r'(<meta (?:name="description"|property="og:description") content=")[^"]*')

@@ -15,9 +15,7 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util import logging
 
-log = logging.getLogger(__name__)
 SHOWN = {".py", ".sh", ".txt", ".toml", ".json"}
 
 
@@ -54,8 +52,7 @@ def repository(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_
 
 
 def page_of(root: Path, file: str) -> str:
-    path = root / file
-    return f"sources/{file}/index" if path.is_dir() else f"sources/{path.relative_to(root)}"
+    return f"sources/{file}/index" if (root / file).is_dir() else f"sources/{file}"
 
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -74,7 +71,7 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
                 f'<li><a href="{p.name}.html"><code>{html.escape(p.name)}</code></a></li>'
                 for p in inside
             )
-            yield page(f"{page_of(root, file)}", file, f"<ul>{rows}</ul>")
+            yield page(page_of(root, file), file, f"<ul>{rows}</ul>")
             named |= {p.relative_to(root).as_posix() for p in inside}
     for file in sorted(named):
         if (root / file).is_file():
