@@ -14,6 +14,7 @@ from sphinx.util import logging
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "_tools"))
 import addresses
+import distill_cells
 import distill_directives
 import distill_site
 import distill_sources
@@ -22,7 +23,15 @@ import distill_xrefs
 log = logging.getLogger(__name__)
 
 MATHJAX = "django-static-mathjax"  # any package that ships MathJax 3 would do
-MATHJAX_PARTS = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
+MATHJAX_PARTS = (
+    "startup.js",
+    "core.js",
+    "input/tex.js",
+    "input/tex/extensions",
+    "output/chtml.js",
+    "output/chtml/fonts",
+    "a11y/assistive-mml.js",
+)
 
 
 def say_where(app: Sphinx, config: Any) -> None:
@@ -86,6 +95,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_config_value("distill_site", "", "env")
     app.connect("config-inited", say_where, priority=100)
     distill_directives.setup(app)
+    distill_cells.setup(app)
     distill_sources.setup(app)
     distill_site.setup(app)
     app.connect("builder-inited", copy_mathjax)

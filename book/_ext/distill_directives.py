@@ -56,8 +56,7 @@ class Cost(LedgerDirective):
     option_spec: ClassVar = {"downloads": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
-        chapter = Path(self.env.docname).name
-        runs = [row for row in self.ledger("costs") if row["chapter"] == chapter]
+        chapter, runs = Path(self.env.docname).name, self.runs()
         if not runs:
             log.warning(
                 "no cost is known of %s: was it executed?", chapter, location=self.get_location()
@@ -65,6 +64,10 @@ class Cost(LedgerDirective):
         facts = [self.spent(row) for row in runs]
         facts.append(f"downloads: {self.options.get('downloads', 'none')}")
         return self.markdown(" · ".join([*facts, *self.links(chapter)]), "dl-cost")
+
+    def runs(self) -> list[dict[str, Any]]:
+        chapter = Path(self.env.docname).name
+        return [row for row in self.ledger("costs") if row["chapter"] == chapter]
 
     def spent(self, row: dict[str, Any]) -> str:
         seconds = row["seconds"]

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from distill_cards import card
 from sphinx.application import Sphinx
 
 BACK = re.compile(r'<a class="viewcode-back" href="([^"#]+)#([^"]+)">\[docs\]</a>')
@@ -18,6 +19,10 @@ ID = re.compile(r'\bid="([^"]+)"')
 LEFT_OVER = "_static/*-macros.html"
 # Half of a page's weight: draws as SVG the icons that the theme's web font already shows.
 ICONS = re.compile(r"\s*<script[^>]*/fontawesome\.js[^>]*></script>")
+# What only the page of the search needs; all others send their readers there.
+SEARCH = re.compile(
+    r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^>]*></script>'
+)
 DESCRIBED = re.compile(r'(<meta (?:name="description"|property="og:description") content=")[^"]*')
 NOWHERE = re.compile(r'<meta property="og:url" content="(?!https?:)[^"]*" />\s*')
 
@@ -28,7 +33,7 @@ def describe(app: Sphinx, pagename: str, template: str, context: dict[str, Any],
     said = app.env.metadata.get(pagename, {}).get("description")
     if said:
         text = html.escape(str(said), quote=True)
-        tags = DESCRIBED.sub(lambda match: match[1] + text, tags)
+        tags = DESCRIBED.sub(lambda match: match[1] + text, tags) + card(app, pagename, str(said))
     context["metatags"] = tags
 
 
@@ -43,6 +48,8 @@ def mend(app: Sphinx, error: Exception | None) -> None:
     for path in site.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         lighter = ICONS.sub("", text)
+        if path.name != "search.html":
+            lighter = SEARCH.sub("", lighter)
         if lighter != text:
             path.write_text(lighter, encoding="utf-8")
     anchors: dict[Path, set[str]] = {}

@@ -145,12 +145,19 @@ def notebook(
     config = bookcache.config(root)
     address = addresses.find(root)
     page = path.relative_to(root).with_suffix("").as_posix()
+    source = bookcache.read(path)
     context = Context(
-        root, page, address.site, xrefs["references"], xrefs["numbers"], glue, address.repository
+        root,
+        page,
+        address.site,
+        xrefs["references"],
+        xrefs["numbers"],
+        glue,
+        address.repository,
+        source.metadata.get("description", ""),
     )
     title = plainmyst.linked(xrefs["pages"][page], f"{page}.html", context)
     head = HEAD.format(title=title, book=plainmyst.linked(config["title"], "index.html", context))
-    source = bookcache.read(path)
     program = "\n".join(cell.source for cell in source.cells if cell.cell_type == "code")
     digest = hashlib.sha256(library.read_bytes()).hexdigest()
     wanted = listed(needs(program))
@@ -197,7 +204,11 @@ def markdown(text: str) -> Any:
 
 
 def code(text: str, tags: list[str] | None = None) -> Any:
-    return nbformat.v4.new_code_cell(text.rstrip(), metadata={"tags": tags} if tags else {})
+    """A cell; what the site folds is closed in JupyterLab, too, and opens with a click."""
+    metadata: dict[str, Any] = {"tags": tags} if tags else {}
+    if {"figure", "check"} & set(tags or ()):
+        metadata["jupyter"] = {"source_hidden": True}
+    return nbformat.v4.new_code_cell(text.rstrip(), metadata=metadata)
 
 
 def caption(cell: Any, context: Context) -> list[Any]:

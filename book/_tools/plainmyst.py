@@ -105,6 +105,7 @@ class Context:
     numbers: dict[str, str] = field(default_factory=dict)
     glue: Mapping[str, str] = field(default_factory=dict)
     repository: str = ""
+    question: str = ""  # the description of the page
 
 
 def convert(text: str, context: Context) -> str:
@@ -163,6 +164,8 @@ def rewrite_directive(name: str, argument: str, body: list[str], context: Contex
     if name == "math":
         return equation("\n".join([argument, *body]).strip(), label, context)
     inner = convert("\n".join(body), context)
+    if name == "before":
+        return f"**{context.question}**\n\n{inner}"
     if name.startswith("prf:") and kind in PROOFS:
         return headed(context.numbers.get(label, kind.title()), argument, inner)
     if name == "prf:proof":

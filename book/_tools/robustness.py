@@ -26,8 +26,9 @@ The first table says which of these runs have been made so far.
 
 How to read the tables: *seeds* is the mean and the standard deviation of the number, over the page
 as built and its shifts. *Margin* is the distance of that mean from the bound in such standard
-deviations; a dash means that the number does not vary. *Flips* names the variations in which the
-claim did not hold.
+deviations; of a positive number of *times* it is that of the logarithms, since a ratio and its
+inverse are the same finding; a dash means that the number does not vary. *Flips* names the
+variations in which the claim did not hold.
 
 """
 
@@ -79,6 +80,7 @@ class Stressed:
         self.values = {name: run["claims"][place]["value"] for name, run in complete.items()}
         self.flips = [name for name, value in self.values.items() if not self.holds(value)]
         seeded = [float(v) for n, v in self.values.items() if n == "as built" or n[:5] == "seeds"]
+        self.seeded = seeded
         self.mean = statistics.fmean(seeded)
         self.spread = statistics.stdev(seeded) if len(seeded) > 1 else 0.0
 
@@ -93,12 +95,14 @@ class Stressed:
         """Standard deviations between the mean over seeds and the bound; infinite if none."""
         if self.spread <= 1e-9 * max(abs(self.mean), 1e-9):
             return math.inf
-        distance = abs(self.mean - self.built["bound"])
-        if self.built["relation"] == "==":
-            distance = self.built.get("tolerance", 0.0) - distance
-        elif not self.holds(self.mean):
-            distance = -distance
-        return distance / self.spread
+        bound, relation = self.built["bound"], self.built["relation"]
+        if relation == "==":
+            return (self.built.get("tolerance", 0.0) - abs(self.mean - bound)) / self.spread
+        seeded = self.seeded
+        if re.search(r"\btimes\b", self.built["text"]) and min(*seeded, bound) > 0:
+            seeded, bound = [math.log(value) for value in seeded], math.log(bound)
+        above = (statistics.fmean(seeded) - bound) / statistics.stdev(seeded)
+        return above if relation == ">=" else -above
 
 
 def table(claims: list[Stressed]) -> list[str]:

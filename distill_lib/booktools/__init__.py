@@ -10,6 +10,7 @@ from __future__ import annotations
 from distill_lib.booktools.checks import check
 from distill_lib.booktools.claims import claim, faster, measurement
 from distill_lib.booktools.figures import band, dots, style
+from distill_lib.booktools.films import Films
 from distill_lib.booktools.glue import glue
 from distill_lib.booktools.profile import by_profile, device, env_report, profile
 from distill_lib.booktools.sliders import BetaSlider, DirectionSlider, TemperatureSlider
@@ -17,6 +18,7 @@ from distill_lib.booktools.sliders import BetaSlider, DirectionSlider, Temperatu
 __all__ = [
     "BetaSlider",
     "DirectionSlider",
+    "Films",
     "TemperatureSlider",
     "band",
     "by_profile",

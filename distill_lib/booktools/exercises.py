@@ -18,6 +18,7 @@ __all__ = ["Exercise", "verdict"]
 
 Property = Callable[[Callable[..., Any]], "str | None"]
 
+NEARLY = 0.02  # relative error of an answer that only lacks digits
 KINDS = ("number", "tensor", "choice", "callable")
 
 
@@ -103,14 +104,19 @@ def _verdict_value(exercise: Exercise, answer: Any, listed: bool) -> str | None:
         return f"expected {what}, got {type(answer).__name__}."
     if _close(given, right, exercise.tolerance):
         return None
+    near = given[0] == right[0] and _near(given, right)
     if listed:
-        for mistake, why in exercise.wrong.items():
-            if _close(given, _values(mistake), exercise.tolerance):
-                return why
+        # rounded as the exercise asks, a mistake is still the same mistake
+        for tolerance in (exercise.tolerance, *(() if near else (5e-3,))):
+            for mistake, why in exercise.wrong.items():
+                if _close(given, _values(mistake), tolerance):
+                    return why
     if given[0] != right[0]:
         return f"expected {_shape(right[0])}, got {_shape(given[0])}."
     if not all(math.isfinite(v) for v in given[1]):
         return "the answer is not finite: look for a logarithm of 0 or a division by 0."
+    if near:
+        return "nearly: give more digits."
     return "not yet." + (f" {exercise.hint}" if exercise.hint else "")
 
 
@@ -136,7 +142,7 @@ def _verdict_callable(exercise: Exercise, answer: Any, listed: bool) -> str | No
         return f"expected a number or a tensor back, got {type(results[0]).__name__}."
     right = [_values(exercise.right(**exercise.inputs(draw))) for draw in draws]
     if all(_close(g, r, exercise.tolerance) for g, r in zip(given, right, strict=True)):
-        complaints = (prop(answer) for prop in exercise.properties)
+        complaints = (_complaint(prop, answer) for prop in exercise.properties)
         return next((complaint for complaint in complaints if complaint), None)
     if listed:
         for mistake, why in exercise.wrong.items():
@@ -146,7 +152,27 @@ def _verdict_callable(exercise: Exercise, answer: Any, listed: bool) -> str | No
     if given[0][0] != right[0][0]:
         return f"expected {_shape(right[0][0])}, got {_shape(given[0][0])}."
     hint = f" {exercise.hint}" if exercise.hint else ""
-    return f"the first drawn input gives {_brief(given[0])}, expected {_brief(right[0])}.{hint}"
+    tolerance = exercise.tolerance
+    draw = next(i for i in draws if not _close(given[i], right[i], tolerance))
+    asked = ", ".join(
+        f"{name} = {value:g}"
+        for name, value in exercise.inputs(draw).items()
+        if isinstance(value, int | float)
+    )
+    where = f"drawn input {draw + 1}" + (f" ({asked})" if asked else "")
+    digits = next((d for d in (4, 6, 9) if _brief(given[draw], d) != _brief(right[draw], d)), 17)
+    got, wanted = _brief(given[draw], digits), _brief(right[draw], digits)
+    return f"{where} gives {got}, expected {wanted}.{hint}"
+
+
+def _complaint(prop: Property, answer: Callable[..., Any]) -> str | None:
+    try:
+        return prop(answer)
+    except Exception as error:  # a student's function may raise anything, also for other logits
+        return (
+            f"right for the drawn inputs, but it raised {type(error).__name__} for others, or when "
+            f"a gradient was asked for: {error}"
+        )
 
 
 def _values(answer: Any) -> tuple[tuple[int, ...], list[float]]:
@@ -171,10 +197,19 @@ def _close(
     return all(x == y or abs(x - y) <= allowed for x, y in zip(a[1], b[1], strict=True))
 
 
+def _near(a: tuple[tuple[int, ...], list[float]], b: tuple[tuple[int, ...], list[float]]) -> bool:
+    """Rounded, not wrong: each number within two percent, or within half of its third decimal."""
+    return all(
+        (abs(x - y) <= max(NEARLY * abs(y), 5e-4) and (x > 0) == (y > 0)) or x == y
+        for x, y in zip(a[1], b[1], strict=True)
+    )
+
+
 def _shape(shape: tuple[int, ...]) -> str:
     return f"a value of shape {list(shape)}" if shape else "one number"
 
 
-def _brief(values: tuple[tuple[int, ...], list[float]]) -> str:
-    numbers = ", ".join(f"{v:.4g}" for v in values[1][:4])
+def _brief(values: tuple[tuple[int, ...], list[float]], digits: int = 4) -> str:
+    """The numbers, of four the first."""
+    numbers = ", ".join(f"{v:.{digits}g}" for v in values[1][:4])
     return numbers if not values[0] else f"[{numbers}{', …' if len(values[1]) > 4 else ''}]"

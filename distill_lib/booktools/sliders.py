@@ -8,7 +8,10 @@ in the attribute ``data-values`` of the figure, where a test can compare them wi
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import html
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -40,6 +43,22 @@ def _fragment(function: str, file: str, config: dict[str, Any], fallback: str) -
     )
 
 
+def _image(picture: Any, alt: str) -> str:
+    """A small gray picture, its pixels enlarged as they are."""
+    from PIL import Image
+
+    gray = [[round(255 * min(max(float(v), 0.0), 1.0)) for v in row] for row in picture]
+    image = Image.new("L", (len(gray[0]), len(gray)))
+    image.putdata([v for row in gray for v in row])
+    raw = io.BytesIO()
+    image.save(raw, "PNG")
+    return (
+        f'<img class="dl-pixels" width="112" alt="{html.escape(alt)}" '
+        'style="display:block;image-rendering:pixelated;margin:0 auto .4rem" '
+        f'src="data:image/png;base64,{base64.b64encode(raw.getvalue()).decode()}">'
+    )
+
+
 def _logits(name: str, values: Any) -> list[float]:
     numbers = [float(v) for v in values]
     if len(numbers) < 2 or not all(math.isfinite(v) for v in numbers):
@@ -56,9 +75,12 @@ class TemperatureSlider:
         t_min: Lowest temperature.
         t_max: Highest temperature.
         t: Temperature at the start.
+        picture: What the logits are about, ``[H, W]`` from 0 (black) to 1, shown beside them.
+        alt: What is to be seen in the picture.
 
     Raises:
-        ValueError: The labels do not fit the logits, or the temperatures are not ordered.
+        ValueError: A picture without ``alt``, labels that do not fit the logits, or temperatures
+            that are not ordered.
 
     Example:
         >>> TemperatureSlider([3.0, 1.0], ["cat", "dog"])
@@ -73,7 +95,12 @@ class TemperatureSlider:
         t_min: float = 0.25,
         t_max: float = 20.0,
         t: float = 1.0,
+        picture: Any = None,
+        alt: str = "",
     ) -> None:
+        if picture is not None and not alt.strip():
+            raise ValueError("A picture needs alt=, for those who do not see it.")
+        self.picture, self.alt = picture, alt
         self.logits = _logits("logits", logits)
         self.labels = [str(v) for v in labels or [f"class {i}" for i in range(len(self.logits))]]
         if len(self.labels) != len(self.logits):
@@ -98,7 +125,8 @@ class TemperatureSlider:
             "positions": self.positions,
             "start": self.positions.index(self.t),
         }
-        return _fragment("dlTemperature", "temperature.js", config, repr(self))
+        figure = _fragment("dlTemperature", "temperature.js", config, repr(self))
+        return figure if self.picture is None else _image(self.picture, self.alt) + figure
 
 
 class DirectionSlider:

@@ -15,6 +15,7 @@ import bookcache
 import pytest
 import torch
 from conftest import ROOT, missing
+from test_pages import FOLLOW
 
 from distill_lib import losses
 from distill_lib.booktools import DirectionSlider
@@ -33,6 +34,7 @@ FLAGS = [
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PAGES = [page.removesuffix(".md") for page in bookcache.pages(ROOT)]
 CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
+FOLLOWS = [path.relative_to(ROOT).with_suffix("").as_posix() for path in FOLLOW]
 RULES = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 DIRECTION = "dlDirection"
 CONFIG = re.compile(r"(dl\w+)\(root,(\{.*?\})\);\}\);", re.DOTALL)
@@ -270,3 +272,97 @@ def test_no_formula_is_cut_on_a_phone(site, browser, name):
     )
     page.close()
     assert cut == 0
+
+
+# The rules of a page as it is seen; pages of the first edition join as they are rewritten.
+
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+FIRST_PICTURE, SHOWN_CODE, TEXT, WEIGHT = 1.5, 0.2, 9.0, 2_500_000
+SEEN = """(selector) => {
+  const open = (e) => e.getClientRects().length && !e.parentElement.closest("details:not([open])");
+  return [...document.querySelectorAll(selector)].filter(open)
+    .map((e) => ({top: e.getBoundingClientRect().top + scrollY, high: e.offsetHeight || 0}));
+}"""
+follows = pytest.mark.parametrize("name", FOLLOWS)
+
+
+@follows
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_the_first_picture_comes_early(page, site, name, size):
+    """A figure, a slider or a film within the first screen and a half."""
+    page.set_viewport_size(size)
+    visit(page, site, name)
+    pictures = page.evaluate(SEEN, ".bd-article figure, .bd-article .dl-fig, .bd-article video")
+    assert pictures[0]["top"] < FIRST_PICTURE * size["height"]
+    (question,) = page.evaluate(SEEN, ".bd-article .dl-question")
+    assert question["top"] < size["height"] / 2
+
+
+@follows
+def test_code_is_the_smaller_part_of_a_page(page, site, name):
+    visit(page, site, name)
+    code = page.evaluate(SEEN, ".bd-article .cell_input, .bd-article > * div.highlight-python")
+    whole = page.evaluate("document.querySelector('.bd-article').offsetHeight")
+    assert 0 < sum(box["high"] for box in code) < SHOWN_CODE * whole
+
+
+def sizes_of_text(svg: str) -> list[float]:
+    """Sizes in the units of its own width; matplotlib draws a glyph at a hundredth of its size."""
+    return [100 * float(scale) for scale in re.findall(r"scale\((0\.\d+) -0", svg)]
+
+
+@follows
+def test_the_text_of_figures_is_legible_on_a_phone(page, site, name):
+    page.set_viewport_size(PHONE)
+    visit(page, site, name)
+    small, drawn = [], 0
+    for image in page.locator(".bd-article figure img[src$='.svg']").all():
+        file = (site / name).parent / str(image.get_attribute("src"))
+        svg = file.resolve().read_text(encoding="utf-8")
+        (wide,) = re.findall(r'viewBox="0 0 ([\d.]+)', svg)
+        scale = image.bounding_box()["width"] / float(wide)
+        drawn += len(sizes := sizes_of_text(svg))
+        small += [f"{file.name}: {s * scale:.1f} px" for s in sizes if s * scale < TEXT]
+    assert drawn > 0
+    assert not small, small[:3]
+    for figure in page.locator(".dl-fig svg").all():
+        assert 14 * figure.bounding_box()["width"] / 480 >= TEXT  # as static/common.js draws it
+
+
+@follows
+def test_a_page_is_not_heavy(page, site, name):
+    """All that it asks for, before any compression."""
+    asked: set[Path] = set()
+    page.on("request", lambda r: asked.add(Path(r.url.removeprefix("file://").split("?")[0])))
+    visit(page, site, name)
+    page.wait_for_function("document.fonts.status === 'loaded'")
+    assert sum(f.stat().st_size for f in asked if f.is_file()) < WEIGHT
+
+
+@follows
+def test_a_printed_page_has_its_answers_and_its_number(page, site, name, tmp_path):
+    visit(page, site, name)
+    answers = page.locator(".bd-article details", has_text="Answer").count()
+    page.emulate_media(media="print")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert len(page.evaluate(SEEN, ".bd-article details > :not(summary)")) >= answers > 0
+    assert page.locator(".bd-article h1 .section-number").is_visible()
+    # a block of code that does not fit goes on on the next sheet, and leaves no empty box
+    code = ".bd-article .cell, .bd-article .cell_input, .bd-article div.highlight pre"
+    kept = page.eval_on_selector_all(
+        code, "all => all.map((e) => getComputedStyle(e).breakInside).filter((b) => b != 'auto')"
+    )
+    assert kept == []
+    sheets = page.pdf(path=str(tmp_path / "page.pdf"))
+    assert sheets.count(b"/Type /Page\n") + sheets.count(b"/Type /Page ") > 5
+
+
+@follows
+def test_films_start_together(page, site, name):
+    visit(page, site, name)
+    for films in page.locator(".dl-films").all():
+        films.locator("button").click()
+        moving = films.locator("video").evaluate_all("all => all.map((film) => !film.paused)")
+        assert moving and all(moving)
+        films.locator("button").click()
+        assert films.locator("video").evaluate_all("all => all.every((film) => film.paused)")

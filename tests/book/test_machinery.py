@@ -14,6 +14,7 @@ import nbformat
 import pytest
 from conftest import make, run_in
 from jupyter_cache.base import CacheBundleIn
+from PIL import Image
 
 CHAPTER = "chapters/01_tiny.md"
 
@@ -70,6 +71,22 @@ def test_pages_show_costs_claims_and_numbers(built):
     assert "Chapters: 1." in reference
 
 
+def test_a_page_opens_with_its_question_and_folds_what_is_not_its_subject(built):
+    """The question under the title, one fold with cost and set-up, code under its figure."""
+    chapter = (built[0] / "_build/html/chapters/01_tiny.html").read_text()
+    text = chapter[chapter.index("<h1>") :]
+    assert '<p class="dl-question">What is the answer?</p>' in text
+    opening = text[text.index('<details class="dl-before">') :]
+    opening = opening[: opening.index("</details>")]
+    for part in ("Before you start · CPU: under a minute", "31 MB", "will be able", "import"):
+        assert part in opening, part
+    assert text.index("dl-question") < text.index("dl-before") < text.index("sec-limit")
+    figure, code = text.index("fig-answer"), text.index("Code of the figure")
+    assert figure < code < text.index("subplots") and "Code of these statements" in text
+    for fold in re.findall(r'<details class="dl-code">.*?</details>', text, re.DOTALL):
+        assert "<summary>" in fold and "cell_input" in fold
+
+
 HOST = re.compile(r"(?:href|src|content)=\"(https?://[^\"]+)")
 
 
@@ -100,6 +117,10 @@ def test_with_an_address_the_links_lead_there(changed, monkeypatch):
     ):
         assert f'href="{link}' in chapter, link
     assert 'rel="canonical" href="https://someone.github.io/their-copy/chapters' in chapter
+    image = "https://someone.github.io/their-copy/_static/cards/01_tiny.png"
+    assert f'property="og:image" content="{image}"' in chapter
+    with Image.open(changed / "_build/html/_static/cards/01_tiny.png") as card:
+        assert card.size == (1200, 630)
     notebook = (changed / "_build/notebooks/01_tiny.ipynb").read_text()
     assert "https://someone.github.io/their-copy/chapters/01_tiny.html" in notebook
 
@@ -125,7 +146,8 @@ def test_a_link_to_a_test_that_is_not_there_is_an_error(changed):
 
 def test_mathjax_is_in_the_site_with_its_license(built):
     folder = built[0] / "_build/html/_static/mathjax"
-    assert (folder / "tex-mml-chtml.js").stat().st_size > 1e6
+    for part in ("startup", "core", "input/tex", "output/chtml", "a11y/assistive-mml"):
+        assert (folder / f"{part}.js").stat().st_size > 1_000
     assert list((folder / "output/chtml/fonts/woff-v2").glob("*.woff"))
     assert "Apache License" in (folder / "LICENSE").read_text()
     assert "cdn." not in (built[0] / "_build/html/chapters/01_tiny.html").read_text()

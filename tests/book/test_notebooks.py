@@ -46,7 +46,7 @@ def context(tmp_path: Path) -> plainmyst.Context:
     glue = {"gain": "0.0312", "name": "ResNet", "loss": "\u22121,234.5"}
     (tmp_path / "tests").mkdir()
     return plainmyst.Context(
-        tmp_path, "chapters/a", site, REFERENCES, NUMBERS, glue, "https://github.com/a/b"
+        tmp_path, "chapters/a", site, REFERENCES, NUMBERS, glue, "https://github.com/a/b", "Why?"
     )
 
 
@@ -114,6 +114,10 @@ CASES = {
     "figure": (
         "```{figure} a.svg\n:name: fig-a\n:alt: A line.\n\nIt rises.\n```",
         "*[Figure 1.1](https://site.example/chapters/a.html#fig-a): It rises.*",
+    ),
+    "before": (
+        "# A\n\n:::{before}\nYou need x.\n:::\n\nText.",
+        "# A\n\n**Why?**\n\nYou need x.\n\nText.",
     ),
     "cost": ("# A\n\n```{cost}\n:downloads: 31 MB\n```\n\nText.", "# A\n\nText."),
     "plain code": ("```python\n{ref}`x`\n```", "```python\n{ref}`x`\n```"),

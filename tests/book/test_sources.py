@@ -114,7 +114,8 @@ def test_chapters_are_markdown_without_outputs():
 @ids
 def test_opens_with_its_cost_and_its_set_up(path):
     cells = code_cells(path)
-    assert re.search(r"^# .+\n\n(`{3,}|:{3,})\{cost\}", path.read_text(), re.MULTILINE)
+    opening = r"^# .+\n\n(`{3,}|:{3,})\{(cost|before)\}"
+    assert re.search(opening, path.read_text(encoding="utf-8"), re.MULTILINE)
     assert "env_report(" in cells[0], "the first cell reports versions, device and profile"
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from distill_lib.booktools import answers, check
-from distill_lib.booktools.answers.mistakes import draw_logits, has_gradient, stays_finite
+from distill_lib.booktools.answers.mistakes import draw_logits, learns_like
 from distill_lib.booktools.exercises import Exercise, verdict
 
 EXERCISES = answers.load()
@@ -85,7 +85,54 @@ def test_a_gradient_that_is_not_finite_is_refused():
             + (student - student.detach()).sum(-1).abs().sqrt()
         )
 
-    assert has_gradient(square_root_of_zero) == "the gradient is not finite."
+    with pytest.raises(AssertionError, match="the gradient is not finite"):
+        check("ex-temperature_and_kl-2", square_root_of_zero)
+
+
+@pytest.mark.parametrize("bend", [lambda p: (p + 1e-10).log(), lambda p: p.clamp_min(1e-8).log()])
+def test_a_constant_inside_the_logarithm_is_refused(bend):
+    """The patch that the museum condemns: right for mild logits, no gradient for far ones."""
+
+    def patched(*, student, teacher, temperature):
+        p, q = (teacher / temperature).softmax(-1), (student / temperature).softmax(-1)
+        return temperature**2 * (p * (bend(p) - bend(q))).sum(-1)
+
+    with pytest.raises(AssertionError, match="a small constant inside a logarithm"):
+        check("ex-temperature_and_kl-2", patched)
+
+
+def test_a_right_value_with_another_gradient_is_refused():
+    def unscaled(*, student, teacher, temperature):
+        right = kd(student=student, teacher=teacher, temperature=temperature)
+        return right / 4 + (right - right / 4).detach()
+
+    with pytest.raises(AssertionError, match="its gradient is not"):
+        check("ex-temperature_and_kl-2", unscaled)
+
+
+@pytest.mark.parametrize(
+    ("exercise", "wrong", "words"),
+    [
+        ("ex-temperature_and_kl-2", lambda **a: kd(**a).tolist(), "no gradient with respect"),
+        ("ex-temperature_and_kl-2", lambda **a: kd(**a).detach().numpy(), "no gradient"),
+        ("ex-temperature_and_kl-2", lambda student, teacher, temperature: kd(
+            student=student.clone().div_(1) if not student.requires_grad else student.div_(1),
+            teacher=teacher, temperature=temperature), "raised RuntimeError for others"),
+        ("ex-temperature_and_kl-2", lambda student, teacher, temperature: kd(
+            student=student, teacher=teacher, temperature=4.0), r"temperature = 2\) gives"),
+        ("ex-policy_distillation-2", lambda student, teacher, tau: (
+            (teacher / tau).softmax(-1) * ((teacher / tau).softmax(-1).log()
+            - student.softmax(-1).log())).sum(-1), "a gap of 600"),
+        ("ex-policy_distillation-1", 12.6, "the factor|ratio|saved|left|middle layer"),
+        ("ex-policy_distillation-1", 3.56, "ratio of the widths"),
+        ("ex-policy_distillation-1", 8.6, "nearly"),
+        ("ex-policy_distillation-3", lambda student, teacher: (
+            student.mean() / teacher.mean()).clamp_max(1), "drawn input 3"),
+    ],
+)  # fmt: skip
+def test_what_readers_tried_is_refused_with_a_word(exercise, wrong, words):
+    with pytest.raises(AssertionError, match=words):
+        check(exercise, wrong)
 
 
 def test_an_unknown_exercise_lists_the_known_ones():
@@ -139,6 +186,8 @@ CHOICE = Exercise("ex-0-3", "forward", {"reverse": "that one seeks"}, kind="choi
         (NUMBER, torch.tensor(0.50001), None),
         (NUMBER, 2, "upside down"),
         (NUMBER, 0.6, "not yet. halve it"),
+        (NUMBER, 0.495, "nearly: give more digits."),
+        (NUMBER, -0.495, "not yet. halve it"),
         (NUMBER, "half", "expected a number, got str."),
         (NUMBER, None, "expected a number, got NoneType."),
         (NUMBER, [0.5, 0.5], "expected one number, got a value of shape [2]."),
@@ -146,6 +195,7 @@ CHOICE = Exercise("ex-0-3", "forward", {"reverse": "that one seeks"}, kind="choi
          "division by 0."),
         (TENSOR, (1, 2), None),
         (TENSOR, [[1.0], [2.0]], "expected a value of shape [2], got a value of shape [2, 1]."),
+        (TENSOR, [1.01, 1.99], "nearly: give more digits."),
         (TENSOR, "x", "expected a tensor of shape (2,), got str."),
         (CHOICE, " Forward ", None),
         (CHOICE, "reverse", "that one seeks"),
@@ -165,7 +215,7 @@ def test_numbers_tensors_and_words(exercise, answer, complaint):
         ({"right": 1.0, "kind": "essay"}, "kind must be one of"),
         ({"right": kd, "kind": "callable"}, "give inputs="),
         ({"right": lambda **_: torch.zeros(1), "kind": "callable", "inputs": draw_logits,
-          "properties": (stays_finite, has_gradient)}, "the right answer is refused"),
+          "properties": (learns_like(kd, temperature=1.0),)}, "the right answer is refused"),
     ],
 )  # fmt: skip
 def test_an_exercise_that_contradicts_itself_cannot_be_built(arguments, words):

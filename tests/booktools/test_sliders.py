@@ -211,3 +211,12 @@ def test_browser_fits_a_phone_and_passes_axe(page, directions):
         [],
         ["document-title"],
     )
+
+
+def test_a_picture_stands_before_the_slider_and_has_words():
+    slider = TemperatureSlider([1.0, 0.0], picture=[[0.0, 1.0], [0.5, 2.0]], alt='A "shirt"')
+    shown = slider._repr_html_()
+    assert shown.startswith("<img") and 'alt="A &quot;shirt&quot;"' in shown
+    assert shown.index("<img") < shown.index("dl-fig")
+    with pytest.raises(ValueError, match="needs alt="):
+        TemperatureSlider([1.0, 0.0], picture=[[0.0]])

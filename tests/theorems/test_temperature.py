@@ -10,6 +10,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from distill_lib import losses
@@ -196,3 +198,18 @@ def test_t4_the_floor_of_the_cross_entropy_is_not_zero() -> None:
     _, v = pair()
     assert losses.kl(student=v, teacher=v).item() == 0
     assert losses.soft_cross_entropy(student=v, teacher=v).item() > 0.1
+
+
+# Cross-entropy and KL: the divergence is never negative, and zero for equal distributions only
+
+
+@given(seed=st.integers(0, 10_000), classes=st.integers(2, 12), scale=st.floats(0.01, 20))
+def test_the_divergence_is_never_negative(seed: int, classes: int, scale: float) -> None:
+    """Gibbs: KL(p ‖ q) ≥ 0; it is 0 for logits that differ by a constant, and else positive."""
+    z, v = (scale * x for x in pair(classes, seed))
+    assert losses.kl(student=z, teacher=v) > 0
+    assert abs(losses.kl(student=v + 3.0, teacher=v)) < 1e-12
+    cross, entropy = losses.soft_cross_entropy(student=z, teacher=v), v.log_softmax(-1)
+    entropy = -(entropy.exp() * entropy).sum()
+    assert cross >= entropy
+    torch.testing.assert_close(cross - entropy, losses.kl(student=z, teacher=v))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill_lib.booktools.answers.mistakes import draw_logits
+from distill_lib.booktools.answers.mistakes import draw_logits, learns_like
 from distill_lib.booktools.exercises import Exercise
 
 __all__ = ["EXERCISES"]
@@ -85,21 +84,6 @@ def _draw(draw: int) -> dict[str, Any]:
     }
 
 
-def _learns(function: Callable[..., Any]) -> str | None:
-    """Extreme logits must give a finite value and a gradient into the student."""
-    student = torch.tensor([[300.0, 0.0, -300.0]], requires_grad=True)
-    value = function(student=student, teacher=torch.tensor([[-300.0, 0.0, 300.0]]), beta=0.5)
-    if not value.requires_grad:
-        return "the value has no gradient with respect to the student: a detach or .item() cut it."
-    (gradient,) = torch.autograd.grad(value.sum(), student)
-    if value.isfinite().all() and gradient.isfinite().all():
-        return None
-    return (
-        "right for mild logits, but a gap of 600 gives no finite value or gradient: take "
-        "log_softmax of both, and logaddexp for the mixture."
-    )
-
-
 EXERCISES = [
     Exercise(
         id="ex-divergences-1",
@@ -134,7 +118,7 @@ EXERCISES = [
             _batchmean: "right on average, but it is a mean over the batch: return one value per "
             "item and leave the mean to the objective.",
         },
-        properties=(_learns,),
+        properties=(learns_like(_jsd, beta=0.5),),
         hint="β KL(p‖m) + (1 - β) KL(q‖m) with m = β p + (1 - β) q, one value per item.",
     ),
     Exercise(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["KD_MISTAKES", "draw_logits", "has_gradient", "stays_finite"]
+__all__ = ["KD_MISTAKES", "draw_logits", "learns_like"]
 
 
 def draw_logits(draw: int) -> dict[str, Any]:
@@ -20,31 +20,62 @@ def draw_logits(draw: int) -> dict[str, Any]:
     return {"student": student, "teacher": teacher, "temperature": (4.0, 2.0, 0.5)[draw % 3]}
 
 
-def has_gradient(function: Callable[..., Any]) -> str | None:
-    """A loss must have a gradient into the student and none into the teacher."""
-    inputs = draw_logits(0)
-    student = inputs["student"].requires_grad_()
-    value = function(**inputs)
-    if not value.requires_grad:
-        return "the value has no gradient with respect to the student: a detach or .item() cut it."
-    (gradient,) = torch.autograd.grad(value.sum(), student)
-    return None if gradient.isfinite().all() else "the gradient is not finite."
+def learns_like(
+    reference: Callable[..., Tensor], **settings: Any
+) -> Callable[[Callable[..., Any]], str | None]:
+    """A property: the function has the gradient of a reference, and its value at a gap of 600.
 
+    Args:
+        reference: The right function, of ``student``, ``teacher`` and the settings.
+        **settings: Such as ``temperature=1.0``.
 
-def stays_finite(function: Callable[..., Any]) -> str | None:
-    """Confident logits must give a finite value and gradient."""
-    student = torch.tensor([[300.0, 0.0, -300.0]], dtype=torch.float32, requires_grad=True)
-    teacher = torch.tensor([[-300.0, 0.0, 300.0]], dtype=torch.float32)
-    value = function(student=student, teacher=teacher, temperature=1.0)
-    finite = value.isfinite().all()
-    if value.requires_grad:
-        finite &= torch.autograd.grad(value.sum(), student)[0].isfinite().all()
-    if finite:
+    Returns:
+        What an :class:`Exercise` takes among its ``properties``.
+    """
+
+    def complaint(function: Callable[..., Any]) -> str | None:
+        mild = {k: v for k, v in draw_logits(0).items() if k != "temperature"}
+        far = {"student": [[300.0, 0.0, -300.0]], "teacher": [[-300.0, 0.0, 300.0]]}
+        sure = {side: torch.tensor(logits) for side, logits in far.items()}
+        value, gradient = _slope(function, **mild, **settings)
+        if gradient is None:
+            return (
+                "the value has no gradient with respect to the student: a detach or .item() cut it."
+            )
+        if not gradient.isfinite().all():
+            return "the gradient is not finite."
+        if not torch.allclose(gradient, _slope(reference, **mild, **settings)[1], rtol=1e-4):
+            return (
+                "the value is right and its gradient is not: something that the student should "
+                "be trained by was detached, or a factor was."
+            )
+        wanted = _slope(reference, **{k: v.double() for k, v in sure.items()}, **settings)
+        value, gradient = _slope(function, **sure, **settings)
+        shown = value.flatten()[0].item()
+        if not (value.isfinite().all() and gradient.isfinite().all()):
+            return (
+                f"right for mild logits, but a gap of 600 gives {shown}: use log_softmax instead "
+                "of the logarithm of softmax."
+            )
+        pairs = zip((value, gradient), wanted, strict=True)
+        if not all(torch.allclose(g.double(), w, rtol=1e-3, atol=1e-3) for g, w in pairs):
+            return (
+                f"right for mild logits, but a gap of 600 gives {shown:.4g} in the place of "
+                f"{wanted[0].item():.4g}, or has no gradient there: a small constant inside a "
+                "logarithm hides how wrong a student is. Use log_softmax."
+            )
         return None
-    return (
-        "right for mild logits, but a gap of 600 gives "
-        f"{value.flatten()[0].item()}: use log_softmax instead of the logarithm of softmax."
-    )
+
+    return complaint
+
+
+def _slope(function: Callable[..., Any], *, student: Tensor, **others: Any) -> tuple[Tensor, Any]:
+    """A function's value, and its gradient with respect to the student; None where it has none."""
+    student = student.clone().requires_grad_()
+    value = function(student=student, **others)
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return value, None
+    return value.detach(), torch.autograd.grad(value.sum(), student)[0]
 
 
 def _kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

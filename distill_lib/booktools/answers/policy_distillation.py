@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill_lib.booktools.answers.mistakes import draw_logits
+from distill_lib.booktools.answers.mistakes import draw_logits, learns_like
 from distill_lib.booktools.exercises import Exercise
 
 __all__ = ["EXERCISES"]
@@ -76,6 +76,10 @@ def _lost(*, student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - student.mean() / teacher.mean()
 
 
+def _percent(*, student: Tensor, teacher: Tensor) -> Tensor:
+    return 100 * student.mean() / teacher.mean()
+
+
 def _difference(*, student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).mean()
 
@@ -92,7 +96,8 @@ def _returns(draw: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(draw)
     student, teacher = 270 + 40 * torch.randn(2, 5, 20, generator=generator, dtype=torch.float64)
     teacher[draw % 5, 3] = 2.0  # an episode that ended near zero
-    return {"student": student - 15, "teacher": teacher}
+    better = (-15, -15, 20)[draw % 3]  # students may pass their teacher
+    return {"student": student + better, "teacher": teacher}
 
 
 EXERCISES = [
@@ -128,6 +133,7 @@ EXERCISES = [
             _best_action: "this is the limit τ → 0, the likelihood of the best action.",
             _mean: "right on average, but it is a mean over the batch: return one value an item.",
         },
+        properties=(learns_like(_sharpened, tau=0.25),),
         hint="KL(softmax(v/τ) ‖ softmax(z)), summed over the actions.",
         tolerance=1e-6,
     ),
@@ -141,6 +147,7 @@ EXERCISES = [
             "zero decides it. Divide the means.",
             _upside_down: "this is the teacher over the students.",
             _lost: "this is the share that is lost.",
+            _percent: "this is in percent; give the share, which is 1 when nothing is lost.",
             _difference: "this is the difference of the returns; the share is asked for.",
             _each: "one share a student: average over the students as well.",
             _best_seed: "this is the best of the students, which is a choice made after the test.",

@@ -9,8 +9,7 @@ from torch import Tensor
 from distill_lib.booktools.answers.mistakes import (
     KD_MISTAKES,
     draw_logits,
-    has_gradient,
-    stays_finite,
+    learns_like,
 )
 from distill_lib.booktools.exercises import Exercise
 
@@ -35,6 +34,7 @@ EXERCISES = [
         wrong={
             _GAP / 2: "this is the gradient of KL without T².",
             _GAP: "the gradient of T² KL is T (q - p): one factor T is missing.",
+            2 * _GAP / 3: "a mean over the three classes: the divergence is a sum over them.",
             4 * _GAP: "T² comes from the factor, but the softmax inside gives back 1/T.",
             -2 * _GAP: "the sign: descending must move the student towards the teacher.",
             _STUDENT.softmax(0) - _TEACHER.softmax(0): "both logits are divided by T first.",
@@ -48,7 +48,10 @@ EXERCISES = [
         right=_softened_kl,
         wrong=KD_MISTAKES,
         inputs=draw_logits,
-        properties=(has_gradient, stays_finite),
+        properties=(
+            learns_like(_softened_kl, temperature=1.0),
+            learns_like(_softened_kl, temperature=0.5),
+        ),
         hint="T² times the sum over classes of p (log p - log q), one value per item.",
     ),
 ]

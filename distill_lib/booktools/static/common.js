@@ -14,7 +14,7 @@ function dlFigure(root, spec) {
   const html = (name, props, parent) => parent.appendChild(Object.assign(document.createElement(name), props));
   root.textContent = "";
   root.dataset.ready = "1";
-  root.style.maxWidth = "560px";
+  root.style.cssText = "max-width:560px;margin:0 auto";
   const label = html("label", { htmlFor: id, textContent: spec.label + " = " }, root);
   const shown = html("output", { htmlFor: id }, label);
   const last = spec.positions.length - 1;
