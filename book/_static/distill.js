@@ -54,3 +54,20 @@ window.addEventListener("afterprint", () => {
   folded.forEach((fold) => { fold.open = false; });
   folded = [];
 });
+
+// Who comes to the middle of a page waits until its formulas have their size: nothing jumps then.
+if (location.hash.length > 1) {
+  const page = document.documentElement.classList;
+  const arrive = () => {
+    if (!page.contains("dl-landing")) return;
+    page.remove("dl-landing");
+    document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
+  };
+  page.add("dl-landing");
+  window.addEventListener("load", () => {
+    const drawn = window.MathJax?.startup?.promise;
+    if (drawn) drawn.then(arrive);
+    else arrive();
+  });
+  setTimeout(arrive, 3000);
+}

@@ -347,12 +347,12 @@ def test_a_printed_page_has_its_answers_and_its_number(page, site, name, tmp_pat
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert len(page.evaluate(SEEN, ".bd-article details > :not(summary)")) >= answers > 0
     assert page.locator(".bd-article h1 .section-number").is_visible()
-    # a block of code that does not fit goes on on the next sheet, and leaves no empty box
-    code = ".bd-article .cell, .bd-article .cell_input, .bd-article div.highlight pre"
-    kept = page.eval_on_selector_all(
-        code, "all => all.map((e) => getComputedStyle(e).breakInside).filter((b) => b != 'auto')"
-    )
-    assert kept == []
+    assert not page.locator("#jb-print-docs-body").is_visible()
+    # code goes to the next sheet as a whole: nothing of its box is left behind
+    whole = "all => all.every((e) => getComputedStyle(e).breakInside === 'avoid')"
+    assert page.eval_on_selector_all(".bd-article .cell_input", whole)
+    divisible = "all => all.every((e) => getComputedStyle(e).overflowX === 'visible')"
+    assert page.eval_on_selector_all(".bd-article pre, .bd-article .cell_output", divisible)
     sheets = page.pdf(path=str(tmp_path / "page.pdf"))
     assert sheets.count(b"/Type /Page\n") + sheets.count(b"/Type /Page ") > 5
 
@@ -366,3 +366,25 @@ def test_films_start_together(page, site, name):
         assert moving and all(moving)
         films.locator("button").click()
         assert films.locator("video").evaluate_all("all => all.every((film) => film.paused)")
+
+
+MOVES = """window.moved = 0; new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.moved += entry.value;
+}).observe({type: "layout-shift", buffered: true});"""
+
+
+@follows
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+@pytest.mark.parametrize("place", ["", "#summary"], ids=["top", "middle"])
+def test_nothing_jumps_while_a_page_loads(page, site, name, size, place):
+    """The sum of layout shifts, which is good below 0.1; and the heading is where it was asked."""
+    page.set_viewport_size(size)
+    page.add_init_script(MOVES)
+    page.goto((site / f"{name}.html").as_uri() + place, wait_until="load")
+    page.evaluate("MathJax.startup.promise")
+    page.wait_for_function("!document.documentElement.classList.contains('dl-landing')")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+    assert page.evaluate("window.moved") < 0.1
+    if place:
+        top = page.locator(place).evaluate("(e) => e.getBoundingClientRect().top")
+        assert 0 <= top < size["height"] / 4
