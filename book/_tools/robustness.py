@@ -22,7 +22,8 @@ code is run again and again, a page and a variation at a time: with all of its s
 the arithmetic of other processors (PyTorch without vector instructions, and with AVX2 only), on two
 threads, and beside two processes that never rest. This page is written by `make stress` from these
 runs, which are kept in the repository; a page runs again when its code or the library has changed.
-The first table says which of these runs have been made so far.
+The first table says which of these runs have been made so far, and how many of them (*of this
+code*) with the page and the library as they are now.
 
 How to read the tables: *seeds* is the mean and the standard deviation of the number, over the page
 as built and its shifts. *Margin* is the distance of that mean from the bound in such standard
@@ -36,7 +37,7 @@ variations in which the claim did not hold.
 def report(root: Path) -> int:
     """Write the page; returns the number of flips."""
     import bookcache
-    from stress import AS_BUILT, load, variations
+    from stress import AS_BUILT, is_done, load, variations
 
     sections, rows, flips = [], [], 0
     for path in bookcache.chapters(root):
@@ -50,15 +51,22 @@ def report(root: Path) -> int:
         shifts = sum(name.startswith("seeds") for name in done)
         margins = [claim.margin for claim in claims if math.isfinite(claim.margin)]
         title = title_of(path)
+        current = sum(is_done(record, root, path, name) for name in done)
         others = [n for n in done if not n.startswith("seeds") and n != AS_BUILT]
         rows.append(
             f"| {title} | {len(claims)} | {shifts} | {', '.join(others) or 'none yet'} "
+            f"| {'all' if current == len(done) else f'{current} of {len(done)}'} "
             f"| {sum(len(c.flips) for c in claims)} | {sum(c.margin < 3 for c in claims)} "
             f"| {min(margins, default=math.inf):.1f} |"
         )
         sections += [f"::::{{dropdown}} {title}", *table(claims), "::::", ""]
-    head = ["| page | claims | seed shifts | other variations | flips | under 3 | least margin |"]
-    head += ["|---|--:|--:|---|--:|--:|--:|", *rows, ""]
+    head = [
+        "| page | claims | seed shifts | other variations | of this code | flips | under 3 "
+        "| least margin |",
+        "|---|--:|--:|---|---|--:|--:|--:|",
+        *rows,
+        "",
+    ]
     text = HEAD + "\n".join([*head, "## Every claim", "", *sections])
     (root / "book/robustness.md").write_text(text.rstrip() + "\n", encoding="utf-8")
     print(f"book/robustness.md: {flips} flips", flush=True)

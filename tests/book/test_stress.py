@@ -53,7 +53,7 @@ def test_what_has_run_is_kept_and_only_what_changed_runs_again(tiny):
     both = stressed(tiny, "--only", "as built", "avx2")
     assert "| as built" in both and "| arithmetic avx2" in both and ": 0 flips" in both
     text = (tiny / "book/robustness.md").read_text()
-    assert "| Temperature | 1 | 0 | arithmetic avx2 | 0 | 0 | inf |" in text
+    assert "| Temperature | 1 | 0 | arithmetic avx2 | all | 0 | 0 | inf |" in text
     assert "The answer is quite large" in text
 
 
@@ -90,3 +90,12 @@ def test_margin_is_counted_in_standard_deviations(relation, values, margin, flip
     claim = robustness.Stressed(0, built, record)
     assert claim.margin == pytest.approx(margin, rel=1e-3)
     assert len(claim.flips) == flips
+
+
+def test_of_a_ratio_the_margin_is_that_of_its_logarithm():
+    """A ratio of 8 and one of 1/8 are as far from 1."""
+    names = ["as built", "seeds +1000", "seeds +2000"]
+    built = {"relation": ">=", "bound": 1.0, "text": "It is 4 times as large."}
+    claims = ({"claims": [{"value": value}], "error": None} for value in (2.0, 4.0, 8.0))
+    claim = robustness.Stressed(0, built, dict(zip(names, claims, strict=True)))
+    assert claim.margin == pytest.approx(2.0)
