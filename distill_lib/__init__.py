@@ -33,7 +33,9 @@ _HOMES = {
     "Stacked": "stacked",
     "Objective": "objective",
     "Term": "objective",
-    "CE": "terms.answers",
+    "BCE": "terms.labels",
+    "CE": "terms.labels",
+    "Label": "terms.labels",
     "KD": "terms.answers",
     "DKD": "terms.answers",
     "Match": "terms.features",
@@ -52,6 +54,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BCE",
     "CE",
     "DKD",
     "EMA",
@@ -61,6 +64,7 @@ __all__ = [
     "Consistency",
     "Ensemble",
     "History",
+    "Label",
     "Match",
     "Objective",
     "Peers",
@@ -106,8 +110,9 @@ if TYPE_CHECKING:
     from .teachers.cache import Cache
     from .teachers.live import EMA, Ensemble, Peers, Teacher
     from .teachers.recorded import Recorded
-    from .terms.answers import CE, DKD, KD
+    from .terms.answers import DKD, KD
     from .terms.features import Match, Relation
+    from .terms.labels import BCE, CE, Label
     from .terms.policy import PPO, Consistency
     from .terms.transformer import fit_projectors, initialize, layer_map, tinybert
     from .training.loop import History, distill

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,123 +12,111 @@ from torch import Tensor, nn
 from .masks import IGNORE
 from .signals import Forward, as_batch, call, eval_mode, pick, place
 from .teachers.live import Source
+from .terms.classes import as_labels, class_axis, classes_last, needs_classes
+from .terms.scores import TASKS, calibration_error, number
 
 __all__ = ["agreement", "calibration_error", "evaluate", "sanity"]
 
+Models = Sequence[nn.Module | Source]
+
 
 @torch.no_grad()
-def _answers(
-    models: Sequence[nn.Module | Source], batches: Iterable[Any], forward: Forward | None = None
-) -> tuple[list[Tensor], Tensor | None]:
-    """[..., N, C] logits of each model and [N] labels, where there are any, in one walk."""
-    logits: list[list[Tensor]] = [[] for _ in models]
-    labels = []
+def _walk(
+    models: Models,
+    batches: Iterable[Any],
+    forward: Forward | None,
+    on: str,
+    take: Callable[[list[Tensor], Any], None],
+    labels: str = "labels",
+) -> None:
+    """Give what each model says of a batch, and the labels where there are any, to ``take``."""
+    empty = True
     with eval_mode(models):
         for batch in batches:
-            named = as_batch(batch)
-            for model, mine in zip(models, logits, strict=True):
-                if isinstance(model, nn.Module):
-                    said = call(model, place(named, model), forward)
-                else:
-                    said = model(named)
-                mine.append(pick(said, "logits").float().cpu())
-            if isinstance(named.get("labels"), Tensor):
-                labels.append(named["labels"].cpu())
-    if not logits[0]:
+            named, empty = as_batch(batch), False
+            said = [
+                call(model, place(named, model), forward)
+                if isinstance(model, nn.Module)
+                else model(named)
+                for model in models
+            ]
+            take([pick(one, on).float().cpu() for one in said], named.get(labels))
+    if empty:
         raise ValueError("batches is empty: there is nothing to evaluate on")
-    if any(one.ndim != 1 for one in labels):
-        raise ValueError(
-            f"expected one label an item, got labels of shape {tuple(labels[0].shape)}; for "
-            "tokens, flatten logits and labels in forward= and in the batch"
-        )
-    return [torch.cat(mine, dim=-2) for mine in logits], torch.cat(labels) if labels else None
-
-
-def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
-    r"""Expected calibration error: how far confidence is from accuracy.
-
-    .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{n} \left| \mathrm{acc}_b - \mathrm{conf}_b \right|
-
-    over bins of equal width of the largest probability, at temperature 1.
-
-    Args:
-        logits: [N, C].
-        labels: [N].
-        bins: Number of bins.
-
-    Returns:
-        A scalar in [0, 1].
-
-    Reference:
-        Guo et al., *On calibration of modern neural networks*, 2017.
-
-    Example:
-        >>> round(calibration_error(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1])).item(), 4)
-        0.0
-    """
-    confidence, answer = logits.softmax(-1).max(-1)
-    bin_of = (confidence * bins).long().clamp(max=bins - 1)
-    gap = (answer == labels).to(confidence) - confidence
-    return torch.zeros(bins, dtype=gap.dtype).index_add(0, bin_of, gap).abs().sum() / len(labels)
-
-
-def _number(value: Tensor) -> Any:
-    return value.tolist()
 
 
 def evaluate(
-    model: nn.Module | Source, batches: Iterable[Any], forward: Forward | None = None
+    model: nn.Module | Source,
+    batches: Iterable[Any],
+    forward: Forward | None = None,
+    *,
+    task: str = "classes",
+    axis: int | None = None,
+    on: str = "logits",
+    labels: str = "labels",
+    ignore_index: float | None = None,
 ) -> dict[str, Any]:
-    r"""Accuracy, negative log-likelihood and calibration of a classifier, at temperature 1.
+    r"""What a model is worth on labels, at temperature 1.
 
+    ==============  ================================================================================
+    ``classes``     one class of many: ``accuracy``, ``nll`` (nats), ``ece``, ``n``; for soft labels
+                    the accuracy is that of the likeliest class. For images, with a label a pixel,
+                    ``accuracy``, ``nll``, ``iou`` of each class, their mean ``miou``, ``n``
+    ``labels``      independent labels, or one yes or no: ``accuracy`` over all labels,
+                    ``label_accuracy`` of each, ``nll`` (nats a label), ``n`` labels
+    ``regression``  ``mae`` and ``mse`` over all numbers, ``n`` numbers
+    ==============  ================================================================================
+
+    A class that neither labels nor answers name has no ``iou`` (nan), and is left out of the mean.
     The model is asked in eval mode and left in the mode it was in.
 
     Args:
         model: A module, or a teacher.
-        batches: Batches with labels; items labelled -100 are left out.
+        batches: Batches with labels.
         forward: ``forward(model, batch)``, as in :func:`distill_lib.distill`.
+        task: One of the above.
+        axis: The axis of the classes, 1 for images [B, C, H, W]. By default the last.
+        on: The model's signal.
+        labels: The name of the labels in a batch.
+        ignore_index: Labels equal to it are left out; by default -100, in regression nothing.
 
     Returns:
-        ``accuracy``, ``nll`` (nats), ``ece`` and ``n``. For several networks in one
-        (:class:`distill_lib.Stacked`), the first three are lists.
+        As above. For several networks in one (:class:`distill_lib.Stacked`), ``accuracy``, ``nll``
+        and ``ece`` of classes are lists.
 
     Raises:
-        ValueError: no batches, no labels, or labels outside the classes.
+        ValueError: no batches, no labels, labels outside the classes, one class, shapes that do
+            not fit, an unknown task.
 
     Example:
         >>> evaluate(nn.Identity(), [(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))])["accuracy"]
         1.0
     """
-    (logits,), labels = _answers([model], batches, forward)
-    if labels is None:
-        raise ValueError(
-            "evaluate needs labels: a batch is (inputs, labels) or has a 'labels' entry"
-        )
-    kept = labels != IGNORE
-    logits, labels = logits[..., kept, :], labels[kept]
-    if not len(labels):
-        raise ValueError("every label is -100: there is nothing to evaluate on")
-    classes = logits.shape[-1]
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"labels run from {int(labels.min())} to {int(labels.max())}, "
-            f"the model has classes 0 to {classes - 1}"
-        )
-    logp = logits.log_softmax(-1)
-    right = (logits.argmax(-1) == labels).float()
-    nll = -logp.gather(-1, labels.expand(logp.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-    flat = logits.reshape(-1, *logits.shape[-2:])
-    ece = torch.stack([calibration_error(one, labels) for one in flat]).view(logits.shape[:-2])
-    return {
-        "accuracy": _number(right.mean(-1)),
-        "nll": _number(nll.mean(-1)),
-        "ece": _number(ece),
-        "n": len(labels),
-    }
+    if task not in TASKS:
+        raise ValueError(f"task is one of {', '.join(map(repr, TASKS))}, got {task!r}")
+    score = TASKS[task](axis, ignore_index)
+
+    def take(said: list[Tensor], found: Any) -> None:
+        if found is None:
+            raise ValueError(
+                f"evaluate needs labels: a batch is (inputs, labels) or has a {labels!r} entry"
+            )
+        score.add(said[0], as_labels(found, "evaluate").cpu())
+
+    _walk([model], batches, forward, on, take, labels)
+    found: dict[str, Any] = score.result()
+    return found
 
 
 def agreement(
-    student: nn.Module | Source, teacher: nn.Module | Source, batches: Iterable[Any]
+    student: nn.Module | Source,
+    teacher: nn.Module | Source,
+    batches: Iterable[Any],
+    forward: Forward | None = None,
+    *,
+    task: str = "classes",
+    axis: int | None = None,
+    on: str = "logits",
 ) -> Any:
     r"""The share of items on which two models give the same answer.
 
@@ -140,12 +128,16 @@ def agreement(
         student: A module or a teacher.
         teacher: A module or a teacher.
         batches: Walked once; both models see the same batch, so that it may be shuffled.
+        forward: ``forward(model, batch)``, for modules that are not called as ``model(inputs)``.
+        task: ``"classes"``, or ``"labels"``: the share of equal signs, of independent logits.
+        axis: The axis of the classes, 1 for images [B, C, H, W]. By default the last.
+        on: The signal of both.
 
     Returns:
         A number in [0, 1]; a list for several networks in one.
 
     Raises:
-        ValueError: no batches, or different classes.
+        ValueError: no batches, different classes, one class.
 
     Reference:
         Stanton et al., *Does knowledge distillation really work?*, 2021.
@@ -154,14 +146,34 @@ def agreement(
         >>> agreement(nn.Identity(), nn.Identity(), [(torch.eye(3), torch.arange(3))])
         1.0
     """
-    (mine, theirs), _ = _answers([student, teacher], batches)
-    if mine.shape[-2:] != theirs.shape[-2:]:
-        raise ValueError(
-            f"student and teacher answered with {tuple(mine.shape[-2:])} and "
-            f"{tuple(theirs.shape[-2:])} items x classes; agreement needs the same classes in the "
-            "same order"
-        )
-    return _number((mine.argmax(-1) == theirs.argmax(-1)).float().mean(-1))
+    same: list[Tensor] = []
+
+    def take(said: list[Tensor], labels: Any) -> None:
+        z, v = (_items(one, task, axis) for one in said)
+        if z.shape[-2:] != v.shape[-2:]:
+            raise ValueError(
+                f"student and teacher answered with {tuple(z.shape[-2:])} and "
+                f"{tuple(v.shape[-2:])} items x classes; agreement needs the same classes "
+                "in the same order"
+            )
+        if task == "labels":
+            same.append(((z > 0) == (v > 0)).float().mean(-1))
+        else:
+            same.append((z.argmax(-1) == v.argmax(-1)).float())
+
+    _walk([student, teacher], batches, forward, on, take)
+    return number(torch.cat(same, dim=-1).mean(-1))
+
+
+def _items(logits: Tensor, task: str, axis: int | None) -> Tensor:
+    """[..., N, C] logits; where the classes were named, all else is items."""
+    if task not in ("classes", "labels"):
+        raise ValueError(f"agreement is of 'classes' or of 'labels', got task={task!r}")
+    logits = logits.unsqueeze(-1) if logits.ndim == 1 else logits
+    logits = classes_last(logits, class_axis(logits.shape, axis, None, "agreement"))
+    if task == "classes":
+        needs_classes("agreement", logits)
+    return logits if axis is None else logits.flatten(0, -2)
 
 
 def sanity(
@@ -169,6 +181,7 @@ def sanity(
     batches: Iterable[Any],
     at_least: float | None = None,
     limit: int = 20,
+    forward: Forward | None = None,
 ) -> dict[str, Any]:
     """Catch a failing teacher before it teaches.
 
@@ -180,6 +193,7 @@ def sanity(
         batches: Batches with labels.
         at_least: Accuracy that the teacher must reach.
         limit: How many batches are looked at.
+        forward: ``forward(model, batch)``, for modules that are not called as ``model(inputs)``.
 
     Returns:
         The result of :func:`evaluate`, with ``majority``.
@@ -192,14 +206,14 @@ def sanity(
         1.0
     """
     shown = [as_batch(batch) for batch in itertools.islice(iter(batches), limit)]
-    (logits,), labels = _answers([teacher], shown)
+    logits = _logits(teacher, shown, forward)
     if not logits.isfinite().all():
         share = 1 - logits.isfinite().float().mean().item()
         raise ValueError(
             f"{share:.1%} of the teacher's logits are not finite: half precision that overflows, "
             "broken weights, or inputs that are not what it was trained on (Teacher(preprocess=…))"
         )
-    if not torch.equal(logits, _answers([teacher], shown)[0][0]):
+    if not torch.equal(logits, _logits(teacher, shown, forward)):
         raise ValueError(
             "the teacher answers the same batch differently each time: dropout in train mode, "
             "random augmentation inside the model, or sampling. Targets must be deterministic"
@@ -211,8 +225,9 @@ def sanity(
             "never trained or loaded, or inputs that are not normalized as it expects "
             "(Teacher(preprocess=…))"
         )
-    result = evaluate(teacher, shown)
-    known = labels[labels != IGNORE] if labels is not None else torch.empty(0)
+    result = evaluate(teacher, shown, forward)
+    labels = torch.cat([as_labels(batch["labels"], "sanity").cpu() for batch in shown])
+    known = labels[labels != IGNORE]
     majority = known.bincount().max().item() / len(known)
     if result["accuracy"] <= majority:
         raise ValueError(
@@ -226,3 +241,9 @@ def sanity(
             f"{at_least}; check its card, its preprocessing and the data before distilling"
         )
     return {**result, "majority": majority}
+
+
+def _logits(model: nn.Module | Source, batches: list[Any], forward: Forward | None) -> Tensor:
+    logits: list[Tensor] = []
+    _walk([model], batches, forward, "logits", lambda said, _: logits.append(said[0]))
+    return torch.cat(logits, dim=-2)

@@ -41,9 +41,9 @@ class Step:
         self.batches = batches
         self.total = total
 
-    def items(self, values: Tensor, labeled: bool, batch: Mapping[str, Any]) -> Tensor:
+    def items(self, values: Tensor, term: Term, batch: Mapping[str, Any]) -> Tensor:
         """The kept items of the whole step, for a term that gave ``values`` for ``batch``."""
-        counts = [count_like(values, labeled, batch, other) for other in self.batches]
+        counts = [term.count(values, batch, other) for other in self.batches]
         count = torch.stack(counts).sum().to(values.device)
         return self.total(count) if self.total is not None else count
 
@@ -58,6 +58,7 @@ class Term(nn.Module):
 
     key = "term"
     labeled = False  # whether items without a label are left out
+    axis: int | None = None  # of the classes, where it is not the last
     reads: Mapping[str, tuple[str, ...]]
 
     def values(
@@ -69,6 +70,23 @@ class Term(nn.Module):
     ) -> Tensor:
         """One value an item, before any reduction."""
         raise NotImplementedError
+
+    def view(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch with the labels that say what this term leaves out, under ``labels``."""
+        return batch
+
+    def counts(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """How much each label counts in the denominator; None: 1."""
+        return None
+
+    def count(self, values: Tensor, batch: Mapping[str, Any], other: Mapping[str, Any]) -> Tensor:
+        """What a batch adds to the denominator, for a term that gave ``values`` for ``batch``."""
+        mine, theirs = self.counts(batch), self.counts(other)
+        if mine is None or theirs is None:
+            return count_like(values, self.labeled, self.view(batch), self.view(other))
+        shape = torch.Size([*values.shape[: values.ndim - mine.ndim], *theirs.shape])
+        kept = _kept(shape, self, other)
+        return (theirs.expand(shape) if kept is None else theirs * kept).sum()
 
     def text(self) -> str:
         """The term as it is printed."""
@@ -246,20 +264,22 @@ def _sum(summands: Iterable[str]) -> str:
 
 
 def _kept(shape: torch.Size, term: Term, batch: Mapping[str, Any]) -> Tensor | None:
-    masks = list(masks_of(shape, term.labeled, batch).values())
+    masks = list(masks_of(shape, term.labeled, term.view(batch)).values())
     return functools.reduce(torch.logical_and, masks) if masks else None
 
 
 def _clean(found: Tensor, term: Term, batch: Mapping[str, Any]) -> Tensor:
     """A teacher's signal without the nan that is left out: its gradient would be 0 · nan."""
-    kept = _kept(found.shape[:-1], term, batch)
+    axis = -1 if term.axis is None else term.axis
+    last = found if axis == -1 else found.movedim(axis, -1)
+    kept = _kept(last.shape[:-1], term, batch)
     if kept is None:
         return found
     dropped = ~kept
     # asking costs a wait on a GPU, and on a CPU less than writing the whole signal anew
-    if found.device.type == "cpu" and bool(found[dropped].isfinite().all()):
+    if found.device.type == "cpu" and bool(last[dropped].isfinite().all()):
         return found
-    return found.masked_fill(dropped.unsqueeze(-1) & ~found.isfinite(), 0.0)
+    return found.masked_fill(dropped.unsqueeze(axis) & ~found.isfinite(), 0.0)
 
 
 def _reduce(
@@ -299,9 +319,11 @@ def _reduce(
         # filled, not multiplied: 0 * nan would be nan
         values = values.masked_fill(~kept, 0.0)
     if isinstance(denom, Step):
-        count: Tensor | float = denom.items(values, term.labeled, batch)
+        count: Tensor | float = denom.items(values, term, batch)
     elif denom is not None:
         count = denom
+    elif term.counts(batch) is not None:
+        count = term.count(values, batch, batch)
     else:
         count = values.numel() if kept is None else kept.sum()
     return values.sum() / (count + (count == 0))  # nothing kept: 0, with a path for the gradient

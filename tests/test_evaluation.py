@@ -131,6 +131,118 @@ def test_what_cannot_be_evaluated(given: Any, words: str) -> None:
         evaluate(nn.Identity(), given)
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32, "list", "array"])
+def test_integers_of_any_kind_are_labels(logits: Tensor, labels: Tensor, kind: Any) -> None:
+    how = {"list": Tensor.tolist, "array": Tensor.numpy}
+    given = [(z, how[kind](y) if kind in how else y.to(kind)) for z, y in batches(logits, labels)]
+    assert evaluate(nn.Identity(), given) == evaluate(nn.Identity(), batches(logits, labels))
+
+
+def test_soft_labels_are_judged_by_their_likeliest_class(logits: Tensor, labels: Tensor) -> None:
+    hard = evaluate(nn.Identity(), batches(logits, labels))
+    one_hot = nn.functional.one_hot(labels, 4).float()
+    assert evaluate(nn.Identity(), batches(logits, one_hot)) == pytest.approx(hard)
+    soft = torch.randn(50, 4).softmax(-1)
+    found = evaluate(nn.Identity(), batches(logits, soft))
+    assert found["nll"] == pytest.approx(nn.functional.cross_entropy(logits, soft).item())
+
+
+def test_another_head_has_its_own_signal_and_labels(logits: Tensor, labels: Tensor) -> None:
+    heads = [{"inputs": z, "start_positions": y} for z, y in batches(logits, labels)]
+    found = evaluate(
+        nn.Identity(),
+        heads,
+        lambda model, batch: {"start_logits": model(batch["inputs"])},
+        on="start_logits",
+        labels="start_positions",
+    )
+    assert found == evaluate(nn.Identity(), batches(logits, labels))
+
+
+@given(st.integers(2, 4), st.integers(1, 3), st.integers(1, 3), st.sampled_from([-100, 255]))
+def test_images_are_judged_pixel_by_pixel(classes: int, h: int, w: int, ignore: int) -> None:
+    """Accuracy, nll and intersection over union, by hand; batches of any size."""
+    z, y = torch.randn(6, classes, h, w), torch.randint(0, classes, (6, h, w))
+    y[0] = ignore
+    kept, said = y != ignore, z.argmax(1)
+    iou = []
+    for c in range(classes):
+        both, either = (said == c) & (y == c) & kept, ((said == c) | (y == c)) & kept
+        iou.append((both.sum() / either.sum()).item())
+    for size in (1, 4, 6):
+        asked = {"axis": 1, "ignore_index": ignore}
+        found = evaluate(nn.Identity(), batches(z, y, size), **asked)
+        assert found["iou"] == pytest.approx(iou, nan_ok=True)
+        assert found["miou"] == pytest.approx(torch.tensor(iou).nanmean().item())
+        assert found["accuracy"] == pytest.approx((said == y)[kept].float().mean().item())
+        nll = nn.functional.cross_entropy(z, y, ignore_index=ignore).item()
+        assert found["nll"] == pytest.approx(nll, rel=1e-5) and found["n"] == kept.sum()
+    last = evaluate(nn.Identity(), [(z.movedim(1, -1), y)], axis=-1, ignore_index=ignore)
+    assert last["miou"] == pytest.approx(found["miou"])
+
+
+def test_independent_labels_are_judged_one_by_one() -> None:
+    z, y = torch.randn(20, 3), torch.randint(0, 2, (20, 3)).float()
+    y[4, 1] = -100
+    known = y != -100
+    right = ((z > 0) == (y > 0.5)) & known
+    found = evaluate(nn.Identity(), batches(z, y), task="labels")
+    assert found["label_accuracy"] == pytest.approx((right.sum(0) / known.sum(0)).tolist())
+    assert found["accuracy"] == pytest.approx((right.sum() / known.sum()).item())
+    nll = nn.functional.binary_cross_entropy_with_logits(z[known], y[known]).item()
+    assert found["nll"] == pytest.approx(nll) and found["n"] == 59
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1), (8, 1, 2, 2)])
+def test_a_yes_or_no_is_one_label(shape: tuple[int, ...]) -> None:
+    z = torch.randn(shape)
+    y = (z > 0).int().squeeze(1) if len(shape) > 1 else (z > 0).int()
+    found = evaluate(nn.Identity(), batches(z, y, 3), task="labels")
+    assert (
+        found["accuracy"] == 1.0
+        and found["label_accuracy"] == [1.0]
+        and found["n"] == len(y.flatten())
+    )
+
+
+@pytest.mark.parametrize("shape", [(10,), (10, 1), (10, 3)])
+def test_regression_is_judged_by_its_errors(shape: tuple[int, ...]) -> None:
+    """-100 is a number like any other, unless it was said to be none."""
+    z, y = torch.randn(shape), 5 * torch.randn(shape)
+    y[0] = -100
+    found = evaluate(nn.Identity(), batches(z, y.squeeze(-1), 3), task="regression")
+    assert found["mae"] == pytest.approx((z - y).abs().mean().item())
+    assert found["mse"] == pytest.approx((z - y).square().mean().item())
+    assert found["n"] == y.numel()
+    found = evaluate(nn.Identity(), [(z, y)], task="regression", ignore_index=-100)
+    assert found["mae"] == pytest.approx((z - y)[1:].abs().mean().item())
+
+
+FOUR = torch.zeros(2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "words"),
+    [
+        ((torch.ones(2, 1), torch.tensor([0, 1])), {}, "one number an item"),
+        ((torch.ones(2), torch.tensor([0, 1])), {}, "one number an item"),
+        ((FOUR, torch.zeros(2, 4, 5).long()), {}, "which axis .* is the classes"),
+        ((FOUR, torch.zeros(2, 3, 4, 5)), {"task": "labels"}, "which axis .* is the labels"),
+        ((torch.ones(3, 5), torch.ones(3, 5)), {}, "do not sum to 1"),
+        ((torch.ones(3, 5), torch.full((3, 5), 2)), {"task": "labels"}, r"lie in \[0, 1\], got 2"),
+        ((torch.ones(3, 5), torch.ones(3)), {"task": "labels"}, "labels of the same shape"),
+        ((torch.ones(3, 5), torch.ones(3)), {"task": "regression"}, "labels of the same shape"),
+        ((torch.ones(3, 5), torch.zeros(4).long()), {}, r"expect labels \(3,\), got \(4,\)"),
+        ((torch.ones(3, 5), torch.ones(3)), {"task": "mae"}, "task is one of 'classes', 'labels'"),
+        ((torch.ones(3, 5), torch.full((3,), 255)), {}, "255, the model has .*ignore_index="),
+        ((FOUR, torch.full((2, 4, 5), -100)), {"axis": 1}, "every label is -100"),
+    ],
+)
+def test_what_cannot_be_judged_names_the_way_out(given: Any, asked: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        evaluate(nn.Identity(), [given], **asked)
+
+
 # ---- agreement ----
 
 
@@ -164,6 +276,35 @@ def test_agreement_of_several_networks_is_a_list() -> None:
 def test_agreement_needs_the_same_classes() -> None:
     with pytest.raises(ValueError, match=r"\(6, 3\) and \(6, 2\).*same classes in the same order"):
         agreement(nn.Linear(4, 3), nn.Linear(4, 2), [(torch.ones(6, 4), None)])
+
+
+@given(st.integers(1, 3), st.integers(2, 4), st.integers(1, 3))
+def test_agreement_of_images_is_one_number(items: int, classes: int, size: int) -> None:
+    z = torch.randn(items, classes, size, size)
+    flipped = Teacher(nn.Identity(), preprocess=lambda b: {"inputs": b["inputs"].flip(-1)})
+    want = (z.argmax(1) == z.flip(-1).argmax(1)).float().mean().item()
+    assert agreement(nn.Identity(), flipped, [(z, None)], axis=1) == pytest.approx(want)
+    with pytest.raises(ValueError, match="agreement: which axis of the logits"):
+        agreement(nn.Identity(), flipped, [(z, None)])
+
+
+def test_agreement_of_independent_labels_is_that_of_their_signs() -> None:
+    z = torch.randn(20, 3)
+    signs = torch.tensor([1.0, -1.0, 1.0])
+    turned = Teacher(nn.Identity(), preprocess=lambda b: {"inputs": signs * b["inputs"]})
+    found = agreement(nn.Identity(), turned, [(z, None)], task="labels")
+    assert found == pytest.approx(2 / 3)
+    assert agreement(nn.Identity(), nn.Identity(), [(z[:, 0], None)], task="labels") == 1.0
+    with pytest.raises(ValueError, match="one number an item"):
+        agreement(nn.Identity(), nn.Identity(), [(z[:, :1], None)])
+
+
+def test_agreement_and_sanity_call_a_model_as_they_are_told() -> None:
+    net, x = nn.Identity(), torch.eye(3)
+    asked = [{"x": x, "labels": torch.arange(3)}]
+    call = {"forward": lambda model, batch: {"logits": model(batch["x"])}}
+    assert agreement(net, net, asked, **call) == 1.0
+    assert sanity(net, asked, **call)["accuracy"] == 1.0
 
 
 # ---- sanity ----

@@ -13,7 +13,16 @@ from . import policy as policy
 from ._common import full_precision
 from .features import attention_transfer, cosine, hint, rkd_angle, rkd_distance, similarity
 from .policy import gaussian_kl, nll, policy_kl
-from .response import jsd, kl, mse_logits, reverse_kl, soft_cross_entropy, tvd
+from .response import (
+    bernoulli_kl,
+    channel_kl,
+    jsd,
+    kl,
+    mse_logits,
+    reverse_kl,
+    soft_cross_entropy,
+    tvd,
+)
 from .structure import dist, dkd, standardize
 from .transformer import attention, attention_kl, attention_scores, minilm_relation
 
@@ -22,6 +31,8 @@ __all__ = [
     "attention_kl",
     "attention_scores",
     "attention_transfer",
+    "bernoulli_kl",
+    "channel_kl",
     "cosine",
     "dist",
     "dkd",

@@ -13,6 +13,7 @@ __all__ = [
     "floor",
     "full_precision",
     "log_probs",
+    "soften",
     "unit",
 ]
 
@@ -42,6 +43,12 @@ def floor(x: Tensor) -> float:
 
 def log_probs(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """[..., C] logits to log softmax(logits / T); a masked class (-inf) gets ``floor``."""
+    logits = soften(logits, temperature)
+    return logits.clamp_min(floor(logits)).log_softmax(-1)
+
+
+def soften(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """[..., C] logits / T, in full precision."""
     # The type of a float is asked first: a comparison of a tensor waits for its device.
     if isinstance(temperature, Tensor):
         _check_temperature(temperature)
@@ -52,7 +59,7 @@ def log_probs(logits: Tensor, temperature: float | Tensor) -> Tensor:
     logits = full_precision(logits)
     if isinstance(temperature, Tensor) or temperature != 1:
         logits = logits / temperature
-    return logits.clamp_min(floor(logits)).log_softmax(-1)
+    return logits
 
 
 def _check_temperature(temperature: Tensor) -> None:

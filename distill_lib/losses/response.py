@@ -12,11 +12,21 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ._common import check_logits, full_precision, log_probs
+from ._common import check_logits, floor, full_precision, log_probs, soften
 
-__all__ = ["jsd", "kl", "mse_logits", "reverse_kl", "soft_cross_entropy", "tvd"]
+__all__ = [
+    "bernoulli_kl",
+    "channel_kl",
+    "jsd",
+    "kl",
+    "mse_logits",
+    "reverse_kl",
+    "soft_cross_entropy",
+    "tvd",
+]
 
 
 def kl(*, student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -248,3 +258,82 @@ def mse_logits(*, student: Tensor, teacher: Tensor, center: bool = False) -> Ten
     if center:
         gap = gap - gap.mean(-1, keepdim=True)
     return gap.square().mean(-1)
+
+
+def bernoulli_kl(*, student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    r"""Divergence of independent yes-or-no answers: a sigmoid for each label, no softmax.
+
+    .. math:: \frac1C \sum_i \left[ p_i \log \frac{p_i}{q_i}
+       + (1 - p_i) \log \frac{1 - p_i}{1 - q_i} \right],
+       \qquad p_i = \sigma(v_i / T),\; q_i = \sigma(z_i / T)
+
+    For models with several labels an item, and with :math:`C = 1` for binary ones. Unlike
+    :func:`kl` it sees a shift that all logits share. The mean over the labels is that of torch's
+    binary cross-entropy; :math:`C` times it is the divergence of the joint answers. For
+    :math:`T \to \infty`, :math:`T^2` times it tends to an eighth of :func:`mse_logits`.
+
+    Args:
+        student: [..., C], logits, one a label.
+        teacher: [..., C], logits.
+        temperature: :math:`T > 0`, a number or a tensor [..., 1].
+
+    Returns:
+        [...], in nats a label, at least 0.
+
+    Raises:
+        ValueError: shapes that do not fit, a temperature that is not positive.
+        TypeError: an argument that is not a tensor.
+
+    Reference:
+        Yang et al., *Multi-label knowledge distillation*, 2023.
+
+    Example:
+        >>> bernoulli_kl(student=torch.tensor([[-4.0]]), teacher=torch.tensor([[4.0]]))
+        tensor([3.8561])
+    """
+    check_logits("bernoulli_kl", student, teacher)
+    z, v = (soften(x, temperature) for x in (student, teacher))
+    # an infinite logit is a sure answer: finite, so that 0 · log 0 is 0
+    z, v = (x.clamp(floor(x), -floor(x)) for x in (z, v))
+    yes = v.sigmoid() * (F.logsigmoid(v) - F.logsigmoid(z))
+    no = (-v).sigmoid() * (F.logsigmoid(-v) - F.logsigmoid(-z))
+    return (yes + no).mean(-1)
+
+
+def channel_kl(*, student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    r"""Where each channel looks: a softmax over the positions of a map, channel by channel.
+
+    .. math:: \frac1C \sum_c \mathrm{KL}(p_c \,\|\, q_c),
+       \qquad p_c = \mathrm{softmax}_{hw}(v_{c,hw} / T)
+
+    For dense outputs: a region outweighs the many pixels of the background, and a shift of a whole
+    channel is free. :class:`distill_lib.KD` multiplies by :math:`T^2`, as the paper does.
+
+    Args:
+        student: [B, C, H, W], or with any number of axes of positions.
+        teacher: Of the same shape.
+        temperature: :math:`T > 0`.
+
+    Returns:
+        [B], in nats a channel, at least 0.
+
+    Raises:
+        ValueError: shapes that differ or have no positions, a temperature that is not positive.
+        TypeError: an argument that is not a tensor.
+
+    Reference:
+        Shu et al., *Channel-wise knowledge distillation for dense prediction*, 2021.
+
+    Example:
+        >>> x = torch.randn(2, 3, 4, 4)
+        >>> channel_kl(student=x, teacher=x + 1).abs().max() < 1e-6
+        tensor(True)
+    """
+    check_logits("channel_kl", student, teacher)
+    if student.ndim < 3 or student.shape != teacher.shape or math.prod(student.shape[2:]) < 2:
+        raise ValueError(
+            "channel_kl expected maps [B, C, H, W] of one shape with at least two positions, got "
+            f"student {list(student.shape)} and teacher {list(teacher.shape)}"
+        )
+    maps = {"student": student.flatten(2), "teacher": teacher.flatten(2)}
+    return kl(**maps, temperature=temperature).mean(-1)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from .answers import CE, DKD, KD
+from .answers import DKD, KD
 from .features import Match, Relation
+from .labels import BCE, CE, Label
 from .policy import PPO, Consistency, Entropy, Surrogate, Value
 from .transformer import fit_projectors, initialize, layer_map, tinybert
 
 __all__ = [
+    "BCE",
     "CE",
     "DKD",
     "KD",
     "PPO",
     "Consistency",
     "Entropy",
+    "Label",
     "Match",
     "Relation",
     "Surrogate",

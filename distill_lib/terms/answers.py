@@ -1,11 +1,11 @@
-"""Terms on answers: the labels, and what the teacher says of each item."""
+"""Terms on answers: what the teacher says of each item."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from distill_lib import losses
@@ -14,80 +14,21 @@ from distill_lib.objective import Term, name_of
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.signals import Signals, accepts, pick
 
-__all__ = ["CE", "DKD", "KD"]
+from .classes import (
+    class_axis,
+    class_numbers,
+    classes_last,
+    distributions,
+    find_labels,
+    is_soft,
+    needs_classes,
+    view_of,
+)
+from .labels import takes
+
+__all__ = ["DKD", "KD"]
 
 Loss = Callable[..., Tensor]
-
-
-def _labels(batch: Mapping[str, Any], logits: Tensor, who: str) -> Tensor:
-    if "labels" not in batch:
-        raise ValueError(
-            f"{who} needs batch['labels']; the batch has: {', '.join(batch) or 'nothing'}"
-        )
-    labels = cast(Tensor, batch["labels"])
-    shape = logits.shape[:-1]
-    if labels.shape != shape:
-        if labels.ndim > len(shape) or labels.shape != shape[len(shape) - labels.ndim :]:
-            raise ValueError(
-                f"{who}: logits {tuple(logits.shape)} expect labels {tuple(shape)}, "
-                f"got {tuple(labels.shape)}"
-            )
-        labels = labels.expand(shape)  # several students, one set of labels
-    return labels
-
-
-class CE(Term):
-    r"""Cross-entropy with the labels.
-
-    .. math:: \ell = -\log q_y, \qquad q = \mathrm{softmax}(z)
-
-    Labels of -100 are left out.
-
-    Args:
-        label_smoothing: :math:`\varepsilon`: the target becomes
-            :math:`(1 - \varepsilon)\,\mathbf 1_y + \varepsilon / C`.
-        on: The student's signal.
-
-    Example:
-        >>> import torch
-        >>> loss, parts = CE()(torch.zeros(2, 4), batch={"labels": torch.tensor([1, -100])})
-        >>> round(loss.item(), 4)
-        1.3863
-    """
-
-    key = "ce"
-    labeled = True
-
-    def __init__(self, label_smoothing: float = 0.0, on: str = "logits") -> None:
-        super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing lies in [0, 1), got {label_smoothing}")
-        self.label_smoothing = label_smoothing
-        self.on = on
-        self.reads = {"student": (on,), "teacher": ()}
-
-    def values(
-        self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
-    ) -> Tensor:
-        """[...] cross-entropies; 0 where there is no label."""
-        logits = losses.full_precision(pick(student, self.on, "student"))
-        labels = _labels(batch, logits, "CE")
-        flat = F.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]),
-            labels.reshape(-1),
-            ignore_index=IGNORE,
-            reduction="none",
-            label_smoothing=self.label_smoothing,
-        )
-        return flat.view(labels.shape)
-
-    def text(self) -> str:
-        """``CE`` or ``CE(ε=0.1)``."""
-        return f"CE(ε={self.label_smoothing:g})" if self.label_smoothing else "CE"
-
-    def latex(self) -> str:
-        """The typeset term."""
-        return r"\mathrm{CE}(y, q)"
 
 
 class KD(Term):
@@ -101,15 +42,23 @@ class KD(Term):
 
     Args:
         loss: A response-based loss with ``student`` and ``teacher``; ``temperature`` is passed when
-            it takes one, ``labels`` likewise.
-        temperature: :math:`T > 0`, a number or a schedule.
-        on: The signal of both.
+            it takes one, ``labels`` likewise. Independent labels and binary models want
+            ``losses.bernoulli_kl``, regression ``losses.mse_logits``.
+        temperature: :math:`T > 0`, a number or a schedule; a pair is the student's and the
+            teacher's, and their product stands for :math:`T^2`.
+        on: The signal of both, or a pair: the student's and the teacher's.
         transform: Applied to both logits first, such as :func:`distill_lib.losses.standardize`.
+        axis: The axis of the classes, 1 for images [B, C, H, W]. By default the last; where the
+            shapes leave a doubt, it has to be said.
+        labels: The name of the labels in the batch, for losses that take them.
+        ignore_index: The label of what is left out, where there is one a position.
         **options: More arguments of the loss, such as ``beta=0.1`` for ``losses.jsd``.
 
     Raises:
-        ValueError: a temperature for a loss that takes none.
-        TypeError: an option that the loss does not take.
+        ValueError: a temperature for a loss that takes none, or one that is not positive; a softmax
+            over one class, or over an axis that may be none of classes; labels that are no
+            distributions beside a softmax.
+        TypeError: a loss that is none, or an option that it does not take.
 
     Reference:
         Hinton, Vinyals and Dean, *Distilling the knowledge in a neural network*, 2015.
@@ -126,54 +75,100 @@ class KD(Term):
     def __init__(
         self,
         loss: Loss = losses.kl,
-        temperature: Schedule | float = 1.0,
-        on: str = "logits",
+        temperature: Schedule | float | tuple[Schedule | float, Schedule | float] = 1.0,
+        on: str | tuple[str, str] = "logits",
         transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        axis: int | None = None,
+        labels: str = "labels",
+        ignore_index: int = IGNORE,
         **options: Any,
     ) -> None:
         super().__init__()
+        _check_loss(loss, type(self).__name__)
         self.loss = loss
-        self.temperature = as_schedule(temperature)
-        self.on = on
+        bare = getattr(loss, "func", loss)
+        self.softmax = bare in _SOFTMAX
+        self.classed = self.softmax or bare is losses.bernoulli_kl
+        mine, theirs = _two(temperature, "temperature")
+        self.temperature = as_schedule(mine)
+        self.teacher_temperature = self.temperature if theirs is mine else as_schedule(theirs)
+        self.on, self.teacher_on = _two(on, "on")
         self.transform = transform
+        self.axis = axis
+        self.labels, self.ignore_index = labels, ignore_index
         self.options = options
         self.tempered = accepts(loss, "temperature")
         self.labeled = accepts(loss, "labels")
-        self.reads = {"student": (on,), "teacher": (on,)}
-        if not self.tempered and self.temperature.fixed != 1.0:
-            raise ValueError(
-                f"{name_of(loss)} takes no temperature, got {self.temperature}; leave it out"
-            )
+        self.reads = {"student": (self.on,), "teacher": (self.teacher_on,)}
+        if axis is not None and bare is losses.channel_kl:
+            raise TypeError("channel_kl takes maps [B, C, H, W] as they are; leave out axis=")
+        for T in (self.temperature, self.teacher_temperature):
+            if not self.tempered and T.fixed != 1.0:
+                raise ValueError(f"{name_of(loss)} takes no temperature, got {T}; leave it out")
+            if not T(0.0) > 0 or T(0.5) < 0 or T(1.0) < 0:
+                raise ValueError(f"temperature expected numbers > 0, got {T}; 1 leaves logits")
         for option in options:
-            if not accepts(loss, option):
-                raise TypeError(f"{name_of(loss)} takes no argument {option!r}")
+            if not takes(loss, option):
+                hint = "; the temperature is temperature=" if option in ("T", "tau", "temp") else ""
+                raise TypeError(f"{name_of(loss)} takes no argument {option!r}{hint}")
+
+    def view(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch with these labels, and -100 where they are left out."""
+        known = self.labeled or isinstance(batch.get(self.labels), Tensor)
+        return view_of(batch, self.labels, self.ignore_index) if known else batch
 
     def values(
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
     ) -> Tensor:
         """[...] values of T² times the divergence."""
         assert teacher is not None
-        z, v = pick(student, self.on, "student"), pick(teacher, self.on, "teacher").detach()
+        z, v = pick(student, self.on, "student"), pick(teacher, self.teacher_on, "teacher").detach()
+        z, v = self._classes_last(z, v, batch.get(self.labels))
         if self.transform is not None:
             z, v = self.transform(z), self.transform(v)
         options = dict(self.options)
         if self.labeled:
+            found = find_labels(batch, self.labels, self.text(), z.device)
+            numbers = class_numbers(found, z.shape, self.ignore_index, self.text())
             # any class will do for items that the mask leaves out
-            options["labels"] = _labels(batch, z, self.text()).clamp_min(0)
+            options["labels"] = torch.where(numbers == self.ignore_index, 0, numbers)
         if not self.tempered:
             return self.loss(student=z, teacher=v, **options)
-        T = self.temperature(progress)
+        T, theirs = self.temperature(progress), self.teacher_temperature(progress)
+        if theirs != T:
+            v = losses.full_precision(v) * (T / theirs)
         values = self.loss(student=z, teacher=v, temperature=T, **options)
-        return values if T == 1.0 else T * T * values
+        return values if T == theirs == 1.0 else T * theirs * values
+
+    def _classes_last(self, z: Tensor, v: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
+        """Both with the classes last; what cannot be classes is refused, for a softmax."""
+        if z.ndim == v.ndim == 1:  # one number an item
+            z, v = z.unsqueeze(-1), v.unsqueeze(-1)
+        if self.axis is None and not self.classed:
+            return z, v
+        who = self.text()
+        axis = class_axis(v.shape, self.axis, labels, who)
+        if self.softmax and isinstance(labels, Tensor) and is_soft(labels, v.shape, axis):
+            distributions(classes_last(labels, axis), who)
+        z, v = classes_last(z, axis), classes_last(v, axis)
+        if self.softmax:
+            needs_classes(who, z)
+        return z, v
 
     def text(self) -> str:
         """Such as ``KL(T=8→1)``."""
-        inside = [f"T={self.temperature}"] if self.temperature.fixed != 1.0 else []
+        both = self.temperature, self.teacher_temperature
+        one = both[0] is both[1]
+        inside = [f"T={both[0] if one else both}"] if any(T.fixed != 1.0 for T in both) else []
         inside += [
             f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.options.items()
         ]
         if self.transform is not None:
             inside.append(name_of(self.transform))
+        if self.on != self.teacher_on:
+            inside.append(f"{self.on}~{self.teacher_on}")
+        inside += [] if self.axis is None else [f"axis={self.axis}"]
         return _SYMBOLS.get(self.loss, name_of(self.loss)) + (
             f"({', '.join(inside)})" if inside else ""
         )
@@ -181,9 +176,12 @@ class KD(Term):
     def latex(self) -> str:
         """The typeset term."""
         name = _SYMBOLS.get(self.loss, name_of(self.loss))
-        T = self.temperature
-        if not self.tempered or T.fixed == 1.0:
+        T, theirs = self.temperature, self.teacher_temperature
+        if not self.tempered or T.fixed == theirs.fixed == 1.0:
             return rf"\mathrm{{{name}}}(p \,\|\, q)"
+        if theirs is not T:
+            both = rf"_{{T={T.latex()},\,T'={theirs.latex()}}}"
+            return rf"T\,T'\,\mathrm{{{name}}}(p_{{T'}} \,\|\, q_T)\big|{both}"
         return rf"T^2\,\mathrm{{{name}}}(p_T \,\|\, q_T)\big|_{{T={T.latex()}}}"
 
 
@@ -196,7 +194,8 @@ class DKD(KD):
         alpha: Weight of the target-class part.
         beta: Weight of the non-target-class part.
         temperature: :math:`T > 0`, a number or a schedule.
-        on: The signal of both.
+        on: The signal of both, or a pair.
+        **settings: ``axis``, ``labels`` and ``ignore_index`` as in :class:`KD`.
 
     Reference:
         Zhao et al., *Decoupled knowledge distillation*, 2022.
@@ -209,9 +208,40 @@ class DKD(KD):
         alpha: float = 1.0,
         beta: float = 8.0,
         temperature: Schedule | float = 4.0,
-        on: str = "logits",
+        on: str | tuple[str, str] = "logits",
+        **settings: Any,
     ) -> None:
-        super().__init__(losses.dkd, temperature, on, alpha=float(alpha), beta=float(beta))
+        weights: dict[str, Any] = {"alpha": float(alpha), "beta": float(beta)}
+        super().__init__(losses.dkd, temperature, on, **weights, **settings)
+
+
+def _two(value: Any, what: str) -> tuple[Any, Any]:
+    """The student's and the teacher's: a pair, or one for both."""
+    if not isinstance(value, (tuple, list)):
+        value = (value, value)
+    good = len(value) == 2 and (what != "on" or all(isinstance(v, str) and v for v in value))
+    if not good:
+        raise TypeError(f"{what} is one for both or a pair (student's, teacher's), got {value!r}")
+    return value[0], value[1]
+
+
+def _check_loss(loss: Any, who: str) -> None:
+    if isinstance(loss, (int, float, Schedule)):
+        raise TypeError(f"{who} expected a loss first, got {loss}; write temperature={loss}")
+    if not callable(loss):
+        raise TypeError(f"{who} expected a loss, got {loss!r}; for example losses.kl")
+    if not (takes(loss, "student") and takes(loss, "teacher")):
+        raise TypeError(
+            f"{name_of(loss)} takes no student= and teacher=; wrap it: lambda *, student, teacher: "
+            f"{name_of(loss)}(student, teacher), or use Label for a loss on labels"
+        )
+
+
+# of a softmax: blind to a single number, and wrong on an axis that is none of classes
+_SOFTMAX: tuple[Any, ...] = (
+    *(losses.kl, losses.reverse_kl, losses.jsd, losses.soft_cross_entropy, losses.tvd),
+    *(losses.dkd, losses.dist, losses.nll, losses.policy_kl),
+)
 
 
 _SYMBOLS: dict[Any, str] = {
@@ -226,4 +256,6 @@ _SYMBOLS: dict[Any, str] = {
     losses.nll: "NLL",
     losses.gaussian_kl: "KL",
     losses.policy_kl: "KL",
+    losses.bernoulli_kl: "BKL",
+    losses.channel_kl: "CWD",
 }

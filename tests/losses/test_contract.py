@@ -14,10 +14,17 @@ from torch import Tensor
 
 from distill_lib import losses
 
-LOGITS = ("kl", "reverse_kl", "jsd", "soft_cross_entropy", "tvd", "mse_logits", "dkd", "dist")
-MAPS = ("hint", "cosine", "attention_transfer", "similarity", "rkd_distance", "rkd_angle")
+LOGITS = (
+    *("kl", "reverse_kl", "jsd", "soft_cross_entropy", "tvd", "mse_logits", "dkd", "dist"),
+    "bernoulli_kl",
+)
+MAPS = (
+    *("hint", "cosine", "attention_transfer", "similarity", "rkd_distance", "rkd_angle"),
+    "channel_kl",
+)
 # these compare an item with its own answer only
-SEPARATE = tuple(n for n in (*LOGITS, "hint", "cosine", "attention_transfer") if n != "dist")
+ALONE = ("hint", "cosine", "attention_transfer", "channel_kl")
+SEPARATE = tuple(n for n in (*LOGITS, *ALONE) if n != "dist")
 BOUNDED_BY_ENTROPY = "soft_cross_entropy"
 
 
