@@ -45,23 +45,25 @@ def sst2(split: str) -> TextDataset:
         path = hf_hub_download(REPOSITORY, file, repo_type="dataset", revision=REVISION)
     except Exception as error:  # the hub's client raises its own, httpx's and the system's errors
         raise DataError(
-            f"SST-2 could not be had from the hub ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}). With a network: hf download --repo-type dataset "
-            f"--revision {REVISION} {REPOSITORY}; the file then lies in the hub's cache (HF_HOME, "
-            "or ~/.cache/huggingface), where it is found offline too. "
+            f"SST-2 could not be had from the hub ({places.said(error)}). With a network: hf "
+            f"download --repo-type dataset --revision {REVISION} {REPOSITORY}; the file then lies "
+            "in the hub's cache (HF_HOME, or ~/.cache/huggingface), where it is found offline too. "
             "The data set movie_reviews needs no hub."
         ) from error
-    if (found := places.sha256(Path(path))) != SUMS[theirs]:
+    places.check(Path(path), SUMS[theirs])  # before anything is unpacked
+    try:
+        table = parquet.read_table(path)
+        texts = tuple(text.strip() for text in table.column("sentence").to_pylist())
+        labels, index = (torch.tensor(table.column(n).to_pylist()) for n in ("label", "idx"))
+    except Exception as error:  # PyArrow's own errors, of many kinds
         raise DataError(
-            f"{path} is not the published file: its SHA-256 is {found[:16]}…, expected "
-            f"{SUMS[theirs][:16]}…. Delete it and load again: it is then fetched anew."
-        )
-    table = parquet.read_table(path)
+            f"{path} cannot be read by this PyArrow ({places.said(error)}): pip install -U pyarrow"
+        ) from error
     return TextDataset(
-        tuple(text.strip() for text in table.column("sentence").to_pylist()),
-        torch.tensor(table.column("label").to_pylist()),
+        texts,
+        labels,
         ("negative", "positive"),
-        torch.tensor(table.column("idx").to_pylist()),
+        index,
         name=f"sst2/{split}",
         origin="Socher et al., Recursive deep models over a sentiment treebank, 2013",
         license="see the data set's card on the hub",

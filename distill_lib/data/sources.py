@@ -25,6 +25,8 @@ __all__ = ["FETCHERS", "Unavailable"]
 
 PACKAGE = "dataset-fashion-mnist"
 HUB = "zalando-datasets/fashion_mnist"
+ROWS, SIDE = 60_000, 28
+MOST = 2**27  # bytes that the hub's file may unpack to; the published one has a quarter
 
 
 class Unavailable(Exception):
@@ -73,18 +75,41 @@ def from_hub(store: Path, split: str, files: Sequence[str]) -> None:
             HUB, f"fashion_mnist/{split}-00000-of-00001.parquet", repo_type="dataset"
         )
     except Exception as error:  # the hub's client raises its own, httpx's and the system's errors
-        raise Unavailable(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    table = parquet.read_table(path)
-    images = [item["bytes"] for item in table.column("image").to_pylist()]
-    pixels = b"".join(Image.open(io.BytesIO(image)).tobytes() for image in images)
-    labels = bytes(table.column("label").to_pylist())
+        raise Unavailable(places.said(error)) from error
+    try:
+        pixels, labels = _images(parquet, Image, path)
+    except Exception as error:  # PyArrow's and Pillow's own errors, of many kinds
+        raise Unavailable(
+            f"{path} is broken ({places.said(error)}); delete it and load again"
+        ) from error
     prefix = "train" if split == "train" else "t10k"
     contents = {
-        f"{prefix}-images-idx3-ubyte.gz": struct.pack(">4I", 0x803, len(images), 28, 28) + pixels,
+        f"{prefix}-images-idx3-ubyte.gz": struct.pack(">4I", 0x803, len(labels), SIDE, SIDE)
+        + pixels,
         f"{prefix}-labels-idx1-ubyte.gz": struct.pack(">2I", 0x801, len(labels)) + labels,
     }
     for name, content in contents.items():
         _store(store / name, gzip.compress(content, 6, mtime=0))
+
+
+def _images(parquet: Any, image: Any, path: str) -> tuple[bytes, bytes]:
+    """Pixels and labels of the hub's file, a byte each; no more than the published file has."""
+    pixels, labels = bytearray(), bytearray()
+    with parquet.ParquetFile(path) as file:
+        about = file.metadata
+        size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+        if about.num_rows > ROWS or size > MOST:
+            raise ValueError(f"{about.num_rows} rows of {size:,} bytes")
+        for batch in file.iter_batches(batch_size=500, columns=["image", "label"]):
+            labels += bytes(batch.column("label").to_pylist())
+            if len(labels) > ROWS:
+                raise ValueError(f"more than {ROWS} rows")
+            for item in batch.column("image").to_pylist():
+                one = image.open(io.BytesIO(item["bytes"]), formats=["PNG"])
+                if one.mode != "L" or one.size != (SIDE, SIDE):
+                    raise ValueError(f"an image of {one.size} pixels {one.mode}")
+                pixels += one.tobytes()
+    return bytes(pixels), bytes(labels)
 
 
 FETCHERS: dict[str, Callable[[Path, str, Sequence[str]], None]] = {

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -203,12 +206,11 @@ class TextDataset(Labeled):
         key = repr((known, max_length, self.texts)).encode()
         path = places.home() / "tokens" / f"{hashlib.sha256(key).hexdigest()[:32]}.npz"
         try:
-            with np.load(path) as stored:
-                ids, starts = stored["ids"], stored["starts"]
-        except (OSError, ValueError, KeyError):
+            ids, starts = _kept(path, len(self), max_length)
+        except Exception:  # not there, or torn in any way: they are made again
             rows = tokenizer(list(self.texts), truncation=True, max_length=max_length)["input_ids"]
             ids = np.concatenate([np.asarray(row, np.int32) for row in rows])
-            starts = np.cumsum([0, *map(len, rows)])
+            starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
             _keep(path, ids, starts)
         tokens = Tokens(torch.from_numpy(ids), torch.from_numpy(starts), tokenizer.pad_token_id)
         return replace(self, tokens=tokens)
@@ -289,9 +291,30 @@ class TextBatches(Batches):
         return torch.cat([turned.flatten(), sorted_[whole * size :]])
 
 
-def _keep(path: Any, ids: Any, starts: Any) -> None:
-    import io
+def _kept(path: Path, texts: int, max_length: int) -> tuple[Any, Any]:
+    """The ids and starts that :func:`_keep` wrote; anything else is an error of some kind."""
+    with zipfile.ZipFile(path) as archive:
+        ids = _array(archive, "ids.npy", np.dtype(np.int32), texts * max_length)
+        starts = _array(archive, "starts.npy", np.dtype(np.int64), texts + 1)
+    lengths = np.diff(starts)
+    if len(starts) != texts + 1 or starts[0] != 0 or starts[-1] != len(ids) or (lengths < 0).any():
+        raise ValueError("starts do not fit")
+    return ids, starts
 
+
+def _array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], most: int) -> Any:
+    """An array of the file, of ``most`` numbers at most; its header allocates nothing."""
+    with archive.open(name) as member:
+        file = io.BytesIO(places.read(member, most * dtype.itemsize + 1024))
+    np.lib.format.read_magic(file)
+    shape, _, found = np.lib.format.read_array_header_1_0(file)
+    values = np.frombuffer(file.read(), dtype)
+    if found != dtype or shape != values.shape:
+        raise ValueError(f"{name} holds {shape} {found}")
+    return values.copy()  # writable
+
+
+def _keep(path: Any, ids: Any, starts: Any) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, ids=ids, starts=starts)
     try:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import os
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,10 @@ from torch.utils.data import DataLoader
 from distill_lib.progress import bar
 from distill_lib.signals import Batch, Signals, as_batch, pick
 
+from .cachefile import HEADER, Blocks, CacheError, checksum, create, map_rows, mismatch
 from .live import Source, Teacher
 
-__all__ = ["Cache", "CacheError", "data_fingerprint"]
-
-MAGIC = b"DISTILL\x01"
-HEADER = 4096
-UNSET = 0
-
-
-class CacheError(RuntimeError):
-    """A cache that must not be used; the message says why and what to do."""
+__all__ = ["HEADER", "Cache", "CacheError", "data_fingerprint"]
 
 
 def data_fingerprint(dataset: Any) -> str:
@@ -39,8 +31,23 @@ def data_fingerprint(dataset: Any) -> str:
     spread = {round(k * (len(dataset) - 1) / 63) for k in range(64)} if len(dataset) else set()
     for i in sorted(spread):
         for key, value in sorted(as_batch(dataset[i]).items()):
-            digest.update(key.encode() + np.asarray(value).tobytes())
+            digest.update(key.encode() + _bytes(value))
     return digest.hexdigest()
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = value.to_dense() if value.layout != torch.strided else value
+        value = value.float() if value.dtype == torch.bfloat16 else value
+    with contextlib.suppress(TypeError, ValueError):  # lists of several lengths are no array
+        if (array := np.asarray(value)).dtype != object:
+            return array.tobytes()
+    if isinstance(value, Mapping):
+        value = sorted(value.items())
+    if isinstance(value, (list, tuple)):
+        return b"".join(map(_bytes, value))
+    return repr(value).encode()
 
 
 def _walk(dataset: Any, batch_size: int) -> Iterable[Mapping[str, Any]]:
@@ -62,43 +69,42 @@ class Cache:
         verify: Check every block's checksum when opening.
 
     Raises:
-        CacheError: a missing, foreign, unfinished, truncated or damaged file.
+        CacheError: a missing, foreign, unfinished, truncated or damaged file, or one in which two
+            rows have one id.
     """
 
     def __init__(self, path: str | Path, verify: bool = True) -> None:
         self.path = Path(path)
-        self.meta = _read_header(self.path)
-        self._map(mode="r")
-        done = self._sums[:, 0] != UNSET
+        self.meta, self._ids, self._sums, self._rows = map_rows(self.path)
+        done = self._sums[:, 0] != 0
         if not done.all():
             raise CacheError(
                 f"{self.path} is unfinished: {int(done.sum())} of {len(done)} blocks are written; "
                 "call Cache.build with the same arguments to go on"
             )
-        if verify:
-            size = self.meta["block"]
-            for block in range(len(self._sums)):
-                if self._sum(slice(block * size, (block + 1) * size)) != self._sums[block, 1]:
-                    raise CacheError(
-                        f"{self.path} is torn: rows {block * size} and on do not match their "
-                        "checksum; delete the file and build it again"
-                    )
+        size = self.meta["block"]
+        for block in range(len(self._sums) if verify else 0):
+            where = slice(block * size, (block + 1) * size)
+            if checksum(self._ids[where], self._rows[where]) != self._sums[block, 1]:
+                raise CacheError(
+                    f"{self.path} is torn: rows {block * size} and on do not match their "
+                    "checksum; delete the file and build it again"
+                )
+        self._order = self._ordered()
+
+    def _ordered(self) -> np.ndarray[Any, Any] | None:
+        """The rows by id, or None where the ids are the positions."""
         ids = np.asarray(self._ids)
-        self._order = None if np.array_equal(ids, np.arange(len(ids))) else np.argsort(ids)
-
-    def _map(self, mode: str) -> None:
-        rows, block = self.meta["rows"], self.meta["block"]
-        blocks, ids_at = -(-rows // block), HEADER
-        sums_at = ids_at + 8 * rows
-        rows_at = sums_at + 16 * blocks
-        self._ids = np.memmap(self.path, np.int64, mode, ids_at, (rows,))  # type: ignore[call-overload]
-        self._sums = np.memmap(self.path, np.uint64, mode, sums_at, (blocks, 2))  # type: ignore[call-overload]
-        shape = (rows, *self.meta["shape"])
-        self._rows = np.memmap(self.path, self.meta["dtype"], mode, rows_at, shape)  # type: ignore[call-overload]
-
-    def _sum(self, where: slice) -> int:
-        # the ids too: a row under a wrong id is as bad as a wrong row
-        return zlib.crc32(self._rows[where].tobytes(), zlib.crc32(self._ids[where].tobytes()))
+        if np.array_equal(ids, np.arange(len(ids))):
+            return None
+        order = np.argsort(ids)
+        twice = ids[order][1:] == ids[order][:-1]
+        if twice.any():
+            raise CacheError(
+                f"two rows of {self.path} have the id {ids[order[twice.argmax()]]}; delete the "
+                "file, give each item an 'index' of its own, and build it again"
+            )
+        return order
 
     def __len__(self) -> int:
         return int(self.meta["rows"])
@@ -111,7 +117,8 @@ class Cache:
         """The stored targets for the ids in ``batch["index"]``.
 
         Raises:
-            CacheError: no ``index``, an unknown id, or inputs augmented otherwise than when cached.
+            CacheError: no ``index``, ids that are no whole numbers, an unknown id, or inputs
+                augmented otherwise than when cached.
         """
         named = as_batch(batch)
         if "index" not in named:
@@ -128,9 +135,10 @@ class Cache:
                 "teacher's answers are to other images. Use the live teacher, or train on what "
                 "was cached"
             )
-        index = torch.as_tensor(named["index"])
-        rows = torch.from_numpy(self._rows[self._find(index.cpu().numpy())])
-        return {self.meta["what"]: rows.to(index.device)}
+        index = named["index"]
+        found = np.asarray(self._rows).take(self._find(_ids(index)), axis=0)  # a copy
+        rows = torch.from_numpy(np.asarray(found))
+        return {self.meta["what"]: rows.to(index.device) if isinstance(index, Tensor) else rows}
 
     def _find(self, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if self._order is None:
@@ -172,14 +180,14 @@ class Cache:
         """Ask the teacher about every item of a data set, once.
 
         An interrupted build goes on where it stopped. A finished file that fits is opened as it
-        is.
+        is. Several processes may build one file: each writes the blocks that are missing.
 
         Args:
             path: The file; its folder is made.
             teacher: Any teacher, or a module that becomes one.
             dataset: Items are mappings with ``inputs`` and ``index``, or pairs (then the position
-                is the id). A ``batches(batch_size, shuffle=False)`` method is used where there is
-                one.
+                is the id). Ids are whole numbers, and no two items share one. A
+                ``batches(batch_size, shuffle=False)`` method is used where there is one.
             what: The signal to keep.
             dtype: Of the stored rows; ``torch.float16`` halves the file.
             block: Rows asked and checked at a time.
@@ -188,11 +196,18 @@ class Cache:
             progress: Show a bar.
 
         Raises:
-            CacheError: the file belongs to another teacher, other data, or another signal.
+            CacheError: the file belongs to another teacher, other data, or another signal; two
+                items have one id; there are no items, or not as many as the data set says.
+            OSError: a full disk, or a folder that cannot be written to.
             TypeError: a number type that a file cannot hold.
+            ValueError: ``block`` is below 1.
         """
         if dtype not in (torch.float16, torch.float32, torch.float64):
             raise TypeError(f"a cache holds float16, float32 or float64 rows, got dtype={dtype}")
+        if block < 1:
+            raise ValueError(f"block is a number of rows, at least 1, got {block}")
+        if not len(dataset):
+            raise CacheError("the data set has no items: there is nothing to ask the teacher about")
         path = Path(path)
         teacher = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
         meta = {
@@ -204,126 +219,102 @@ class Cache:
             "block": block,
             "rows": len(dataset),
         }
-        if path.exists():
-            _refuse_stale(path, meta)
-        builder = cls.__new__(cls)
-        builder.path = path
-        builder._fill(teacher, dataset, meta, progress)
+        if not (os.path.exists(path) and _finished(path, meta)):
+            shown = bar(
+                _walk(dataset, block), f"cache {path.name}", -(-len(dataset) // block), progress
+            )
+            _fill(path, teacher, _in_order(shown, meta), meta)
         return cls(path)
 
-    def _fill(self, teacher: Source, dataset: Any, meta: dict[str, Any], progress: bool) -> None:
-        ready = self.path.exists()
-        if ready:
-            self.meta = _read_header(self.path)
-            self._map("r")  # a finished file may lie where nothing can be written
-            if (self._sums[:, 0] != UNSET).all():
-                return
-            self._map("r+")
-        block, total = meta["block"], meta["rows"]
-        shown = bar(_walk(dataset, block), f"cache {self.path.name}", -(-total // block), progress)
-        at = 0
-        for number, batch in enumerate(shown):
-            count = _count(batch)
-            if count != min(block, total - at):
-                raise CacheError(
-                    f"the data set of {total} items gave {count} at item {at}, where a block of "
-                    f"{min(block, total - at)} was due: its batches must come in order, and whole"
-                )
-            if not (ready and self._sums[number, 0] != UNSET):
-                rows = pick(teacher(batch), meta["what"], "teacher").detach().cpu()
-                rows = rows.to(getattr(torch, meta["dtype"])).contiguous()
-                if not ready:
-                    self.meta = {**meta, "shape": list(rows.shape[1:])}
-                    _create(self.path, self.meta)
-                    self._map("r+")
-                    ready = True
-                self._write(number, slice(at, at + count), batch, rows)
-            at += count
-        if at != total:
-            raise CacheError(f"the data set says it has {total} items and gave {at}")
 
-    def _write(self, number: int, where: slice, batch: Mapping[str, Any], rows: Tensor) -> None:
-        shape = [where.stop - where.start, *self.meta["shape"]]
-        if list(rows.shape) != shape:
+def _finished(path: Path, meta: Mapping[str, Any]) -> bool:
+    """Whether the file that is there is whole; it is only read, for it may be write-protected."""
+    found, _, sums, _ = map_rows(path)
+    if differs := mismatch(found, meta):
+        raise CacheError(
+            f"{path} is stale: it was made from {differs}. "
+            "Delete it, or give this cache another path"
+        )
+    return bool((sums[:, 0] != 0).all())
+
+
+def _in_order(
+    batches: Iterable[Mapping[str, Any]], meta: Mapping[str, Any]
+) -> Iterator[tuple[Mapping[str, Any], np.ndarray[Any, Any]]]:
+    """Each batch with its ids, once it is known to be the block that is due and new."""
+    block, total, at = meta["block"], meta["rows"], 0
+    seen: set[int] = set()
+    for batch in batches:
+        count = _count(batch)
+        if count != min(block, total - at):
             raise CacheError(
-                f"the teacher's {self.meta['what']} has shape {list(rows.shape)} where {shape} was "
-                "expected; a cache holds a row an item, all of one shape: pad to a fixed length"
+                f"the data set of {total} items gave {count} at item {at}, where a block of "
+                f"{min(block, total - at)} was due: its batches must come in order, and whole"
             )
-        self._ids[where] = batch.get("index", np.arange(where.start, where.stop))
-        self._rows[where] = rows.numpy()
-        self._ids.flush()
-        self._rows.flush()
-        # the mark comes last: a block that a kill interrupts is asked again
-        self._sums[number] = (1, self._sum(where))
-        self._sums.flush()
+        ids = _ids(batch["index"]) if "index" in batch else np.arange(at, at + count)
+        if ids.shape != (count,):
+            raise CacheError(
+                f"expected an id an item, got 'index' of shape {list(ids.shape)} for {count} items"
+            )
+        for place, one in enumerate(ids.tolist(), at):
+            if one in seen:
+                raise CacheError(
+                    f"item {place} has the id {one}, as an item before it. Rows are found by "
+                    "id: give each item once, and an 'index' of its own"
+                )
+            seen.add(one)
+        yield batch, ids
+        at += count
+    if at != total:
+        raise CacheError(f"the data set says it has {total} items and gave {at}")
+
+
+def _fill(
+    path: Path,
+    teacher: Source,
+    batches: Iterable[tuple[Mapping[str, Any], np.ndarray[Any, Any]]],
+    meta: Mapping[str, Any],
+) -> None:
+    """Ask for the blocks that the file lacks; the first answer tells the shape of a row."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(Blocks(path, meta)) if os.path.exists(path) else None
+        for number, (batch, ids) in enumerate(batches):
+            if file is not None and file.done(number):
+                if not np.array_equal(file.ids(number, len(ids)), ids):
+                    raise CacheError(
+                        f"{path} is stale: block {number} was made from items with other ids. "
+                        "Delete it, or give this cache another path"
+                    )
+                continue
+            rows = pick(teacher(batch), meta["what"], "teacher").detach().cpu()
+            rows = rows.to(getattr(torch, meta["dtype"])).contiguous()
+            if file is None:
+                create(path, {**meta, "shape": list(rows.shape[1:])})
+                file = stack.enter_context(Blocks(path, meta))
+            file.write(number, ids, rows.numpy())
 
 
 def _count(batch: Mapping[str, Any]) -> int:
-    return len(next(v for v in batch.values() if isinstance(v, Tensor)))
-
-
-def _create(path: Path, meta: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = MAGIC + json.dumps(meta).encode()
-    if len(head) > HEADER:
-        raise CacheError("the header of the cache is too long; shorten the augmentation's name")
-    # in one move: a kill leaves no file, or one with room for every row
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
-        file.write(head.ljust(HEADER, b"\x00"))
-        file.truncate(_size(meta))
-    os.replace(beside, path)
-
-
-def _size(meta: Mapping[str, Any]) -> int:
-    rows, blocks = meta["rows"], -(-meta["rows"] // meta["block"])
-    return int(
-        HEADER
-        + 8 * rows
-        + 16 * blocks
-        + np.dtype(meta["dtype"]).itemsize * rows * np.prod(meta["shape"], dtype=int)
+    for value in batch.values():
+        if isinstance(value, Tensor) and value.ndim:
+            return len(value)
+    raise CacheError(
+        f"expected a batch with a tensor [B, ...], got {', '.join(batch) or 'nothing'}"
     )
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CacheError(
-            f"there is no cache at {path}; make it with Cache.build(path, teacher, dataset)"
-        )
-    with path.open("rb") as file:
-        head = file.read(HEADER)
-    if not head.startswith(MAGIC):
-        raise CacheError(
-            f"{path} is not a cache of teacher outputs (its first bytes are {head[:8]!r})"
-        )
+def _ids(index: Any) -> np.ndarray[Any, Any]:
+    """Ids as int64: what is no whole number would become one without a word, and be another's."""
     try:
-        meta: dict[str, Any] = json.loads(head[len(MAGIC) :].rstrip(b"\x00"))
-    except ValueError as error:
+        found = index.detach().cpu().numpy() if isinstance(index, Tensor) else np.asarray(index)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CacheError(f"'index' holds whole numbers, an id an item ({error})") from error
+    if not found.size:
+        return found.astype(np.int64)
+    if found.dtype.kind not in "iu" or int(found.max()) >= 2**63:
+        kind = type(index).__name__ if found.dtype.kind == "O" else found.dtype
         raise CacheError(
-            f"the header of {path} is torn; delete the file and build it again"
-        ) from error
-    if path.stat().st_size != _size(meta):
-        raise CacheError(
-            f"{path} is torn: {path.stat().st_size} bytes where {_size(meta)} belong; "
-            "delete the file and build it again"
+            f"'index' holds whole numbers below 2**63, an id an item, got {kind}, such as "
+            f"{found.flat[0]!r}: number the items, and let the data set return the number"
         )
-    return meta
-
-
-def _refuse_stale(path: Path, meta: Mapping[str, Any]) -> None:
-    found = _read_header(path)
-    words = {
-        "teacher": "another teacher (its weights differ)",
-        "data": "other data",
-        "what": "another signal",
-        "augmentation": "another augmentation",
-        "dtype": "another number type",
-        "rows": "another number of items",
-        "block": "another block size",
-    }
-    for key, what in words.items():
-        if found[key] != meta[key]:
-            raise CacheError(
-                f"{path} is stale: it was made from {what}: {found[key]!r}, now {meta[key]!r}. "
-                "Delete it, or give this cache another path"
-            )
+    return found.astype(np.int64)

@@ -125,3 +125,28 @@ def test_rows_are_copies(path: Path, model: nn.Module) -> None:
     said = cache({"index": torch.arange(2)})["logits"]
     said.zero_()
     assert np.abs(cache._rows[:2]).sum() > 0
+
+
+KINDS = {
+    "words": lambda k: f"word {k}",
+    "nothing": lambda k: [None, k],
+    "a gradient": lambda k: torch.full((3,), float(k), requires_grad=True),
+    "bfloat16": lambda k: torch.full((3,), k).bfloat16(),
+    "sparse": lambda k: torch.tensor([0.0, k]).to_sparse(),
+    "several lengths": lambda k: [torch.zeros(2), torch.arange(5000) == 2500 + k],
+    "nested": lambda k: {"pixels": torch.arange(5000) == 2500 + k, "words": {"a": ["b", "c"]}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_value_shapes_the_fingerprint(kind: str) -> None:
+    made = KINDS[kind]
+    one, same, other = (
+        data_fingerprint([{"inputs": torch.zeros(2), "value": made(k)}]) for k in (1, 1, 2)
+    )
+    assert one == same != other
+
+
+def test_fingerprints_of_plain_data_stay_what_they_were() -> None:
+    items = [{"inputs": torch.arange(3.0), "index": 5, "name": "a"}, (torch.ones(2), 1)]
+    assert data_fingerprint(items).startswith("9a5e533ca7d9af10")

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 __all__ = ["read", "write"]
 
 NOTE, TENSORS = "distillation.json", "distillation.safetensors"
+MOST = 2**20  # bytes of the note: fingerprints, and an objective in words
 
 
 def write(folder: Path, identity: Mapping[str, str], parts: Mapping[str, Any]) -> None:
@@ -27,24 +31,67 @@ def write(folder: Path, identity: Mapping[str, str], parts: Mapping[str, Any]) -
 
 
 def read(folder: Path, identity: Mapping[str, str], parts: Mapping[str, Any]) -> None:
-    """Fill the parts, if the teacher and the objective are the same.
+    """Fill the parts, if the teacher and the objective are the same; else they stay as they are.
 
     Raises:
-        ValueError: a checkpoint of another training.
+        ValueError: a checkpoint of another training, or a torn one.
     """
     if not (folder / NOTE).exists():
         raise ValueError(
             f"{folder} has no {NOTE}: it was not written by a DistillationTrainer; load its "
             "weights with from_pretrained and train without resume_from_checkpoint"
         )
-    found = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    found = _note(folder / NOTE)
     for what, text in identity.items():
         if found.get(what) != text:
             raise ValueError(
                 f"{folder} was made with another {what}: {found.get(what)!r}, now {text!r}. Going "
                 "on would mix two trainings: begin anew, without resume_from_checkpoint"
             )
-    state = load_file(folder / TENSORS)
+    try:
+        state = load_file(folder / TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise _torn(folder / TENSORS, str(error)) from error
+    wanted = {f"{n}.{key}": v for n, part in parts.items() for key, v in part.state_dict().items()}
+    for key in sorted(wanted.keys() | state.keys()):
+        if not _fits(state.get(key), wanted.get(key)):
+            raise _torn(
+                folder / TENSORS,
+                f"{key} is {_words(state.get(key))}, expected {_words(wanted.get(key))}",
+            )
     for name, part in parts.items():
         own = {k: v for k, v in state.items() if k.startswith(f"{name}.")}
         part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in own.items()})
+
+
+def _note(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST + 1)
+        found = json.loads(content) if len(content) <= MOST else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _torn(path, str(error)) from error
+    if not isinstance(found, dict):
+        raise _torn(path, f"it holds no mapping of at most {MOST:,} bytes")
+    return found
+
+
+def _fits(found: Tensor | None, wanted: Tensor | None) -> bool:
+    if found is None or wanted is None:
+        return False
+    if is_lazy(wanted):  # it takes the shape of what is loaded
+        return True
+    return (found.shape, found.is_floating_point()) == (wanted.shape, wanted.is_floating_point())
+
+
+def _words(tensor: Tensor | None) -> str:
+    if tensor is None or is_lazy(tensor):
+        return "missing" if tensor is None else "of any shape"
+    return f"{tensor.dtype} of shape {list(tensor.shape)}"
+
+
+def _torn(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} is torn, or another training's ({reason}): delete {path.parent}, and resume from "
+        "an older checkpoint"
+    )
