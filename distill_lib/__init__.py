@@ -27,7 +27,7 @@ _HOMES = {
     "Teacher": "teachers.live",
     "Ensemble": "teachers.live",
     "EMA": "teachers.live",
-    "Peers": "teachers.live",
+    "Peers": "teachers.peers",
     "Cache": "teachers.cache",
     "Recorded": "teachers.recorded",
     "Stacked": "stacked",
@@ -108,7 +108,8 @@ if TYPE_CHECKING:
     from .stacked import Stacked
     from .teachers import live as teachers
     from .teachers.cache import Cache
-    from .teachers.live import EMA, Ensemble, Peers, Teacher
+    from .teachers.live import EMA, Ensemble, Teacher
+    from .teachers.peers import Peers
     from .teachers.recorded import Recorded
     from .terms.answers import DKD, KD
     from .terms.features import Match, Relation

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Captured", "Signals", "as_batch", "call", "capture", "pick", "place", "tell"]
@@ -108,6 +109,19 @@ def place(batch: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
     return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
+def bring(signals: Any, device: torch.device) -> Any:
+    """Signals with their tensors on a device; the same object where nothing has to move."""
+    if isinstance(signals, Tensor):
+        return signals.to(device)
+    if isinstance(signals, Mapping):
+        moved = {k: bring(v, device) for k, v in signals.items()}
+        return signals if all(moved[k] is signals[k] for k in moved) else moved
+    if isinstance(signals, (tuple, list)):
+        values = tuple(bring(v, device) for v in signals)
+        return signals if all(a is b for a, b in zip(values, signals, strict=True)) else values
+    return signals
+
+
 def call(model: nn.Module, batch: Mapping[str, Any], forward: Forward | None = None) -> Signals:
     """Ask a model about a batch.
 
@@ -135,12 +149,24 @@ def _checked(output: Any) -> Signals:
     )
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(inner, nn.Module):
+            model = inner
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        else:
+            return model
+
+
 class Captured(nn.Module):
     """A model that also tells what inner layers say; made by :func:`distill_lib.capture`."""
 
     def __init__(self, model: nn.Module, layers: tuple[str, ...]) -> None:
         super().__init__()
-        known = dict(model.named_modules())
+        known = dict(unwrapped(model).named_modules())
         for name in layers:
             if name not in known or not name:
                 have = [k for k in known if k]
@@ -150,31 +176,80 @@ class Captured(nn.Module):
                 )
         self.model = model
         self.layers = layers
-        self._seen: dict[str, Any] = {}
+        self._seen: dict[str, list[Any]] = {}
+        self._handles: list[Any] = []
+        self._open = False  # whether a forward pass of this view is under way
+        self.attach()
+
+    def attach(self) -> None:
+        """Put the hooks on the model."""
+        known = dict(unwrapped(self.model).named_modules())
         # partials of a method, not closures: they follow the model into a deep copy
         self._handles = [
             known[name].register_forward_hook(functools.partial(self._keep, name))
-            for name in layers
+            for name in self.layers
         ]
 
-    def _keep(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        self._seen[name] = output[0] if isinstance(output, tuple) else output
+    def _keep(self, name: str, module: nn.Module, args: Any, output: Any) -> Any:
+        first = output[0] if isinstance(output, tuple) and output else output
+        if not isinstance(first, Tensor):
+            if self._open:
+                self._seen[name].append(first)
+            return None
+        if self._open:
+            blind = self._graded and not torch.is_grad_enabled()
+            if blind and _is_trained(unwrapped(self.model), name):
+                raise RuntimeError(
+                    f"layer {name!r} is trained, but runs without gradient in this forward pass: a "
+                    "term that reads it would train nothing. Checkpoint activations with "
+                    "use_reentrant=False, or take it out of torch.no_grad()"
+                )
+            self._seen[name].append(first)
+        # the model goes on with a copy: what follows may work in place, as ReLU(inplace=True) does
+        copy = first.clone()
+        if not isinstance(output, tuple):
+            return copy
+        rest = (copy, *output[1:])
+        return type(output)._make(rest) if hasattr(output, "_make") else rest
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The model's own signals and the captured layers, by name."""
-        self._seen = {}
-        output = _checked(self.model(*args, **kwargs))
+        """The model's own signals and the captured layers, by name.
+
+        A layer that was called several times is a tuple: its calls are ``name/0``, ``name/1``, ….
+        """
+        self._seen = {name: [] for name in self.layers}
+        self._open, self._graded = True, torch.is_grad_enabled()
+        try:
+            output = _checked(self.model(*args, **kwargs))
+        finally:
+            self._open = False
+            seen, self._seen = self._seen, {}
         signals = {"logits": output} if isinstance(output, Tensor) else dict(output)
-        missing = [name for name in self.layers if name not in self._seen]
+        missing = [name for name in self.layers if not seen[name]]
         if missing:
-            raise RuntimeError(f"layers {missing} were not used in this forward pass")
-        seen, self._seen = self._seen, {}
-        return {**signals, **seen}
+            compiled = hasattr(self.model, "_orig_mod")
+            raise RuntimeError(
+                f"layers {missing} were not used in this forward pass"
+                + ("; a model compiled before needs torch.compiler.reset() first" * compiled)
+            )
+        calls = {k: found[0] if len(found) == 1 else tuple(found) for k, found in seen.items()}
+        return {**signals, **calls}
 
     def release(self) -> None:
         """Take the hooks off the model again."""
         for handle in self._handles:
             handle.remove()
+        self._handles = []
+
+
+def _is_trained(model: nn.Module, layer: str) -> bool:
+    """Whether a layer, or for one without parameters the nearest part that has some, is trained."""
+    while layer:
+        params = list(model.get_submodule(layer).parameters())
+        if params:
+            return any(p.requires_grad for p in params)
+        layer = layer.rpartition(".")[0]
+    return False
 
 
 def capture(model: nn.Module, *layers: str) -> Captured:
@@ -202,9 +277,10 @@ def capture(model: nn.Module, *layers: str) -> Captured:
 
 
 def layers_among(model: nn.Module, paths: Iterable[str]) -> tuple[str, ...]:
-    """Those of the paths that name a layer of the model."""
-    names = {name for name, _ in model.named_modules() if name}
-    return tuple(dict.fromkeys(p for p in paths if p in names))
+    """The layers of the model that the paths name; ``act/1`` is the second call of ``act``."""
+    names = {name for name, _ in unwrapped(model).named_modules() if name}
+    found = (p if p in names else p.split("/")[0] for p in paths)
+    return tuple(dict.fromkeys(p for p in found if p in names))
 
 
 def tell(model: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
@@ -216,7 +292,8 @@ def tell(model: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
     Raises:
         ValueError: attention maps are asked of a model whose attention does not make them.
     """
-    config = getattr(model.model if isinstance(model, Captured) else model, "config", None)
+    inner = model.model if isinstance(model, Captured) else model
+    config = getattr(unwrapped(inner), "config", None)
     wanted = {path.split("/")[0] for path in paths} & {"hidden_states", "attentions"}
     if config is None or not hasattr(config, "output_hidden_states"):
         return lambda: None
@@ -242,15 +319,24 @@ def accepts(function: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
+def modes_of(*models: Any) -> list[tuple[nn.Module, bool]]:
+    """Every module of the models, and whether it is in train mode."""
+    modules = [part for m in models if isinstance(m, nn.Module) for part in m.modules()]
+    return [(part, part.training) for part in modules]
+
+
+def set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    """Put modules in the modes that :func:`modes_of` found, each on its own."""
+    for part, mode in modes:
+        part.training = mode
+
+
 @contextmanager
 def eval_mode(models: Iterable[Any]) -> Iterator[None]:
     """Eval mode, and afterwards each module in the mode that it was in."""
-    parts = [part for m in models if isinstance(m, nn.Module) for part in m.modules()]
-    modes = [part.training for part in parts]
-    for part in parts:
-        part.training = False
+    modes = modes_of(*models)
+    set_modes((part, False) for part, _ in modes)
     try:
         yield
     finally:
-        for part, mode in zip(parts, modes, strict=True):
-            part.training = mode
+        set_modes(modes)

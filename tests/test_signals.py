@@ -8,10 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, reject
+from hypothesis import strategies as st
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from distill_lib import capture
-from distill_lib.signals import accepts, as_batch, call, layers_among, pick, place, tell
+from distill_lib import Match, capture, distill
+from distill_lib.signals import accepts, as_batch, bring, call, layers_among, pick, place, tell
 
 
 def net() -> nn.Sequential:
@@ -132,6 +135,15 @@ def test_place_moves_tensors_only() -> None:
     assert place(batch, nn.ReLU()) is batch
 
 
+def test_bring_moves_tensors_wherever_they_are() -> None:
+    x = torch.ones(1)
+    said = {"logits": x, "deep": (x, {"inner": [x]}), "name": "x"}
+    assert bring(said, torch.device("cpu")) is said and bring(x, torch.device("cpu")) is x
+    moved = bring(said, torch.device("meta"))
+    assert moved["logits"].is_meta and moved["deep"][1]["inner"][0].is_meta
+    assert moved["name"] == "x" and not said["logits"].is_meta
+
+
 # ---- capture ----
 
 
@@ -222,8 +234,167 @@ def test_an_unknown_layer_gets_a_suggestion_and_a_short_list() -> None:
         capture(model, "599")
 
 
+class Residual(nn.Module):
+    """A block that adds in place to what its last layer said, as those of torchvision do."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.inplace = inplace
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.layer(x)
+        if self.inplace:
+            out += x
+            return out.mul_(2)
+        return (out + x) * 2
+
+
+class OfTuple(nn.Module):
+    """A layer that says a tuple, of which the first part is changed in place."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.inplace, self.layer = inplace, nn.LSTM(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out, state = self.layer(x)
+        return out.relu_() + state[0] if self.inplace else out.relu() + state[0]
+
+
+BLOCKS = [
+    lambda inplace: nn.ReLU(inplace),
+    lambda inplace: nn.Hardtanh(-0.1, 0.1, inplace),
+    lambda inplace: nn.Dropout(0.5, inplace).eval(),
+    Residual,
+    OfTuple,
+    lambda inplace: nn.Sequential(nn.BatchNorm1d(4), nn.SiLU(inplace), nn.Linear(4, 4)),
+]
+
+
+@given(blocks=st.lists(st.integers(0, len(BLOCKS) - 1), min_size=1, max_size=4), data=st.data())
+def test_a_layer_is_what_it_returned_whatever_follows(blocks: list[int], data) -> None:
+    """Layers that work in place give the signals, the answer and the gradients of those that do
+    not."""
+    nets = []
+    for inplace in (True, False):
+        torch.manual_seed(0)
+        nets.append(nn.Sequential(nn.Linear(4, 4), *[BLOCKS[i](inplace) for i in blocks]))
+    names = [n for n, _ in nets[0].named_modules() if n]
+    layers = data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+    x = torch.randn(5, 4)
+    try:
+        nets[0](x).sum().backward()
+    except RuntimeError:
+        reject()  # in-place layers that torch cannot differentiate in this order, captured or not
+    nets[0].zero_grad()
+    one, two = (capture(model, *layers)(x) for model in nets)
+    assert list(one) == ["logits", *layers]
+    for key, value in two.items():
+        assert torch.equal(one[key], value), key
+    for said in (one, two):
+        sum((v**2).sum() for v in said.values()).backward()
+    for mine, theirs in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert (mine.grad is None) == (theirs.grad is None)
+        assert mine.grad is None or torch.allclose(mine.grad, theirs.grad, atol=1e-6)
+
+
+def test_what_was_captured_leads_to_the_answer() -> None:
+    """As maps of a layer's gradient need it."""
+    said = capture(net(), "0")(torch.randn(5, 3))
+    (grad,) = torch.autograd.grad(said["logits"].sum(), said["0"])
+    assert grad.shape == (5, 4)
+
+
+@given(calls=st.integers(1, 4))
+def test_a_layer_that_is_called_several_times_has_a_signal_a_call(calls: int) -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.act = nn.Linear(3, 3), nn.ReLU(inplace=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(calls):
+                x = self.act(self.layer(x))
+            return x
+
+    model, x = Again(), torch.randn(2, 3)
+    said = capture(model, "layer", "act")(x)
+    if calls == 1:
+        assert torch.equal(said["act"], model(x))
+        return
+    for i in range(calls):
+        assert torch.equal(pick(said, f"layer/{i}"), model.layer(x))
+        x = pick(said, f"act/{i}")
+    with pytest.raises(KeyError, match=r"'act' is a tuple, not a tensor; go on with act/0"):
+        pick(said, "act")
+
+
+def test_an_objective_names_one_of_several_calls() -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(self.layer(x))
+
+    batches = [{"inputs": torch.randn(4, 3)} for _ in range(3)]
+    history = distill(Again(), Again(), batches, Match("layer/0") + Match("layer/1"), epochs=1)
+    assert len(history["match"]) == len(history["match_2"]) == 3
+    with pytest.raises(KeyError, match="go on with layer/0"):
+        distill(Again(), Again(), batches, Match("layer"), epochs=1)
+
+
+class Saving(nn.Module):
+    """Saves memory: what is inside the block is computed again in the backward pass."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.first, self.head = how, nn.Linear(3, 4), nn.Linear(4, 2)
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        if self.how == "no grad":
+            with torch.no_grad():
+                x = self.block(x)
+        elif self.how == "plain":
+            x = self.block(x)
+        else:
+            x = checkpoint(self.block, x, use_reentrant=self.how == "reentrant")
+        return self.head(x)
+
+
+def test_a_layer_inside_a_checkpoint_has_its_gradient() -> None:
+    nets = [Saving("plain"), Saving("not reentrant")]
+    nets[1].load_state_dict(nets[0].state_dict())
+    x = torch.randn(5, 3)
+    for model in nets:
+        view = capture(model, "block.0", "block.1")
+        said = view(x)
+        (said["block.0"] ** 2 + said["block.1"]).sum().backward()
+        assert view._seen == {}
+    assert torch.equal(nets[0].block[0].weight.grad, nets[1].block[0].weight.grad)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("how", ["reentrant", "no grad"])
+@pytest.mark.parametrize("layer", ["block.0", "block.1", "block"])
+def test_a_trained_layer_that_runs_without_gradient_is_refused(how: str, layer: str) -> None:
+    model, x = Saving(how), torch.randn(5, 3)
+    view = capture(model, layer)
+    with pytest.raises(RuntimeError, match=rf"layer '{layer}' is trained.*use_reentrant=False"):
+        view(x)
+    with torch.no_grad():
+        assert layer in view(x)  # a teacher is asked for no gradient
+    model.block.requires_grad_(False)
+    assert layer in view(x)  # a frozen part has none to lose
+
+
 def test_layers_among_the_paths() -> None:
     assert layers_among(net(), ["logits", "2", "0", "2"]) == ("2", "0")
+    assert layers_among(net(), ["hidden_states/2", "2/1", "2/0"]) == ("2",)
 
 
 def test_accepts() -> None:

@@ -1,4 +1,4 @@
-"""Where targets come from: one interface for a live model, a committee, an average, and peers.
+"""Where targets come from: one interface for a live model, a committee, an average.
 
 A teacher is anything that can be called with a batch and returns signals. It is not an
 ``nn.Module``, so that no ``train()``, ``parameters()`` or ``state_dict()`` of a student reaches it.
@@ -6,13 +6,17 @@ A teacher is anything that can be called with a batch and returns signals. It is
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
+import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from distill_lib.signals import (
     Batch,
@@ -20,16 +24,21 @@ from distill_lib.signals import (
     Forward,
     Signals,
     as_batch,
+    bring,
     call,
     capture,
     layers_among,
     pick,
     place,
     tell,
+    unwrapped,
 )
 from distill_lib.stacked import Stacked, fold, unfold
 
-__all__ = ["EMA", "Ensemble", "Peers", "Source", "Teacher", "fingerprint"]
+__all__ = ["EMA", "Ensemble", "Source", "Teacher", "fingerprint"]
+
+# What models carry that their libraries placed, and refuse to move or move wrongly.
+UNMOVED = ("hf_device_map", "is_quantized", "is_loaded_in_8bit", "is_loaded_in_4bit")
 
 
 @runtime_checkable
@@ -46,7 +55,10 @@ class Source(Protocol):
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's parameters and buffers, with their names, shapes and types.
 
-    Capturing layers changes nothing in it.
+    Capturing layers changes nothing in it, nor does ``torch.compile`` or ``DataParallel``.
+
+    Raises:
+        ValueError: an extra state that is neither tensors nor plain data.
 
     Example:
         >>> fingerprint(nn.Identity())[:8]
@@ -54,11 +66,48 @@ def fingerprint(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     model = model.model if isinstance(model, Captured) else model
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        flat = tensor.detach().cpu().contiguous().view(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    for name, value in unwrapped(model).state_dict().items():
+        _feed(digest, name, value)
     return digest.hexdigest()
+
+
+def _feed(digest: Any, name: str, value: Any) -> None:
+    """One entry of a state, down to plain tensors and plain data."""
+    parts = {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else None
+    if isinstance(value, (tuple, list)):
+        parts = {str(k): v for k, v in enumerate(value)}
+    elif isinstance(value, Tensor):
+        parts = _inner(value.detach())
+    if parts is not None:
+        for key, part in parts.items():
+            _feed(digest, f"{name}/{key}", part)
+    elif isinstance(value, Tensor):
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().view(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    elif value is None or isinstance(value, (bool, int, float, str, bytes, torch.dtype)):
+        digest.update(f"{name}{value!r}".encode())
+    elif isinstance(value, io.BytesIO):
+        _feed(digest, name, value.getvalue())
+    else:
+        raise ValueError(
+            f"the state {name!r} is a {type(value).__name__}, which has no fingerprint; derive a "
+            "class from Teacher whose fingerprint() returns a name for these weights"
+        )
+
+
+def _inner(tensor: Tensor) -> dict[str, Any] | None:
+    """What a sparse or quantized tensor is made of; None for one that is plain."""
+    if is_traceable_wrapper_subclass(tensor):
+        names, context = tensor.__tensor_flatten__()
+        text = re.sub(r" at 0x\w+", "", repr(context))  # the same in every process
+        return {**{name: getattr(tensor, name) for name in names}, "context": text}
+    if tensor.is_quantized:
+        return {"integers": tensor.int_repr(), "numbers": tensor.dequantize()}
+    if tensor.layout is not torch.strided:
+        found = tensor.to_sparse(layout=torch.sparse_coo).coalesce()
+        return {"shape": [*found.shape], "indices": found.indices(), "values": found.values()}
+    return None
 
 
 class Teacher:
@@ -111,17 +160,32 @@ class Teacher:
         """The model's signals for a batch, without gradient."""
         self._settle()
         named = as_batch(batch)
+        home = next((v.device for v in named.values() if isinstance(v, Tensor)), None)
         named = self.preprocess(named) if self.preprocess else named
         named = place(named, self.model)
         index = named.get("index")
         if isinstance(index, Tensor) and index.ndim == 2 and not isinstance(self.model, Stacked):
             # batches [S, B, ...] of several students, and one teacher for all of them
-            return cast(Signals, unfold(call(self.model, fold(named), self.forward), len(index)))
-        return call(self.model, named, self.forward)
+            said = unfold(call(self.model, fold(named), self.forward), len(index))
+        else:
+            said = call(self.model, named, self.forward)
+        # a teacher may live on another device than the student and the batch
+        return cast(Signals, said if home is None else bring(said, home))
 
     def to(self, device: torch.device | str) -> Teacher:
-        """Move the model."""
-        self.model.to(device)
+        """Move the model; a quantized one, or one spread by a device map, stays where it is.
+
+        Raises:
+            ValueError: a model on the device meta, which has no weights.
+        """
+        inner = self.model.model if isinstance(self.model, Captured) else self.model
+        if any(getattr(inner, mark, None) for mark in UNMOVED):
+            return self
+        if any(tensor.is_meta for tensor in inner.parameters()):
+            raise ValueError("the teacher is on the device meta, without weights: load them first")
+        # quantized models of other libraries refuse with a ValueError, before anything has moved
+        with contextlib.suppress(ValueError):
+            inner.to(device)
         return self
 
     def models(self) -> Iterator[nn.Module]:
@@ -133,16 +197,31 @@ class Teacher:
         found = fingerprint(self.model)
         return f"{found}+bn_train" if self.bn_train else found
 
-    def reveal(self, paths: Sequence[str]) -> None:
-        """Make the model tell what an objective names: its own signals, and inner layers."""
-        tell(self.model, paths)
-        view = self.model if isinstance(self.model, Captured) else None
-        base, known = (view.model, view.layers) if view is not None else (self.model, ())
+    def reveal(self, paths: Sequence[str]) -> Callable[[], None]:
+        """Make the model tell what an objective names: its own signals, and inner layers.
+
+        Returns:
+            A function that leaves the model as it was, without the hooks.
+        """
+        silence, before = tell(self.model, paths), self.model
+        base, known = (
+            (before.model, before.layers) if isinstance(before, Captured) else (before, ())
+        )
         layers = layers_among(base, [*known, *paths])
         if set(layers) > set(known):
-            if view is not None:
-                view.release()
+            if isinstance(before, Captured):
+                before.release()
             self.model = capture(base, *layers)
+
+        def undo() -> None:
+            if isinstance(self.model, Captured) and self.model is not before:
+                self.model.release()
+                self.model = before
+                if isinstance(before, Captured):
+                    before.attach()
+            silence()
+
+        return undo
 
 
 class Ensemble:
@@ -267,67 +346,3 @@ class EMA(Teacher):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The average, from a checkpoint."""
         self.model.load_state_dict(state)
-
-
-class Peers(nn.Module):
-    r"""Students that teach each other: deep mutual learning.
-
-    As a student, a cohort of K models says ``logits`` of shape [K, B, C], one objective for all.
-    As a teacher, :meth:`others` gives each model the mean of what the others just said:
-
-    .. math:: v_k = \log \tfrac{1}{K-1} \sum_{j \ne k} \mathrm{softmax}(z_j)
-
-    Args:
-        models: At least two modules with the same classes.
-
-    Raises:
-        ValueError: fewer than two models.
-
-    Reference:
-        Zhang et al., *Deep mutual learning*, 2018.
-
-    Example:
-        >>> cohort = Peers([nn.Linear(4, 3), nn.Linear(4, 3)])
-        >>> batch = {"inputs": torch.zeros(5, 4)}
-        >>> cohort(batch["inputs"]).shape, cohort.others()(batch).shape
-        (torch.Size([2, 5, 3]), torch.Size([2, 5, 3]))
-    """
-
-    def __init__(self, models: Sequence[nn.Module]) -> None:
-        super().__init__()
-        if len(models) < 2:
-            raise ValueError(f"Peers expected at least two models, got {len(models)}")
-        self.models = nn.ModuleList(models)
-        self._said: Tensor | None = None
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """[K, B, C] logits of all models."""
-        logits = torch.stack(
-            [pick(model(*args, **kwargs), "logits", "peer") for model in self.models]
-        )
-        self._said = logits.detach()
-        return logits
-
-    def others(self) -> _Others:
-        """The teacher's side of the cohort."""
-        return _Others(self)
-
-
-class _Others:
-    """What the other peers said of the batch that the cohort has just seen."""
-
-    def __init__(self, cohort: Peers) -> None:
-        self.cohort = cohort
-
-    def __call__(self, batch: Batch) -> Signals:
-        said = self.cohort._said
-        if said is None:
-            raise RuntimeError("the cohort has seen no batch yet: call it before its others()")
-        k = len(said)
-        said = said.float() if said.dtype.itemsize < 4 else said
-        logp = said.log_softmax(-1).unsqueeze(0).expand(k, *said.shape).clone()
-        logp[torch.arange(k), torch.arange(k)] = float("-inf")
-        return logp.logsumexp(1) - torch.log(torch.tensor(k - 1.0, device=said.device))
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"peers {len(self.cohort.models)}".encode()).hexdigest()

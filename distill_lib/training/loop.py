@@ -19,6 +19,7 @@ from distill_lib.teachers.live import Source
 from . import resume as resuming
 from .history import History
 from .run import Optimizer, Run
+from .shares import length, walk
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -52,19 +53,27 @@ def distill(
     Device, mixed precision, several processes and gradient accumulation are the accelerator's: give
     ``Accelerator(mixed_precision="bf16", gradient_accumulation_steps=4, log_with="tensorboard",
     project_dir="runs")`` for all of them. Denominators are those of the whole step, so the gradient
-    does not depend on how a batch was cut.
+    does not depend on how a batch was cut. Several processes take the batches in turns and do what
+    one does with as many times the accumulation, for any number of batches; a loader that is
+    already shared out, by ``accelerator.prepare`` or a ``DistributedSampler``, is taken as it is.
+    Running statistics of batch normalization are those of the first process, as always under DDP.
+
+    The student is in train mode, except for frozen parts in eval mode, such as a fixed batch
+    normalization. Afterwards every module is in the mode that it was in, and no hook is left.
 
     Args:
         student: The model to train, in place.
         teacher: A teacher; a module becomes a :class:`distill_lib.Teacher`; None where no term
-            asks.
+            asks. It may share frozen weights with the student. A quantized one, one spread by a
+            device map, and one that is already on an accelerator stay where they are.
         batches: Any iterable of batches that can be walked again: a DataLoader,
             ``dataset.batches()``, rollouts. Batches are mappings or ``(inputs, labels)`` pairs.
         objective: A sum of terms. Its projectors are trained along.
         epochs: Walks over ``batches``; or
         steps: optimizer steps. Give one of the two.
         lr: Learning rate, a number or a schedule of progress. By default 1e-3, or the rate that a
-            given optimizer came with.
+            given optimizer came with. Of several parameter groups it is the highest rate; the
+            others stay in proportion. A given optimizer has its own rates again afterwards.
         optimizer: An instance, or a function from parameters to one; AdamW by default.
         clip_norm: Largest norm of the gradient.
         accelerator: 🤗 Accelerate's; by default one for the best device there is.
@@ -79,7 +88,9 @@ def distill(
 
     Raises:
         ValueError: neither or both of epochs and steps; an optimizer that forgets parameters; a
-            teacher that is the student; a checkpoint of another teacher or objective.
+            teacher that is the student or shares what is trained; a checkpoint of another teacher
+            or objective.
+        OSError: a checkpoint that cannot be written, before the first step.
         FloatingPointError: a loss that is not finite.
 
     Example:
@@ -93,7 +104,7 @@ def distill(
     """
     run = Run(student, teacher, objective, accelerator, forward)
     try:
-        total = _total_steps(batches, epochs, steps, run.accumulation, run.world)
+        total = _total_steps(run, batches, epochs, steps)
         run.prepare(optimizer, lr, clip_norm)
         saver = run.saver(checkpoint, batches) if checkpoint else None
         at = saver.load() if saver is not None and resume else resuming.Start()
@@ -124,7 +135,7 @@ def _walk(
                 break
             begun = saver.begin_epoch() if saver is not None else None
             drawn = at.skip
-            for drawn, group in _groups(run.shard(batches), run.accumulation, at):
+            for drawn, group in _groups(walk(run.accelerator, batches), run.accumulation, at):
                 record = run.step(group, at.step / total)
                 at.step += 1
                 history.add(at.step, record)
@@ -150,8 +161,8 @@ def _walk(
 
 
 def _groups(
-    batches: Iterator[Any], size: int, at: resuming.Start
-) -> Iterator[tuple[int, list[Any]]]:
+    batches: Iterator[tuple[Any, bool]], size: int, at: resuming.Start
+) -> Iterator[tuple[int, list[tuple[Any, bool]]]]:
     """How many groups were drawn, and the last; after a resume, those already used are dropped."""
     number = 0
     while group := list(itertools.islice(batches, size)):
@@ -163,9 +174,7 @@ def _groups(
             at.skip = 0
 
 
-def _total_steps(
-    batches: Iterable[Any], epochs: int | None, steps: int | None, accumulation: int, world: int
-) -> int:
+def _total_steps(run: Run, batches: Iterable[Any], epochs: int | None, steps: int | None) -> int:
     if (epochs is None) == (steps is None):
         raise ValueError(
             f"give epochs or steps, one of the two; got epochs={epochs}, steps={steps}"
@@ -182,11 +191,11 @@ def _total_steps(
         return steps
     assert epochs is not None
     try:
-        length = len(batches)  # type: ignore[arg-type]
+        rounds = length(run.accelerator, batches)
     except TypeError:
         raise ValueError(
             "batches has no length, so epochs cannot be counted in steps; give steps="
         ) from None
-    if length == 0:
+    if rounds == 0:
         raise ValueError("batches is empty: there is nothing to train on")
-    return epochs * math.ceil(math.ceil(length / world) / accumulation)
+    return epochs * math.ceil(rounds / int(run.accumulation))

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import AdamW
 from torch.optim import Optimizer as TorchOptimizer
 
 from distill_lib.objective import Objective, Step, Term
 from distill_lib.schedules import Schedule, as_schedule
-from distill_lib.signals import Captured, Forward, as_batch, call, capture, layers_among, tell
+from distill_lib.signals import (
+    Captured,
+    Forward,
+    as_batch,
+    call,
+    capture,
+    layers_among,
+    modes_of,
+    set_modes,
+    tell,
+    unwrapped,
+)
 from distill_lib.teachers.live import Source, Teacher
 
 from . import resume as resuming
+from .before import cannot_write, check_separate, fixed_parts, models_of
 from .history import History
 
 if TYPE_CHECKING:
@@ -40,19 +53,17 @@ class Run:
         forward: Forward | None,
     ) -> None:
         self.student = student
-        self.teacher: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
+        self.modes = modes_of(student, *models_of(teacher))
+        self.fixed = fixed_parts(student)
         self.objective = 1.0 * objective if isinstance(objective, Term) else objective
         self.forward = forward
         self.logged = 0
         # what leaves the student and Accelerate's global state as they were found
         self.undo = ExitStack()
-        if any(model is student for model in getattr(self.teacher, "models", lambda: ())()):
-            raise ValueError(
-                "the teacher is the student itself and would be frozen; "
-                "for an average of its past use EMA(student, decay), for a copy copy.deepcopy"
-            )
         if not isinstance(self.objective, Objective):
             raise TypeError(f"expected an objective, got {type(self.objective).__name__}")
+        check_separate(student, teacher, self.objective, self.fixed)
+        self.teacher: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
         self.accelerator = self._default() if accelerator is None else accelerator
         self.accumulation = self.accelerator.gradient_accumulation_steps
         self.world = self.accelerator.num_processes
@@ -70,10 +81,8 @@ class Run:
         self, optimizer: Optimizer | None, lr: Schedule | float | None, clip_norm: float | None
     ) -> None:
         device = self.accelerator.device
-        if hasattr(self.teacher, "to"):
-            self.teacher.to(device)
-        if hasattr(self.teacher, "reveal"):
-            self.teacher.reveal(self.objective.reads("teacher"))
+        self.undo.callback(set_modes, self.modes)
+        self._settle_teacher(device)
         self.undo.callback(tell(self.student, self.objective.reads("student")))
         layers = layers_among(self.student, self.objective.reads("student"))
         view = capture(self.student, *layers) if layers else self.student
@@ -86,7 +95,8 @@ class Run:
         ]
         self.lr = None if lr is None else as_schedule(lr)
         self.clip_norm = clip_norm
-        optimizer = _make_optimizer(optimizer, self.params, lr)
+        optimizer = _make_optimizer(optimizer, self.params)
+        self._note_rates(optimizer)
         has_params = any(p.requires_grad for p in self.objective.parameters())
         self.loss_of = (
             self.accelerator.prepare_model(self.objective) if has_params else self.objective
@@ -100,16 +110,59 @@ class Run:
         self.optimizer: Any = optimizer
         if not self.plain:
             self.optimizer = self.accelerator.prepare_optimizer(optimizer)
+        # the modes as the user set them, not as the teacher's eval() left what both use
+        set_modes(self.modes)
         self.student.train()
+        for part in self.fixed:
+            part.training = False
+
+    def _settle_teacher(self, device: torch.device) -> None:
+        """Bring the teacher here and have it say what is read, until the end of training."""
+        models = models_of(self.teacher)
+        places = {p.device.type for model in models for p in model.parameters()}
+        # one that the user put on an accelerator stays on it; an average follows the student
+        follows = hasattr(self.teacher, "update") or places <= {"cpu", "meta"}
+        if hasattr(self.teacher, "to") and follows:
+            self.teacher.to(device)
+        if hasattr(self.teacher, "reveal"):
+            undo = self.teacher.reveal(self.objective.reads("teacher"))
+            if callable(undo):
+                self.undo.callback(undo)
+        mine = set(self.student.modules())
+        self.shared = [part for m in models for part in m.modules() if part in mine]
+
+    def _note_rates(self, optimizer: TorchOptimizer) -> None:
+        """How the rates of the groups stand to each other, which a schedule keeps."""
+        if self.lr is None:
+            return
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        top = max(rates)
+        self.shares = [rate / top if top else 1.0 for rate in rates]
+        self.undo.callback(_set_rates, optimizer, rates)
 
     def saver(self, path: str | Path, batches: Iterable[Any]) -> resuming.Saver:
+        """What writes and reads the checkpoint; one that cannot be written is found here."""
         write = bool(self.accelerator.is_main_process)
-        return resuming.Saver(path, self.parts(), self.identity(), batches, write)
+        size = sum(p.nbytes for p in self.params if not is_lazy(p))
+        problem = [cannot_write(Path(path), size) if write else None]
+        if self.world > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(problem)
+        if problem[0] is not None:
+            raise OSError(
+                f"the checkpoint {str(path)!r} cannot be written ({problem[0]}); give a file in a "
+                "folder that can be written to, before the work of an epoch is lost"
+            )
+        inner = getattr(batches, "base_dataloader", batches)
+        # a loader of Accelerate says that it has a state, also around one that has none
+        source = batches if hasattr(inner, "load_state_dict") else inner
+        return resuming.Saver(path, self.parts(), self.identity(), source, write)
 
     def parts(self) -> dict[str, Any]:
         """Everything whose state a checkpoint holds."""
         parts: dict[str, Any] = {
-            "student": self.student,
+            "student": unwrapped(self.student),
             "objective": self.objective,
             "optimizer": self.optimizer,
         }
@@ -131,32 +184,24 @@ class Run:
 
         set_seed(seed)
 
-    def shard(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """This process's share: every world-th batch, in the order of the first process."""
-        if self.world > 1:
-            from accelerate.utils import synchronize_rng_states
-
-            synchronize_rng_states(["torch"])
-        return itertools.islice(iter(batches), self.accelerator.process_index, None, self.world)
-
-    def step(self, group: list[Any], progress: float) -> dict[str, Tensor | float]:
-        """One optimizer step over the micro-batches of a group."""
+    def step(self, group: list[tuple[Any, bool]], progress: float) -> dict[str, Tensor | float]:
+        """One optimizer step over micro-batches, each with whether it counts."""
         device = self.accelerator.device
-        named = [as_batch(batch) for batch in group]
+        named = [as_batch(batch) for batch, _ in group]
         if device.type != "cpu":
             from accelerate.utils import send_to_device
 
             named = [send_to_device(batch, device, non_blocking=True) for batch in named]
+        counts = [count for _, count in group]
         alone = len(named) == 1 and self.world == 1
-        whole = None if alone else Step(named, self._total if self.world > 1 else None)
+        whole = None if alone else self._whole(named, counts)
         asked = self.teacher is not None and self.objective.needs_teacher(progress)
         if self.lr is not None:
-            for settings in self.optimizer.param_groups:
-                settings["lr"] = self.lr(progress)
+            _set_rates(self.optimizer, [share * self.lr(progress) for share in self.shares])
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(named):
             with self._synced(last=i == len(named) - 1):
-                found = self._learn(batch, progress, whole, asked)
+                found = self._learn(batch, progress, whole, asked, counts[i])
             for name, part in found.items():
                 sums[name] = sums[name] + part if name in sums else part
         if self.clip_norm is not None and self.plain:
@@ -167,16 +212,32 @@ class Run:
         self.optimizer.zero_grad()
         if hasattr(self.teacher, "update"):
             self.teacher.update(self.student)
-        return {**sums, "lr": self.optimizer.param_groups[0]["lr"]}
+        rates = [settings["lr"] for settings in self.optimizer.param_groups]
+        return {**self._over_processes(sums), "lr": max(rates, key=lambda rate: rate or 0.0)}
+
+    def _whole(self, named: list[Mapping[str, Any]], counts: list[bool]) -> Step:
+        """What the denominators are counted over: the batches of all processes that count."""
+        if self.world == 1:
+            return Step(named)
+        if not any(counts):
+            return Step(named, lambda count: self._mean(0 * count))
+        return Step([b for b, count in zip(named, counts, strict=True) if count], self._mean)
 
     def _learn(
-        self, batch: Mapping[str, Any], progress: float, whole: Step | None, asked: bool
+        self,
+        batch: Mapping[str, Any],
+        progress: float,
+        whole: Step | None,
+        asked: bool,
+        counts: bool,
     ) -> dict[str, Tensor]:
         """Forward and backward over one micro-batch."""
         with nullcontext() if self.plain else self.accelerator.autocast():
             said = call(self.view, batch, self.forward)
-            taught = self.teacher(batch) if asked and self.teacher is not None else None
+            taught = self._taught(batch) if asked else None
             loss, parts = self.loss_of(said, taught, batch, progress=progress, denom=whole)
+        if not counts:  # the process goes along with the others, and adds nothing
+            loss, parts = 0.0 * loss, {name: 0.0 * part for name, part in parts.items()}
         if self.plain:
             loss.backward()
         else:
@@ -184,17 +245,32 @@ class Run:
             self.accelerator.backward(loss * self.accumulation)
         return {"loss": loss.detach(), **parts}
 
+    def _taught(self, batch: Mapping[str, Any]) -> Any:
+        """The teacher's answer; its eval mode does not reach the parts that the student uses."""
+        modes = [(part, part.training) for part in self.shared]
+        with torch.no_grad():
+            taught = self.teacher(batch)
+        set_modes(modes)
+        return taught
+
     def _synced(self, last: bool) -> AbstractContextManager[Any]:
         if last or self.world == 1:
             return nullcontext()
         unsynced: AbstractContextManager[Any] = self.accelerator.no_sync(self.view)
         return unsynced
 
-    def _total(self, count: Tensor) -> Tensor:
-        # gradients are averaged over processes: the denominator is the average count
-        reduced = self.accelerator.reduce(count, reduction="mean")
+    def _mean(self, value: Tensor) -> Tensor:
+        # gradients are averaged over processes: so are the counts they are divided by
+        reduced = self.accelerator.reduce(value, reduction="mean")
         assert isinstance(reduced, Tensor)
         return reduced
+
+    def _over_processes(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The step's values over the batches of all processes."""
+        if self.world == 1:
+            return sums
+        values = self._mean(torch.stack([value.float() for value in sums.values()]))
+        return dict(zip(sums, values, strict=True))
 
     def log(self, history: History) -> None:
         """Send the rows that are new to the accelerator's trackers."""
@@ -213,9 +289,12 @@ class Run:
                 self.undo.callback(tracker.finish)
 
 
-def _make_optimizer(
-    optimizer: Optimizer | None, params: list[nn.Parameter], lr: Schedule | float | None
-) -> TorchOptimizer:
+def _set_rates(optimizer: Any, rates: list[float]) -> None:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
+def _make_optimizer(optimizer: Optimizer | None, params: list[nn.Parameter]) -> TorchOptimizer:
     if optimizer is None:
         return AdamW(params, lr=1e-3)
     if isinstance(optimizer, TorchOptimizer):

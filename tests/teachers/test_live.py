@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -155,6 +158,70 @@ def test_capturing_layers_changes_no_fingerprint() -> None:
     assert teacher.fingerprint() == before
 
 
+class Extra(nn.Linear):
+    """A state that is no tensor, as models in eight bits have."""
+
+    def __init__(self, extra: Any) -> None:
+        super().__init__(2, 2)
+        nn.init.zeros_(self.weight), nn.init.zeros_(self.bias)
+        self.extra = extra
+
+    def get_extra_state(self) -> Any:
+        return self.extra
+
+    def set_extra_state(self, state: Any) -> None:
+        self.extra = state
+
+
+class Buffer(nn.Module):
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("tensor", tensor)
+
+
+def quantized(scale: float) -> Tensor:
+    return torch.quantize_per_tensor(torch.tensor([0.25, 0.5]), scale, 0, torch.qint8)
+
+
+ONES, TWOS = torch.eye(3), 2 * torch.eye(3)
+DIFFERENT: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
+    "numbers": lambda: (Extra({"scale": 1.0}), Extra({"scale": 2.0})),
+    "names": lambda: (Extra({"scale": 1.0}), Extra({"amax": 1.0})),
+    "tensors": lambda: (Extra([ONES, None]), Extra([TWOS, None])),
+    "bytes": lambda: (Extra(io.BytesIO(b"a")), Extra(io.BytesIO(b"b"))),
+    "sparse": lambda: (Buffer(ONES.to_sparse()), Buffer(TWOS.to_sparse())),
+    "places": lambda: (Buffer(ONES.to_sparse()), Buffer(ONES.flip(0).to_sparse())),
+    "compressed": lambda: (Buffer(ONES.to_sparse_csr()), Buffer(TWOS.to_sparse_csr())),
+    "complex": lambda: (Buffer(torch.tensor([1j])), Buffer(torch.tensor([1j]).conj())),
+    "half": lambda: (Buffer(ONES.bfloat16()), Buffer(TWOS.bfloat16())),
+    "quantized": lambda: (Buffer(quantized(0.25)), Buffer(quantized(0.5))),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", DIFFERENT)
+def test_a_fingerprint_follows_what_is_no_plain_tensor(kind: str) -> None:
+    (one, two), (again, _) = DIFFERENT[kind](), DIFFERENT[kind]()
+    assert fingerprint(one) == fingerprint(again) != fingerprint(two)
+
+
+def test_a_state_without_a_fingerprint_is_refused_with_a_way_out() -> None:
+    with pytest.raises(ValueError, match=r"'_extra_state/x' is a object.*derive a class"):
+        fingerprint(Extra({"x": object()}))
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
+def test_wrappers_change_neither_names_nor_fingerprint(wrap: Any) -> None:
+    model = net()
+    before, said = fingerprint(model), Teacher(capture(model, "0"))(data(1)[0])
+    teacher = Teacher(wrap(model))
+    undo = teacher.reveal(["0"])
+    assert teacher.fingerprint() == before
+    assert list(teacher(data(1)[0])) == list(said) == ["logits", "0"]
+    undo()
+    assert teacher.fingerprint() == before and len(model[0]._forward_hooks) == 1
+
+
 def test_bn_train_is_part_of_the_fingerprint() -> None:
     model = net()
     assert Teacher(model).fingerprint() != Teacher(model, bn_train=True).fingerprint()
@@ -211,56 +278,3 @@ def test_the_average_keeps_its_name_and_its_state() -> None:
     assert one.fingerprint() == before == two.fingerprint() != EMA(student, 0.8).fingerprint()
     two.load_state_dict(one.state_dict())
     assert same(one.state_dict(), two.state_dict())
-
-
-# ---- Peers ----
-
-
-def test_each_peer_is_taught_by_the_mean_of_the_others() -> None:
-    cohort = Peers([nn.Linear(4, 3) for _ in range(3)])
-    said = cohort(torch.randn(5, 4)).detach()
-    taught = cohort.others()({})
-    mean = (said[1].softmax(-1) + said[2].softmax(-1)) / 2
-    assert torch.allclose(taught[0].exp(), mean, atol=1e-6)
-    assert not taught.requires_grad
-
-
-def test_two_peers_teach_each_other() -> None:
-    cohort = Peers([nn.Linear(4, 3), nn.Linear(4, 3)])
-    said = cohort(torch.randn(5, 4)).detach()
-    assert torch.allclose(cohort.others()({}), said.flip(0).log_softmax(-1), atol=1e-6)
-
-
-def test_peers_in_half_precision_teach_in_full() -> None:
-    cohort = Peers([nn.Linear(4, 3).bfloat16(), nn.Linear(4, 3).bfloat16()])
-    cohort(torch.randn(5, 4).bfloat16())
-    assert cohort.others()({}).dtype == torch.float32
-
-
-def test_mutual_learning_in_one_run_improves_every_peer() -> None:
-    truth = torch.randn(4, 3)
-    x = torch.randn(256, 4)
-    batches = [{"inputs": x[i::8], "labels": (x[i::8] @ truth).argmax(-1)} for i in range(8)]
-    cohort = Peers([nn.Linear(4, 3), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))])
-
-    def accuracies() -> Tensor:
-        with torch.no_grad():
-            return (cohort(x).argmax(-1) == (x @ truth).argmax(-1)).float().mean(-1)
-
-    before = accuracies()
-    history = distill(cohort, cohort.others(), batches, CE() + KD(), epochs=8, lr=0.02)
-    after = accuracies()
-    assert (after > before + 0.1).all() and (after > 0.85).all()
-    assert history["kd"][-1] < history["kd"][0]
-
-
-def test_peers_are_several() -> None:
-    with pytest.raises(ValueError, match="at least two models, got 1"):
-        Peers([net()])
-
-
-def test_the_others_speak_after_the_cohort() -> None:
-    others = Peers([net(), net()]).others()
-    with pytest.raises(RuntimeError, match="seen no batch yet"):
-        others({})
-    assert others.fingerprint() != Peers([net(), net(), net()]).others().fingerprint()

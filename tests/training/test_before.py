@@ -1,0 +1,217 @@
+"""before: what is found out before the first step."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distill_lib import KD, Ensemble, Match, Teacher, capture, distill
+from distill_lib.signals import eval_mode
+from distill_lib.training import before
+
+
+class Net(nn.Module):
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.head = trunk, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.trunk(x))
+
+
+def trunk(norm: bool = False) -> nn.Sequential:
+    middle = nn.BatchNorm1d(8, affine=False) if norm else nn.ReLU()
+    return nn.Sequential(nn.Linear(4, 8), middle, nn.Dropout(0.5))
+
+
+def data(n: int = 3) -> list[dict[str, Tensor]]:
+    return [{"inputs": torch.randn(16, 4)} for _ in range(n)]
+
+
+class Counted(nn.Linear):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+# ---- teacher and student are separate ----
+
+
+def one_parameter(student: Net) -> nn.Module:
+    teacher = copy.deepcopy(student)
+    teacher.trunk[0].bias = student.trunk[0].bias
+    return teacher
+
+
+def one_memory(student: Net) -> nn.Module:
+    """Parameters of their own, over the same numbers."""
+    teacher = copy.deepcopy(student)
+    teacher.trunk[0].bias = nn.Parameter(student.trunk[0].bias.detach(), requires_grad=False)
+    return teacher
+
+
+SHARING: dict[str, Callable[[Net], Any]] = {
+    "a trunk": lambda student: Net(student.trunk),
+    "one parameter": one_parameter,
+    "one memory": one_memory,
+    "a teacher": lambda student: Teacher(Net(student.trunk)),
+    "one of a committee": lambda student: Ensemble([Net(trunk()), Net(student.trunk)]),
+    "a view of the student": lambda student: capture(student, "trunk"),
+    "a wrapper of the student": lambda student: nn.Sequential(student),
+    "a part of the student": lambda student: nn.Sequential(student.trunk, nn.Linear(8, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_what_is_trained_is_not_shared(kind: str) -> None:
+    student = Net(trunk())
+    teacher = SHARING[kind](student)
+    state = copy.deepcopy(student.state_dict())
+    with pytest.raises(ValueError, match=r"holds \d of the 4 .*trunk\.0\.bias.*copy\.deepcopy"):
+        distill(student, teacher, data(), KD(), epochs=1, lr=0.1)
+    assert all(torch.equal(state[k], v) for k, v in student.state_dict().items())
+    assert (
+        all(part.training for part in student.modules())
+        or kind == "a teacher"
+        or isinstance(teacher, Ensemble)
+    )
+
+
+def test_statistics_of_batch_normalization_are_trained_too() -> None:
+    student = Net(trunk(norm=True))
+    student.trunk.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"trunk\.1\.running_mean, trunk\.1\.running_var"):
+        distill(student, Net(student.trunk), data(), KD(), epochs=1)
+    student.trunk.eval()
+    assert len(distill(student, Net(student.trunk), data(), KD(), epochs=1)) == 3
+
+
+def test_a_projector_of_the_objective_is_trained_too() -> None:
+    teacher = Net(trunk())
+    with pytest.raises(ValueError, match=r"holds 2 of the 8 .*terms\.0\.project\.1\.weight"):
+        objective = 1.0 * Match("head", project=nn.Sequential(nn.Linear(3, 8), teacher.head))
+        distill(Net(trunk()), teacher, data(), objective, epochs=1)
+
+
+def test_what_is_frozen_may_be_shared_and_drops_in_the_student_alone() -> None:
+    """The teacher's eval mode does not reach the student's dropout."""
+    shared = trunk()
+    shared[0].requires_grad_(False)
+    student, teacher = Net(shared), Net(shared)
+    modes: list[bool] = []
+    shared[2].register_forward_hook(lambda m, args, out: modes.append(m.training))
+    state = copy.deepcopy(teacher.state_dict())
+    distill(student, teacher, data(), KD(), epochs=2, lr=0.1)
+    assert modes == [True, False] * 6
+    assert all(torch.equal(state[k], v) for k, v in teacher.state_dict().items())
+
+
+class Adapted(nn.Module):
+    """A frozen base, and what is added to it where the adapter is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.added, self.on = Net(trunk()).requires_grad_(False), nn.Linear(4, 3), True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.added(x) if self.on else self.base(x)
+
+
+class Base:
+    """The student without its adapter."""
+
+    def __init__(self, model: Adapted) -> None:
+        self.model = model
+
+    def __call__(self, batch: Any) -> Tensor:
+        with eval_mode([self.model]):
+            self.model.on = False
+            said = self.model(batch["inputs"])
+            self.model.on = True
+        return said
+
+    def fingerprint(self) -> str:
+        return "base"
+
+
+def test_the_base_below_an_adapter_teaches_it() -> None:
+    student = Adapted()
+    with pytest.raises(ValueError, match="for its base below an adapter an object whose __call__"):
+        distill(student, student, data(), KD(), epochs=1)
+    base = copy.deepcopy(student.base.state_dict())
+    history = distill(student, Base(student), data() * 20, KD(), epochs=1, lr=0.05)
+    assert history["kd"][-1] < history["kd"][0]
+    assert all(torch.equal(base[k], v) for k, v in student.base.state_dict().items())
+    assert all(part.training for part in student.modules())
+
+
+def test_tensors_that_do_not_tell_where_they_are() -> None:
+    """Lazy projectors and sparse or empty buffers are no reason to refuse."""
+    teacher, student = Net(trunk()), Net(trunk())
+    for model in (teacher, student):
+        model.register_buffer("sparse", torch.eye(2).to_sparse(), persistent=False)
+        model.empty = nn.Parameter(torch.empty(0))
+    before.check_separate(student, teacher, Match("head", project=nn.LazyLinear(3)), set())
+
+
+# ---- a checkpoint that cannot be written ----
+
+
+def below_a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "c"
+
+
+def in_a_closed_folder(folder: Path) -> Path:
+    closed = folder / "closed"
+    closed.mkdir(mode=0o500)
+    if os.access(closed, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    return closed / "c"
+
+
+UNWRITABLE: dict[str, Callable[[Path], Path]] = {
+    "where nothing can be": lambda folder: Path("/proc/nowhere/c"),
+    "a folder": lambda folder: folder,
+    "below a file": below_a_file,
+    "a name too long": lambda folder: folder / ("c" * 252),
+    "in a closed folder": in_a_closed_folder,
+}
+
+
+@pytest.mark.parametrize("kind", UNWRITABLE)
+def test_a_checkpoint_that_cannot_be_written_is_found_first(kind: str, tmp_path: Path) -> None:
+    student, path = Counted(4, 3), UNWRITABLE[kind](tmp_path)
+    if kind == "where nothing can be" and not Path("/proc").is_dir():
+        pytest.skip("there is no /proc")
+    with pytest.raises(OSError, match=r"cannot be written \(.*give a file in a folder"):
+        distill(student, nn.Linear(4, 3), data(), KD(), epochs=1, checkpoint=path)
+    assert student.calls == 0
+
+
+def test_a_full_disk_is_found_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = SimpleNamespace(free=59)
+    monkeypatch.setattr(before.shutil, "disk_usage", lambda path: full)
+    settings: dict[str, Any] = {"epochs": 1, "checkpoint": tmp_path / "c"}
+    with pytest.raises(OSError, match="59 bytes are free and the weights alone take 60"):
+        distill(nn.Linear(4, 3), nn.Linear(4, 3), data(), KD(), **settings)
+    full.free = 60
+    assert len(distill(nn.Linear(4, 3), nn.Linear(4, 3), data(), KD(), **settings)) == 3
+
+
+def test_trying_leaves_nothing_behind_and_keeps_an_older_file(tmp_path: Path) -> None:
+    (tmp_path / "new" / "c.part").parent.mkdir()
+    (tmp_path / "new" / "c").write_text("older")
+    assert before.cannot_write(tmp_path / "new" / "c", 10) is None
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["c"]
+    assert (tmp_path / "new" / "c").read_text() == "older"
