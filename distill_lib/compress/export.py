@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from distill_lib.signals import DESCRIPTIVE, Batch, Signals, as_batch, call, eval_mode
 
 from ._needs import need
+from ._programs import UnsafeProgram, rebuilt
 
 __all__ = ["ExportError", "OnnxModel", "load_exported", "to_exported", "to_onnx"]
 
@@ -30,7 +31,7 @@ BATCH = {0: "batch"}
 
 
 class ExportError(RuntimeError):
-    """A model that cannot be exported, or not faithfully; the message names the operator."""
+    """A model that cannot be exported, or not faithfully, or a file that cannot be read again."""
 
 
 class _Answers(nn.Module):
@@ -229,17 +230,41 @@ class _Exported(nn.Module):
 
     def forward(self, inputs: Tensor | None = None, **named: Tensor) -> dict[str, Tensor]:
         given = {"inputs": inputs, **named} if inputs is not None else named
+        if missing := [name for name in self.inputs if name not in given]:
+            raise KeyError(f"the program asks for {missing}; the batch has {', '.join(given)}")
         said = self.program(*[given[name] for name in self.inputs])
         return dict(zip(self.outputs, said, strict=True))
 
 
 def load_exported(path: str | Path) -> nn.Module:
-    """Read a program of :func:`to_exported`: a model for :func:`distill_lib.evaluate`."""
-    extra = {"names.txt": ""}
-    with _quiet():
-        program = torch.export.load(path, extra_files=extra).module()
-    inputs, _, outputs = extra["names.txt"].partition("\n\n")
-    return _Exported(program, inputs.split("\n"), outputs.split("\n"))
+    """Read a program of :func:`to_exported`: a model for :func:`distill_lib.evaluate`.
+
+    Nothing in the file is run or unpickled but numbers: torch gets a copy of it that holds nothing
+    else. What the program computes when it is asked is made of torch's operators on tensors.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ExportError: no such file, a torn one, or one that holds more than plain data, such as
+            pickled weights or compiled code.
+    """
+    try:
+        archive, inputs, outputs = rebuilt(Path(path))
+        with _quiet():
+            program = torch.export.load(archive).module()
+    except UnsafeProgram as error:
+        raise ExportError(
+            f"{path} holds more than numbers and operators on them, so it was not read: {error}. "
+            "Export a model of plain tensors again, with to_exported; or, if you trust whoever "
+            "made the file, read it with torch.export.load"
+        ) from error
+    except Exception as error:  # bytes that are no program can end in any error
+        raise ExportError(
+            f"{path} is not there, torn, or no program of to_exported: "
+            f"{type(error).__name__} {str(error)[:300]}"
+        ) from error
+    return _Exported(program, inputs, outputs)
 
 
 class OnnxModel:
@@ -252,6 +277,7 @@ class OnnxModel:
 
     Raises:
         RuntimeError: a device that this machine, or this ONNX Runtime, does not have.
+        ExportError: a torn file, or one that is not ONNX.
         FileNotFoundError: no such file.
     """
 
@@ -270,7 +296,10 @@ class OnnxModel:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        self.session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
+        try:
+            self.session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
+        except Exception as error:  # of many classes, each ONNX Runtime's own
+            raise ExportError(f"{path} is torn, or no ONNX file: {error}") from error
         self.inputs = [one.name for one in self.session.get_inputs()]
         self.outputs = [one.name for one in self.session.get_outputs()]
 
@@ -288,7 +317,11 @@ class OnnxModel:
 
     def __call__(self, batch: Batch | Tensor) -> Signals:
         """The signals for a batch, or for a tensor of inputs."""
-        said = self.session.run(None, self.feed(batch))
+        feed = self.feed(batch)
+        try:
+            said = self.session.run(None, feed)
+        except Exception as error:  # of many classes, each ONNX Runtime's own
+            raise ExportError(f"{self.path.name} cannot answer this batch: {error}") from error
         return {n: torch.from_numpy(v) for n, v in zip(self.outputs, said, strict=True)}
 
     def fingerprint(self) -> str:

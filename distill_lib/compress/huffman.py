@@ -112,7 +112,8 @@ def decode(data: bytes, lengths: Ints, count: int) -> Ints:
         count: How many symbols to read.
 
     Raises:
-        ValueError: lengths that are no code, or data that ends too early.
+        ValueError: lengths that are no code, bits that are no word of it, or data that ends too
+            early.
 
     Example:
         >>> codes = np.array([2, 0, 0, 1])
@@ -124,7 +125,7 @@ def decode(data: bytes, lengths: Ints, count: int) -> Ints:
     if not len(used):  # one symbol, without bits
         return np.zeros(count, dtype=np.int64)
     longest = int(lengths.max())
-    if longest > LONGEST or (0.5 ** lengths[used]).sum() > 1:
+    if longest > LONGEST or lengths.min() < 0 or (0.5 ** lengths[used]).sum() > 1:
         raise ValueError("these lengths are not those of a Huffman code")
     symbol_at = np.zeros(1 << longest, dtype=np.int64)
     size_at = np.zeros(1 << longest, dtype=np.int64)
@@ -148,9 +149,13 @@ def decode(data: bytes, lengths: Ints, count: int) -> Ints:
         sizes, p = size_at[seen].tolist(), 0
         starts: list[int] = []
         while p < span and read + len(starts) < count:
+            if not sizes[p]:
+                raise ValueError(f"the bits after {read + len(starts)} symbols are no code word")
             starts.append(p)
-            p += sizes[p] or span  # no word: only behind the end, or in torn data
+            p += sizes[p]
         found.append(symbol_at[seen[starts]])
         read += len(starts)
         at += p
+    if at > total:
+        raise ValueError(f"the data ends within the last of {count} symbols")
     return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)

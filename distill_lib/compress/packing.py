@@ -9,6 +9,7 @@ module's own and holds numbers and a header only: nothing in it can run.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,14 +21,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distill_lib.checkpoints import CheckpointError
+from distill_lib.checkpoints import Checkpoint, CheckpointError, check_fit
+from distill_lib.checkpoints.files import whole_file
 
 from .huffman import decode, encode, lengths_of
+from .plans import planned, shrink
 
 __all__ = ["load_packed", "packed_sizes", "save_packed"]
 
 MAGIC = b"DLPACK1\n"
 SYMBOLS = 4096  # beyond, a codebook costs more than it saves
+HEADER = 4096  # bytes that the header may have for each tensor and module of a model
 SKIP = 255  # the gap that stands for 255 zeros and no value behind them
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -85,8 +89,11 @@ def _places(gaps: Array) -> Array:
 
 
 def _words(tensor: Tensor) -> Array:
+    size = tensor.element_size() if isinstance(tensor, Tensor) else 0
+    if size not in WORDS or tensor.layout != torch.strided or tensor.is_quantized:
+        what = f"a tensor of {tensor.dtype}" if size else type(tensor).__name__
+        raise ValueError(f"plain tensors of up to 8 bytes a number can be packed, this is {what}")
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    size = flat.element_size()
     return np.asarray(flat.view(WORDS[size]).numpy().view(UNSIGNED[size]))
 
 
@@ -135,6 +142,10 @@ def save_packed(model: nn.Module, path: str | Path, plan: Mapping[str, Any] | No
     Returns:
         The bytes of the file.
 
+    Raises:
+        ValueError: a state that is no tensor, or one of a kind that is not packed.
+        OSError: the file cannot be written; an older one is whole.
+
     Reference:
         Han et al., *Deep compression*, 2016.
     """
@@ -151,7 +162,8 @@ def save_packed(model: nn.Module, path: str | Path, plan: Mapping[str, Any] | No
     table = zlib.compress(b"".join(tables), 9)
     data = MAGIC + struct.pack("<II", len(head), len(table)) + head + table + b"".join(bodies)
     data += struct.pack("<I", zlib.crc32(data))
-    Path(path).write_bytes(data)
+    with whole_file(path) as file:
+        file.write(data)
     return len(data)
 
 
@@ -164,7 +176,8 @@ def load_packed(model: nn.Module, path: str | Path) -> nn.Module:
         path: The file.
 
     Raises:
-        CheckpointError: no packed file, a torn one, or one of another model.
+        CheckpointError: no packed file, a torn one, or one of another model; the model is as it
+            was. What the file says is compared with the model before room is made for it.
 
     Example:
         >>> import tempfile
@@ -177,24 +190,71 @@ def load_packed(model: nn.Module, path: str | Path) -> nn.Module:
         >>> torch.equal(net.weight, other.weight), size < 64 * 65 * 4 / 5
         (True, True)
     """
-    from distill_lib.checkpoints import Checkpoint
-
-    from .plans import shrink
-
-    data = Path(path).read_bytes()
-    if data[: len(MAGIC)] != MAGIC:
-        raise CheckpointError(f"{path} is not a file of save_packed")
-    if len(data) < 20 or struct.unpack("<I", data[-4:])[0] != zlib.crc32(data[:-4]):
-        raise CheckpointError(f"{path} is torn: its checksum does not fit")
-    at = len(MAGIC) + 8
-    sizes = struct.unpack("<II", data[at - 8 : at])
-    header = json.loads(zlib.decompress(data[at : at + sizes[0]]))
-    table = zlib.decompress(data[at + sizes[0] : at + sum(sizes)])
-    if "plan" in header:
-        shrink(model, header["plan"])
-    tensors = dict(_decode(header["tensors"], table, data[at + sum(sizes) : -4]))
+    try:
+        header, table, body = _opened(Path(path).read_bytes(), model)
+        shapes = planned(model, header.get("plan", {"shapes": {}, "sizes": {}}))
+        check_fit("packed", {entry["k"]: entry["s"] for entry in header["tensors"]}, shapes)
+        tensors = dict(_decode(header["tensors"], table, body))
+        if "plan" in header:
+            shrink(model, header["plan"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except Exception as error:  # a right checksum, and behind it anything
+        raise CheckpointError(
+            f"{path} is torn, or not a file of save_packed: {type(error).__name__} {error}"
+        ) from error
     Checkpoint("packed", tensors).load_into(model)
     return model
+
+
+def _opened(data: bytes, model: nn.Module) -> tuple[dict[str, Any], bytes, bytes]:
+    """The header, the tables and the data of a file, none of them larger than it has to be."""
+    if data[: len(MAGIC)] != MAGIC:
+        raise CheckpointError("this is not a file of save_packed")
+    if len(data) < 20 or struct.unpack("<I", data[-4:])[0] != zlib.crc32(data[:-4]):
+        raise CheckpointError("this file is torn: its checksum does not fit")
+    at = len(MAGIC) + 8
+    head, table = struct.unpack("<II", data[at - 8 : at])
+    named = sum(1 for _ in model.modules()) + len(model.state_dict())
+    header = json.loads(_inflated(data[at : at + head], HEADER * (1 + named)))
+    entries = header["tensors"]
+    room = sum(_table_size(entry) for entry in entries)
+    if len({entry["k"] for entry in entries}) < len(entries):
+        raise CheckpointError("it holds two tensors of one name")
+    tables = _inflated(data[at + head : at + head + table], room)
+    return header, tables, data[at + head + table : -4]
+
+
+def _inflated(data: bytes, room: int) -> bytes:
+    unpack = zlib.decompressobj()
+    found = unpack.decompress(data, room + 1)
+    if len(found) > room or not unpack.eof:
+        raise CheckpointError(f"a part of it is torn, or unpacks to more than {room} bytes")
+    return found
+
+
+def _dtype(entry: Mapping[str, Any]) -> torch.dtype:
+    dtype = getattr(torch, entry["t"])
+    if (
+        not isinstance(dtype, torch.dtype)
+        or dtype.itemsize not in WORDS
+        or entry["t"].startswith("q")  # these come with a scale, which is not here
+    ):
+        raise CheckpointError(f"{entry['t']!r} is no type of numbers")
+    return dtype
+
+
+def _table_size(entry: Mapping[str, Any]) -> int:
+    """The bytes of a tensor's tables, from a header whose numbers are checked here."""
+    total = math.prod(entry["s"])
+    symbols, coded = entry.get("b", (0, 0))
+    gaps, places = entry.get("g", (0, 0))
+    numbers = [*entry["s"], symbols, coded, gaps, places, entry.get("n", 0)]
+    if any(type(n) is not int or n < 0 for n in numbers):
+        raise CheckpointError(f"the sizes of {entry['k']} are no whole numbers")
+    if max(gaps, symbols, entry.get("n", 0)) > total or symbols > SYMBOLS:
+        raise CheckpointError(f"the sizes of {entry['k']} are beyond its {total} numbers")
+    return (SKIP + 1) * ("g" in entry) + int(symbols) * (_dtype(entry).itemsize + 1)
 
 
 class _Reader:
@@ -205,6 +265,8 @@ class _Reader:
 
     def take(self, size: int) -> bytes:
         self.at += size
+        if self.at > len(self.data):
+            raise ValueError("it ends too early")
         return self.data[self.at - size : self.at]
 
     def lengths(self, symbols: int) -> Array:
@@ -216,10 +278,10 @@ def _decode(
 ) -> Iterator[tuple[str, Tensor]]:
     tables, bodies = _Reader(table), _Reader(body)
     for entry in entries:
-        dtype = getattr(torch, entry["t"])
+        dtype = _dtype(entry)
         word = np.dtype(UNSIGNED[dtype.itemsize])
-        total = int(np.prod(entry["s"], dtype=np.int64))
-        places: Array | None = None
+        total = math.prod(entry["s"])
+        places: Array | slice = slice(None)
         if "g" in entry:
             lengths = tables.lengths(SKIP + 1)
             places = _places(decode(bodies.take(entry["g"][1]), lengths, entry["g"][0]))
@@ -231,6 +293,8 @@ def _decode(
         else:
             values = np.frombuffer(bodies.take(count * word.itemsize), dtype=word)
         words = np.zeros(total, dtype=word)
-        words[slice(None) if places is None else places] = values
+        if len(words[places]) != len(values):
+            raise ValueError(f"{entry['k']} has another number of places than of values")
+        words[places] = values
         flat = torch.from_numpy(words.view(f"i{word.itemsize}") if word.itemsize > 1 else words)
         yield entry["k"], flat.view(dtype).reshape(entry["s"])

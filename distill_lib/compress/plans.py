@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_lib.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from distill_lib.checkpoints import Checkpoint, CheckpointError, check_fit, load_checkpoint
+from distill_lib.checkpoints.files import whole_file
 
 __all__ = ["Plan", "load_pruned", "plan_of", "save_pruned", "shrink"]
 
@@ -66,27 +67,72 @@ def _is_size(value: Any) -> bool:
 def shrink(model: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> nn.Module:
     """Give a freshly built network the sizes of a plan, in place; its weights are loaded after.
 
+    A plan narrows: no tensor becomes larger, and only whole numbers that modules have are changed.
+
     Raises:
-        CheckpointError: a plan of another network.
+        CheckpointError: no plan, one of another network, or one that does not narrow; the network
+            is as it was.
 
     Example:
         >>> shrink(nn.Linear(4, 3), plan_of(nn.Linear(4, 3), nn.Linear(4, 2)))
         Linear(in_features=4, out_features=2, bias=True)
     """
-    modules = dict(model.named_modules())
-    for name, shape in plan["shapes"].items():
-        owner, _, leaf = name.rpartition(".")
-        old = getattr(modules.get(owner), leaf, None)
-        if not isinstance(old, Tensor) or old.ndim != len(shape):
-            raise CheckpointError(f"the plan is of another network: this one has no such {name!r}")
-        new = torch.zeros(shape, dtype=old.dtype, device=old.device)
-        setattr(modules[owner], leaf, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
+    shapes, modules = planned(model, plan), dict(model.named_modules())
+    tensors = [one for one in model.state_dict().values() if isinstance(one, Tensor)]
+    widest = max((n for tensor in tensors for n in tensor.shape), default=0)
     for name, sizes in plan["sizes"].items():
-        if name not in modules:
-            raise CheckpointError(f"the plan is of another network: this one has no {name!r}")
+        _check_sizes(name, sizes, modules.get(name), widest)
+    made: dict[int, Tensor] = {}  # a weight that is used twice stays one weight
+    for name in plan["shapes"]:
+        owner, _, leaf = name.rpartition(".")
+        old = getattr(modules[owner], leaf)
+        if (new := made.get(id(old))) is None:
+            new = torch.zeros(shapes[name], dtype=old.dtype, device=old.device)
+            new = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+            made[id(old)] = new
+        setattr(modules[owner], leaf, new)
+    for name, sizes in plan["sizes"].items():
         for key, value in sizes.items():
             setattr(modules[name], key, tuple(value) if isinstance(value, list) else value)
     return model
+
+
+def planned(model: nn.Module, plan: Any) -> dict[str, list[int]]:
+    """The shapes of a model's tensors once :func:`shrink` has followed a plan.
+
+    Raises:
+        CheckpointError: no plan, one of another network, or one that does not narrow.
+    """
+    if not isinstance(plan, Mapping) or not all(
+        isinstance(plan.get(key), Mapping) for key in ("shapes", "sizes")
+    ):
+        raise CheckpointError("a plan has 'shapes' and 'sizes', each by name; this is no plan")
+    state = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
+    for name, shape in plan["shapes"].items():
+        old = shapes.get(name)
+        if old is None or not isinstance(shape, list) or len(shape) != len(old):
+            raise CheckpointError(f"the plan is of another network: this one has no such {name!r}")
+        if not all(type(n) is int and 0 <= n <= m for n, m in zip(shape, old, strict=True)):
+            raise CheckpointError(f"the plan wants {shape} for {name}, which has {old}")
+        shapes[name] = shape
+    return shapes
+
+
+def _check_sizes(name: str, sizes: Any, module: nn.Module | None, widest: int) -> None:
+    if module is None or not isinstance(sizes, Mapping):
+        raise CheckpointError(f"the plan is of another network: this one has no {name!r}")
+    for key, value in sizes.items():
+        old, new = vars(module).get(key), tuple(value) if isinstance(value, list) else value
+        alike = _is_size(old) and _is_size(new) and isinstance(old, tuple) == isinstance(new, tuple)
+        if not alike or _largest(new) > max(_largest(old), widest):
+            what = type(module).__name__
+            raise CheckpointError(f"the plan says {key}={value!r:.60} for a {what}: no size of it")
+
+
+def _largest(size: Any) -> int:
+    """The largest of a size's numbers, whatever their signs."""
+    return max(map(_largest, size), default=0) if isinstance(size, tuple) else abs(size)
 
 
 def save_pruned(model: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> int:
@@ -96,16 +142,23 @@ def save_pruned(model: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> 
         model: The pruned network.
         path: The file, ending in ``.safetensors``.
         plan: As :func:`prune_channels` or :func:`plan_of` gave it.
+
+    Raises:
+        OSError: the file cannot be written; an older one is whole.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {k: v.detach().contiguous() for k, v in model.state_dict().items()}
-    save_file(state, path, {"plan": json.dumps(plan)})
-    return Path(path).stat().st_size
+    data = save(state, {"plan": json.dumps(plan)})
+    with whole_file(path) as file:
+        file.write(data)
+    return len(data)
 
 
 def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     """Read a pruned network.
+
+    No more memory is taken than for the file and the network that ``build`` makes.
 
     Args:
         build: Makes the network as it was before pruning, such as ``lambda: ResNet(width=16)``.
@@ -119,6 +172,12 @@ def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
         raise CheckpointError(
             f"{path} holds weights without a plan; read it with checkpoints.load_checkpoint"
         )
-    model = shrink(build(), json.loads(found.meta["plan"]))
-    Checkpoint("pruned", found.tensors).load_into(model)
+    try:
+        plan = json.loads(found.meta["plan"])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"the plan in {path} is torn: {error}") from error
+    model = build()
+    shapes = planned(model, plan)
+    check_fit("pruned", {k: v.shape for k, v in found.tensors.items()}, shapes)
+    Checkpoint("pruned", found.tensors).load_into(shrink(model, plan))
     return model

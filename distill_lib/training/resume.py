@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.serialization import config
+
+from distill_lib.checkpoints.files import check_writable, torch_load, whole_file
 
 from .history import History
 
@@ -63,6 +65,9 @@ class Saver:
         identity: Texts that must be the same when training goes on.
         batches: The source of batches; its own state is kept where it has one.
         write: Whether this process writes; of several, one does.
+
+    Raises:
+        OSError: there is no file yet, and none can be written.
     """
 
     def __init__(
@@ -75,6 +80,8 @@ class Saver:
     ) -> None:
         self.write = write
         self.path = Path(path)
+        if write and not self.path.exists():
+            check_writable(self.path)
         self.parts = parts
         self.identity = dict(identity)
         self.batches = batches if hasattr(batches, "load_state_dict") else None
@@ -100,7 +107,11 @@ class Saver:
     def save(
         self, step: int, epoch: int, skip: int, begun: Mapping[str, Any] | None, history: History
     ) -> None:
-        """Write the file in one move, so that a kill leaves the old one or the new one."""
+        """Write the file in one move, so that a kill leaves the old one or the new one.
+
+        Raises:
+            OSError: it cannot be written; the older one is whole.
+        """
         history.settle()
         if self.midway:
             skip, begun = 0, rng_state()
@@ -120,44 +131,54 @@ class Saver:
             "records": history.records,
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(self.path.name + ".part")
-        with beside.open("wb") as file:
+        # with checksums, whatever the user chose: they are compared when training goes on
+        checked = config.patch("save.compute_crc32", True)  # type: ignore[attr-defined]
+        with whole_file(self.path) as file, checked:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, self.path)
 
     def load(self) -> Start:
         """Restore every part from the file, if there is one.
 
         Raises:
-            ValueError: the file is of another teacher or objective, or no such file at all.
+            ValueError: the file is torn, of another teacher, objective or student, or no such file
+                at all.
         """
         if not self.path.exists():
             return Start()
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            found = state["identity"]
+            state = torch_load(self.path)
+            found = dict(state["identity"])
         except Exception as error:  # bytes that are no checkpoint can end in any error
             raise ValueError(
-                f"{self.path} is torn, or not a checkpoint of distill ({type(error).__name__}); "
-                "delete it, or give another path"
+                f"{self.path} is torn, or not a checkpoint of distill ({type(error).__name__}: "
+                f"{error}); delete it, or give another path"
             ) from error
         for what, text in self.identity.items():
-            if found[what] != text:
+            if found.get(what) != text:
                 raise ValueError(
-                    f"{self.path} was made with another {what}: {found[what]!r}, now {text!r}. "
+                    f"{self.path} was made with another {what}: {found.get(what)!r}, now {text!r}. "
                     "Going on would mix two trainings: pass resume=False to begin anew, or give "
                     "another path"
                 )
+        try:
+            return self._restore(state)
+        except Exception as error:  # each part has errors of its own
+            raise ValueError(
+                f"{self.path} does not fit this training ({type(error).__name__}: {error}): is it "
+                "of another student or optimizer? pass resume=False to begin anew, or give another "
+                "path"
+            ) from error
+
+    def _restore(self, state: Mapping[str, Any]) -> Start:
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
         if self.batches is not None:
             self.batches.load_state_dict(state["source"]["batches"])
         if isinstance(self.generator, torch.Generator):
             self.generator.set_state(state["source"]["generator"])
+        step, epoch, skip = (int(state[key]) for key in ("step", "epoch", "skip"))
+        start = Start(step, epoch, skip, dict(state["rng"]), list(state["records"]))
         self._begun = state["source"]
         # the epoch is walked again from its beginning; the generators move on when it catches up
         set_rng_state(state["epoch_rng"])
-        return Start(state["step"], state["epoch"], state["skip"], state["rng"], state["records"])
+        return start

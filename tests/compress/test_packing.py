@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import math
+import random
+import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mutants import flips, mutants, odd_json
 from torch import nn
 
 from distill_lib.checkpoints import CheckpointError
@@ -74,6 +80,10 @@ def test_torn_codes_are_refused() -> None:
         decode(b"\x00", lengths, 9)
     with pytest.raises(ValueError, match="not those of a Huffman code"):
         decode(b"\x00", np.array([1, 1, 1]), 3)
+    with pytest.raises(ValueError, match="no code word"):
+        decode(b"\xff", np.array([1, 2, 0]), 3)
+    with pytest.raises(ValueError, match="ends within"):
+        decode(b"\x01", np.array([1, 2, 2]), 8)
     with pytest.raises(ValueError, match="at most 65536 symbols"):
         lengths_of(np.ones(70_000, dtype=np.int64))
 
@@ -166,3 +176,128 @@ def test_another_model_is_refused_by_name(tmp_path: Path) -> None:
     save_packed(nn.Linear(3, 2), tmp_path / "m")
     with pytest.raises(CheckpointError, match=r"shapes differ: bias: \(2,\) where the model has"):
         load_packed(nn.Linear(3, 4), tmp_path / "m")
+
+
+# ---- faults of a file ----
+
+
+class Small(nn.Module):
+    """Weights that are written with a codebook, with gaps, and as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(0)
+        self.few = nn.Parameter(torch.randint(-1, 2, (30, 20), generator=g).float())
+        sparse = torch.randn(900, generator=g)
+        self.sparse = nn.Parameter(sparse.masked_fill(torch.rand(900, generator=g) > 0.05, 0.0))
+        self.dense = nn.Linear(7, 3)
+
+
+def parts(data: bytes) -> tuple[Any, bytes, bytes]:
+    head, table = struct.unpack("<II", data[8:16])
+    body = data[16 + head + table : -4]
+    return (
+        json.loads(zlib.decompress(data[16 : 16 + head])),
+        zlib.decompress(data[16 + head : 16 + head + table]),
+        body,
+    )
+
+
+def joined(header: Any, table: bytes, body: bytes, text: bytes = b"") -> bytes:
+    head = zlib.compress(text or json.dumps(header).encode())
+    tables = zlib.compress(table)
+    data = b"DLPACK1\n" + struct.pack("<II", len(head), len(tables)) + head + tables + body
+    return data + struct.pack("<I", zlib.crc32(data))
+
+
+def refused(data: bytes, path: Path) -> bool:
+    """Whether a file was refused, and then the model left as it was; or else it was read."""
+    path.write_bytes(data)
+    model = Small()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    try:
+        load_packed(model, path)
+    except CheckpointError as error:
+        assert str(path) in str(error) or "packed checkpoint" in str(error)
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+        return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("p") / "m"
+    save_packed(Small(), path)
+    return path.read_bytes()
+
+
+def test_every_flipped_bit_is_found(whole: bytes, tmp_path: Path) -> None:
+    assert all(refused(data, tmp_path / "m") for data in flips(whole, 300))
+
+
+def test_mutants_behind_a_right_checksum_are_read_or_refused(whole: bytes, tmp_path: Path) -> None:
+    header, table, body = parts(whole)
+    rnd = random.Random(0)
+    files = [d[:-4] + struct.pack("<I", zlib.crc32(d[:-4])) for d in mutants(whole, 150)]
+    files += [joined(odd_json(header, rnd), table, body) for _ in range(150)]
+    files += [joined(header, one, body) for one in mutants(table, 60)]
+    files += [joined(header, table, one) for one in mutants(body, 60)]
+    files += [joined(0, b"", b"", text) for text in (b"[" * 9000, b"9" * 5000, b"null", b"x")]
+    assert sum(refused(data, tmp_path / "m") for data in files) > 250
+
+
+LARGE = 2**40
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"s": [LARGE]}, {"s": [LARGE, 0]}, {"s": [-1]}, {"n": LARGE}, {"b": [LARGE, 1]},
+        {"b": [4096, LARGE]}, {"g": [LARGE, 1]}, {"g": [-1, -1]}, {"s": [True]}, {"t": "load"},
+        {"t": "qint8"}, {"t": "nn"}, {"k": "other"}, {"s": "ab"}, {"b": [0, 0]},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("number", range(4))
+def test_no_room_is_made_for_what_the_model_does_not_have(
+    whole: bytes, tmp_path: Path, change: dict[str, Any], number: int
+) -> None:
+    header, table, body = parts(whole)
+    header["tensors"][number] |= change
+    assert refused(joined(header, table, body), tmp_path / "m")
+
+
+def test_parts_that_unpack_to_too_much_are_refused(whole: bytes, tmp_path: Path) -> None:
+    header, table, body = parts(whole)
+    assert refused(joined(header, table + bytes(2**24), body), tmp_path / "m")
+    header["more"] = "x" * 2**20
+    assert refused(joined(header, table, body), tmp_path / "m")
+
+
+@pytest.mark.parametrize("shape", [[LARGE, 20], [31, 20], [30], [-1, 20], "ab", None, [29, 20]])
+def test_a_plan_that_does_not_fit_leaves_the_model(whole: bytes, tmp_path: Path, shape) -> None:
+    header, table, body = parts(whole)
+    header["plan"] = {"shapes": {"few": shape}, "sizes": {}}
+    assert refused(joined(header, table, body), tmp_path / "m")
+
+
+def test_a_full_disk_leaves_the_older_file(tmp_path: Path, monkeypatch) -> None:
+    save_packed(nn.Linear(3, 2), tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left.*make room"):
+        save_packed(nn.Linear(30, 20), tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_cannot_be_packed_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="none"):
+        load_packed(Small(), tmp_path / "none")
+    model = nn.Linear(3, 2)
+    for odd in (torch.eye(3).to_sparse(), torch.ones(2, dtype=torch.complex128)):
+        model.register_buffer("odd", odd)
+        with pytest.raises(ValueError, match="plain tensors of up to 8 bytes"):
+            save_packed(model, tmp_path / "m")

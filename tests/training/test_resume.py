@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,9 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from mutants import flips, mutants
+from torch import nn
 from trainings import BATCHES, TOTAL, Killed, Training
 
 from distill_lib import CE, KD, History, distill
+from distill_lib.training.resume import Saver
 
 
 def assert_same(one: Training, two: Training) -> None:
@@ -177,3 +181,125 @@ def test_after_a_real_kill(tmp_path: Path) -> None:
     whole.run()
     end = torch.load(f"{path}.end", weights_only=True)
     assert [k for k, v in whole.state().items() if not torch.equal(v, end[k])] == []
+
+
+# ---- faults of a file and of a disk ----
+
+
+class Small:
+    """A saver of a network and an optimizer that has made two steps."""
+
+    def __init__(self, path: Path, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.net = nn.Linear(4, 3)
+        self.optimizer = torch.optim.Adam(self.net.parameters())
+        for _ in range(2):
+            self.net(torch.randn(5, 4)).sum().backward()
+            self.optimizer.step()
+        parts = {"student": self.net, "optimizer": self.optimizer}
+        self.saver = Saver(path, parts, {"teacher": "t", "objective": "o"}, [])
+
+    def save(self) -> None:
+        self.saver.save(2, 0, 2, self.saver.begin_epoch(), History())
+
+    def looks(self) -> str:
+        state = (self.net.state_dict(), self.optimizer.state_dict())
+        torch.set_printoptions(precision=10)
+        try:
+            return repr(state)
+        finally:
+            torch.set_printoptions(profile="default")
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> bytes:
+    Small(tmp_path / "c").save()
+    return (tmp_path / "c").read_bytes()
+
+
+def test_every_flipped_bit_is_found_or_changes_nothing(whole: bytes, tmp_path: Path) -> None:
+    path, found = tmp_path / "c", 0
+    expected, small = Small(path), Small(path, seed=1)
+    start = expected.saver.load()
+    for data in flips(whole, 300):
+        path.write_bytes(data)
+        try:
+            again = small.saver.load()
+        except ValueError as error:
+            assert "is torn, or not a checkpoint of distill" in str(error)
+            found += 1
+        else:
+            assert repr(again) == repr(start) and small.looks() == expected.looks()
+    assert found > 100
+
+
+def test_mutants_are_read_or_refused(whole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    small = Small(path)
+    for data in mutants(whole, 250):
+        path.write_bytes(data)
+        try:
+            small.saver.load()
+        except ValueError as error:
+            assert str(path) in str(error)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"identity": 3}, {"identity": {}}, {"step": "x"}, {"records": 3}, {"rng": None},
+        {"epoch_rng": {"python": 1}}, {"parts": {}}, {"parts": {"student": {}, "optimizer": {}}},
+        {"source": 5, "skip": None}, {"epoch": []},
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_another_kind_is_refused(whole: bytes, tmp_path: Path, change: Any) -> None:
+    path = tmp_path / "c"
+    torch.save({**torch.load(path, weights_only=True), **change}, path)
+    with pytest.raises(ValueError, match=str(path)):
+        Small(path).saver.load()
+
+
+def test_checkpoints_have_checksums_whatever_the_user_chose(tmp_path: Path) -> None:
+    from torch.utils.serialization import config
+
+    with config.patch("save.compute_crc32", False):
+        Small(tmp_path / "c").save()
+    assert Small(tmp_path / "c", seed=1).saver.load().step == 2
+
+
+def test_a_full_disk_is_said_and_leaves_the_older_one(
+    whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c"
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    small = Small(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left.*could not be written.*make room"):
+            small.save()
+    assert path.read_bytes() == whole and [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_two_trainings_may_write_one_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, save = Small(tmp_path / "c"), Small(tmp_path / "c", seed=1), torch.save
+
+    def meanwhile(*given: Any) -> None:
+        monkeypatch.setattr(torch, "save", save)
+        second.save()
+        save(*given)
+
+    monkeypatch.setattr(torch, "save", meanwhile)
+    first.save()
+    second.saver.load()
+    assert second.looks() == first.looks() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    training = Training()
+    with pytest.raises(OSError, match="could not be written"):
+        training.run(tmp_path / "file" / "c")
+    assert training.student.calls == 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
-import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .files import checked_zip, torch_load
+
 __all__ = ["Checkpoint", "CheckpointError", "from_state", "load_checkpoint"]
+
+
+GROWTH = 32  # what an archive of Stable-Baselines3 may unpack to, in times its own bytes
+SETTINGS = 64 << 20  # the bytes that a text of settings may have
 
 
 class CheckpointError(RuntimeError):
@@ -61,27 +67,68 @@ class Checkpoint:
         """
         tensors = self.part(prefix) if prefix else self.tensors
         wanted = module.state_dict()
-        missing = sorted(wanted.keys() - tensors.keys())
-        extra = sorted(tensors.keys() - wanted.keys())
-        shapes = [
-            f"{k}: {tuple(tensors[k].shape)} where the model has {tuple(wanted[k].shape)}"
-            for k in sorted(wanted.keys() & tensors.keys())
-            if tensors[k].shape != wanted[k].shape
-        ]
-        if missing or extra or shapes:
-            words = [
-                f"{what}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
-                for what, names in (
-                    ("missing", missing),
-                    ("unexpected", extra),
-                    ("shapes differ", shapes),
-                )
-                if names
-            ]
+        check_fit(self.kind, _shapes(tensors), _shapes(wanted))
+        if odd := sorted(k for k, v in tensors.items() if not _is_alike(v, wanted[k])):
             raise CheckpointError(
-                f"the {self.kind} checkpoint does not fit the model. {'; '.join(words)}"
+                f"the {self.kind} checkpoint does not fit the model: {', '.join(odd[:8])}: one is "
+                "sparse, quantized, complex or without numbers, and the other is not"
             )
-        module.load_state_dict(tensors)
+        try:
+            module.load_state_dict(tensors, strict=False)
+        except Exception as error:  # weights without numbers, of another layout, ...
+            raise CheckpointError(
+                f"the {self.kind} checkpoint cannot be copied into the model: {error}"
+            ) from error
+
+
+def _is_alike(found: Tensor, wanted: Tensor) -> bool:
+    """Whether numbers can be copied from one to the other."""
+    kinds = [(one.layout, one.is_quantized, one.is_complex()) for one in (found, wanted)]
+    if kinds[0] != kinds[1] or (found.is_meta and not wanted.is_meta):
+        return False
+    if found.dtype != wanted.dtype:  # some types are for storage alone
+        try:
+            torch.empty(1, dtype=wanted.dtype).copy_(torch.empty(1, dtype=found.dtype))
+        except RuntimeError:
+            return False
+    return True
+
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def _shapes(state: Mapping[str, Any]) -> Shapes:
+    """Of the tensors; a module's extra state has none."""
+    return {name: value.shape for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def check_fit(kind: str, found: Shapes, wanted: Shapes) -> None:
+    """Compare the names and shapes of a file with those of a model's tensors.
+
+    Args:
+        kind: Of the checkpoint, for messages.
+        found: The shapes in the file, by name.
+        wanted: The shapes in the model, by name.
+
+    Raises:
+        CheckpointError: missing, unexpected or differently shaped weights, each by name.
+    """
+    faults = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "shapes differ": [
+            f"{k}: {tuple(found[k])} where the model has {tuple(wanted[k])}"
+            for k in sorted(wanted.keys() & found.keys())
+            if tuple(found[k]) != tuple(wanted[k])
+        ],
+    }
+    if any(faults.values()):
+        words = [
+            f"{what}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+            for what, names in faults.items()
+            if names
+        ]
+        raise CheckpointError(f"the {kind} checkpoint does not fit the model. {'; '.join(words)}")
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -91,14 +138,31 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     ``model_state_dict`` or ``model``; RSL-RL / Isaac Lab (2 to 5); Stable-Baselines3 archives; and
     Hugging Face folders.
 
+    Nothing is read that could run code, and no more memory taken than the file has bytes, or 32
+    times as many for the compressed archives of Stable-Baselines3. What has checksums is compared
+    with them: all zip archives; safetensors and files of before torch 1.6 have none.
+
     Args:
         path: The file, or the folder that ``save_pretrained`` wrote.
 
     Raises:
-        CheckpointError: no such file, a pickle that holds more than data, or a layout not known;
-            the message lists what was found.
+        CheckpointError: no such file, one that cannot be read or is torn, a pickle that holds more
+            than data, or a layout not known; the message lists what was found.
     """
     path = Path(path)
+    try:
+        return _read(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # bytes that are no checkpoint can end in any error
+        raise CheckpointError(f"{path} cannot be read: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__} {str(error).split('. ')[0]}"
+
+
+def _read(path: Path) -> Checkpoint:
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
@@ -107,8 +171,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         return Checkpoint("safetensors", *_safetensors(path))
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if "policy.pth" in archive.namelist():
-                return _sb3(path, archive)
+            names = archive.namelist()
+        if "policy.pth" in names:
+            return _sb3(path)
     return from_state(_torch_load(path, path), path)
 
 
@@ -124,9 +189,7 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _torch_load(source: Any, path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, on pickles that it then refuses
-            return torch.load(source, map_location="cpu", weights_only=True)
+        return torch_load(source)
     except Exception as error:  # bytes that are no checkpoint can end in any error
         if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
@@ -136,21 +199,39 @@ def _torch_load(source: Any, path: Path) -> Any:
             ) from error
         raise CheckpointError(
             f"{path} is torn, or not a file of torch.save (other pickles could run code, and are "
-            f"not read): {type(error).__name__} {str(error).split('. ')[0]}"
+            f"not read): {_said(error)}"
         ) from error
 
 
+def _weights(source: Any, path: Path) -> dict[str, Tensor]:
+    state = _torch_load(source, path)
+    if not _is_weights(state):
+        raise CheckpointError(
+            f"{path} was expected to hold tensors by name, and holds {type(state).__name__}"
+        )
+    return dict(state)
+
+
 def _json(text: bytes, path: Path) -> dict[str, Any]:
+    if len(text) > SETTINGS:
+        raise CheckpointError(f"the settings in {path} have {len(text)} bytes, at most {SETTINGS}")
     try:
-        return dict(json.loads(text))
-    except ValueError as error:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"the settings in {path} are torn: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"the settings in {path} are {type(found).__name__}, no object")
+    return found
 
 
-def _sb3(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
-    with archive.open("policy.pth") as file:
-        tensors = _torch_load(file, path)
-    meta = _json(archive.read("data"), path) if "data" in archive.namelist() else {}
+def _sb3(path: Path) -> Checkpoint:
+    with path.open("rb") as file:
+        names = checked_zip(file, path.stat().st_size, GROWTH)
+        with zipfile.ZipFile(file) as archive:
+            tensors = _weights(io.BytesIO(archive.read("policy.pth")), path)
+            if names.get("data", 0) > SETTINGS:
+                raise CheckpointError(f"the settings in {path} say {names['data']} bytes")
+            meta = _json(archive.read("data"), path) if "data" in names else {}
     plain = {k: v for k, v in meta.items() if not (isinstance(v, dict) and ":serialized:" in v)}
     return Checkpoint("sb3", tensors, plain)
 
@@ -162,7 +243,7 @@ def _folder(path: Path) -> Checkpoint:
         if (path / name).is_file():
             return Checkpoint("hf", _safetensors(path / name)[0], meta)
     if (path / "pytorch_model.bin").is_file():
-        return Checkpoint("hf", _torch_load(path / "pytorch_model.bin", path), meta)
+        return Checkpoint("hf", _weights(path / "pytorch_model.bin", path), meta)
     have = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
     raise CheckpointError(
         f"the folder {path} holds no model.safetensors and no pytorch_model.bin; it holds: {have}"
@@ -173,19 +254,20 @@ def _is_weights(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and bool(value)
-        and all(isinstance(v, Tensor) for v in value.values())
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
     )
 
 
 def _joined(state: Mapping[str, Any], *names: str) -> dict[str, Tensor]:
-    return {f"{n}.{k}": v for n in names for k, v in state.get(f"{n}_state_dict", {}).items()}
+    parts = {n: state.get(f"{n}_state_dict") for n in names}
+    return {f"{n}.{k}": v for n, p in parts.items() if _is_weights(p) for k, v in (p or {}).items()}
 
 
 def _rsl_rl(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]] | None:
     """RSL-RL split one state dict into one a model at 4.0, and renamed ``std`` at 5.0."""
     task: str | None
     for task, names in (("distillation", ("student", "teacher")), ("ppo", ("actor", "critic"))):
-        if f"{names[0]}_state_dict" in state:
+        if _is_weights(state.get(f"{names[0]}_state_dict")):
             tensors = _joined(state, *names)
             old = any(k.rpartition(".")[2] in ("std", "log_std") for k in tensors)
             return f"rsl_rl-{4 if old else 5}/{task}", tensors
@@ -218,7 +300,9 @@ def from_state(state: Any, path: str | Path = "the state") -> Checkpoint:
         if (found := _rsl_rl(state)) is not None:
             kind, tensors = found
             extra = {
-                k: v for k, v in state.items() if k.endswith("norm_state_dict") and _is_weights(v)
+                k: v
+                for k, v in state.items()
+                if str(k).endswith("norm_state_dict") and _is_weights(v)
             }
             return Checkpoint(kind, tensors, {**meta, **extra})
         for key in ("state_dict", "model_state_dict", "model"):
