@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["check_writable", "checked_zip", "torch_load", "whole_file"]
+__all__ = ["checked_zip", "torch_load", "whole_file"]
 
 
 @contextlib.contextmanager
@@ -50,19 +50,6 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             "before is as it was; make room or the folder writable, or give another path",
             str(path),
         ) from error
-
-
-def check_writable(path: str | Path) -> None:
-    """Try a place before the work whose result is to be written there; leaves nothing behind.
-
-    Raises:
-        OSError: nothing can be written there.
-    """
-
-    class Tried(Exception): ...
-
-    with contextlib.suppress(Tried), whole_file(path):
-        raise Tried
 
 
 def _of_the_disk(error: BaseException | None, handled: BaseException | None) -> OSError | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.serialization import config
 
-from distill_lib.checkpoints.files import check_writable, torch_load, whole_file
+from distill_lib.checkpoints.files import torch_load, whole_file
 
 from .history import History
 
@@ -80,8 +80,6 @@ class Saver:
     ) -> None:
         self.write = write
         self.path = Path(path)
-        if write and not self.path.exists():
-            check_writable(self.path)
         self.parts = parts
         self.identity = dict(identity)
         self.batches = batches if hasattr(batches, "load_state_dict") else None

@@ -300,6 +300,6 @@ def test_two_trainings_may_write_one_path(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_place_that_cannot_be_written_is_said_before_the_first_step(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     training = Training()
-    with pytest.raises(OSError, match="could not be written"):
+    with pytest.raises(OSError, match="cannot be written"):
         training.run(tmp_path / "file" / "c")
     assert training.student.calls == 0
