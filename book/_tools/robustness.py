@@ -27,8 +27,8 @@ code*) with the page and the library as they are now.
 
 How to read the tables: *seeds* is the mean and the standard deviation of the number, over the page
 as built and its shifts. *Margin* is the distance of that mean from the bound in such standard
-deviations; of a positive number of *times* it is that of the logarithms, since a ratio and its
-inverse are the same finding; a dash means that the number does not vary. *Flips* names the
+deviations; of a number of *times* that has to be large it is that of the logarithms, since ratios
+are compared by ratios; a dash means that the number does not vary. *Flips* names the
 variations in which the claim did not hold.
 
 """
@@ -107,7 +107,8 @@ class Stressed:
         if relation == "==":
             return (self.built.get("tolerance", 0.0) - abs(self.mean - bound)) / self.spread
         seeded = self.seeded
-        if re.search(r"\btimes\b", self.built["text"]) and min(*seeded, bound) > 0:
+        ratio = relation == ">=" and re.search(r"\d times\b", self.built["text"])
+        if ratio and min(*seeded, bound) > 0:
             seeded, bound = [math.log(value) for value in seeded], math.log(bound)
         above = (statistics.fmean(seeded) - bound) / statistics.stdev(seeded)
         return above if relation == ">=" else -above
