@@ -191,21 +191,21 @@ class Captured(nn.Module):
         ]
 
     def _keep(self, name: str, module: nn.Module, args: Any, output: Any) -> Any:
-        first = output[0] if isinstance(output, tuple) and output else output
-        if not isinstance(first, Tensor):
-            if self._open:
-                self._seen[name].append(first)
+        if not self._open:
             return None
-        if self._open:
-            blind = self._graded and not torch.is_grad_enabled()
-            if blind and _is_trained(unwrapped(self.model), name):
-                raise RuntimeError(
-                    f"layer {name!r} is trained, but runs without gradient in this forward pass: a "
-                    "term that reads it would train nothing. Checkpoint activations with "
-                    "use_reentrant=False, or take it out of torch.no_grad()"
-                )
-            self._seen[name].append(first)
-        # the model goes on with a copy: what follows may work in place, as ReLU(inplace=True) does
+        first = output[0] if isinstance(output, tuple) and output else output
+        self._seen[name].append(first)
+        if not isinstance(first, Tensor):
+            return None
+        blind = self._graded and not torch.is_grad_enabled()
+        if blind and _is_trained(unwrapped(self.model), name):
+            raise RuntimeError(
+                f"layer {name!r} is trained, but runs without gradient in this forward pass: a "
+                "term that reads it would train nothing. Checkpoint activations with "
+                "use_reentrant=False, or take it out of torch.no_grad()"
+            )
+        # The model goes on with a copy, not the reader: what follows may work in place, as
+        # ReLU(inplace=True) does, and what was captured has to lead to the answer.
         copy = first.clone()
         if not isinstance(output, tuple):
             return copy

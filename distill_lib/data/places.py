@@ -6,10 +6,10 @@ import gzip
 import hashlib
 import io
 import os
-import secrets
 from pathlib import Path
 from typing import IO
 
+from distill_lib.checkpoints.files import whole_file
 from distill_lib.data.dataset import DataError
 
 __all__ = ["check", "gunzip", "home", "read", "said", "sha256", "write"]
@@ -81,10 +81,5 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         OSError: The folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{secrets.token_hex(8)}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(content)

@@ -96,7 +96,7 @@ def cannot_write(path: Path, size: int) -> str | None:
         with tempfile.TemporaryFile(dir=path.parent) as trial:
             trial.write(b"distill")
         with contextlib.suppress(FileNotFoundError):
-            os.lstat(path.with_name(f"{path.name}.part"))  # a name that is too long says so
+            os.lstat(path)  # a name that is too long says so
         free = shutil.disk_usage(path.parent).free
     except OSError as error:
         return f"{type(error).__name__}: {error}"

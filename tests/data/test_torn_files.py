@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
 import os
-import random
 import tarfile
-import threading
 import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mutants import mutants
+from threads import at_once
 
 from distill_lib import data
 from distill_lib.data import DataError, TextDataset, fashion, packages, places, sources
@@ -27,28 +28,6 @@ from distill_lib.data import hub as sst2
 from distill_lib.data.packages import Package
 
 WORDS = bytes(range(256)) * 4
-
-
-def mutants(whole: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
-    """The file with bits flipped, bytes lost, added, repeated or overwritten, and cut."""
-    draw = random.Random(seed)
-    for _ in range(count):
-        torn = bytearray(whole)
-        for _ in range(draw.choice([1, 1, 2, 8])):
-            at, kind = draw.randrange(len(torn) or 1), draw.randrange(6)
-            if kind == 0 and torn:
-                torn[at] ^= 1 << draw.randrange(8)
-            elif kind == 1:
-                del torn[at : at + draw.choice([1, 8, 100])]
-            elif kind == 2:
-                torn[at:at] = draw.randbytes(draw.choice([1, 8, 100]))
-            elif kind == 3:
-                torn[at : at + 8] = draw.choice([2**63 - 1, 2**40, 0]).to_bytes(8, "little")
-            elif kind == 4:
-                torn[at : at + 4] = b"\xff" * 4
-            else:
-                torn = torn[:at]
-        yield bytes(torn)
 
 
 def wheel(content: bytes = WORDS, how: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -195,12 +174,10 @@ def test_a_failed_write_leaves_the_older_file_and_nothing_else(
     path = tmp_path / ("x" * 255)
     places.write(path, b"old")
 
-    def full(self: Path, content: bytes) -> None:
-        with self.open("wb") as file:
-            file.write(content[:2])
-        raise OSError(28, "No space left on device")
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         places.write(path, b"new content")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == [path.name]
@@ -216,11 +193,7 @@ def test_threads_that_write_one_file_do_not_collide(tmp_path: Path) -> None:
         except OSError as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=run, args=(k,)) for k in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(run, 3)
     assert not failed and os.listdir(tmp_path) == ["x"]
     assert len(set((tmp_path / "x").read_bytes())) == 1
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mutants import mutants
+from threads import at_once
 
 from distill_lib import Cache
 from distill_lib.teachers import cachefile
@@ -159,22 +160,7 @@ def refused_or_right(path: Path) -> None:
 
 
 def test_mutants_are_refused_or_right(path: Path, whole: bytes) -> None:
-    draw = random.Random(0)
-    for _ in range(300):
-        torn = bytearray(whole)
-        for _ in range(draw.choice([1, 1, 2, 8])):
-            at = draw.randrange(draw.choice([400, 9000])) % (len(torn) or 1)
-            kind = draw.randrange(5)
-            if kind == 0 and torn:
-                torn[at] ^= 1 << draw.randrange(8)
-            elif kind == 1:
-                del torn[at : at + draw.choice([1, 8, 100])]
-            elif kind == 2:
-                torn[at:at] = draw.randbytes(draw.choice([1, 8, 100]))
-            elif kind == 3:
-                torn = torn[: at + 1]
-            else:
-                torn[at : at + 8] = draw.randbytes(8)
+    for torn in mutants(whole, 300):
         path.write_bytes(torn)
         refused_or_right(path)
 
@@ -197,7 +183,7 @@ def limited(path: Path, size: int, code: str) -> str:
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
 import test_cachefile as here
 path = Path({str(path)!r})
 try:
@@ -317,11 +303,7 @@ def test_three_builders_end_with_one_file(path: Path, monkeypatch: Any, locks: b
         except CacheError as error:
             ends.append(error)
 
-    threads = [threading.Thread(target=run, args=(k,)) for k in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(run, 3)
     if locks:
         assert len(ends) == 3 and all(isinstance(end, Cache) for end in ends)
         shifts = (rows(Cache(path))[:, 0] - torch.arange(200)).view(50, 4)

@@ -184,7 +184,7 @@ UNWRITABLE: dict[str, Callable[[Path], Path]] = {
     "where nothing can be": lambda folder: Path("/proc/nowhere/c"),
     "a folder": lambda folder: folder,
     "below a file": below_a_file,
-    "a name too long": lambda folder: folder / ("c" * 252),
+    "a name too long": lambda folder: folder / ("c" * 256),
     "in a closed folder": in_a_closed_folder,
 }
 
