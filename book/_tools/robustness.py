@@ -21,9 +21,10 @@ Would the claims of this book hold with other random seeds, or on another machin
 code is run again and again, a page and a variation at a time: with all of its seeds shifted, with
 the arithmetic of other processors (PyTorch without vector instructions, and with AVX2 only), on two
 threads, and beside two processes that never rest. This page is written by `make stress` from these
-runs, which are kept in the repository; a page runs again when its code or the library has changed.
-The first table says which of these runs have been made so far, and how many of them (*of this
-code*) with the page and the library as they are now.
+runs, which are kept in the repository; a page runs again when its code or the library has changed,
+its variations if that has moved a number of the page as built. The first table says which of these
+runs have been made so far, and how many of them (*of this code*) stand for the page and the library
+as they are now.
 
 How to read the tables: *seeds* is the mean and the standard deviation of the number, over the page
 as built and its shifts. *Margin* is the distance of that mean from the bound in such standard

@@ -3,7 +3,8 @@
 Hours of work, resumable: a page and a variation at a time, each kept in book/robustness/ as soon as
 it has run. Run again, it goes on with what is missing, and with what has changed: the code of the
 page (without the words and the bounds of its claims, which change no number and are taken from the
-page as built) or a file of the library that the page imports.
+page as built) or a file of the library that the page imports. A change of the library that leaves
+every number of the page as built where it was leaves its variations standing.
 
     python book/_tools/stress.py [--jobs 2] [--only WORD ...] [--pages PAGE ...] [--report]
 
@@ -100,6 +101,8 @@ def stress(root: Path, paths: list[Path], names: list[str], jobs: int) -> None:
             record = load(root, path)
             # words and bounds are those of the page as built; of the others the numbers suffice
             numbers = [{"value": claim["value"]} for claim in found["claims"]]
+            if name == AS_BUILT:
+                carry(record, found)
             record[name] = found if name == AS_BUILT else {**found, "claims": numbers}
             save(root, path, record)
         false = [c["text"] for c in found["claims"] if not c["holds"]]
@@ -136,6 +139,16 @@ def is_done(record: dict[str, Any], root: Path, path: Path, name: str) -> bool:
     if not found or found["error"] or found["code"] != digest_of_code(path, name):
         return False
     return all(found["files"][file] == digest(root / file) for file in found["files"])
+
+
+def carry(record: dict[str, Any], new: dict[str, Any]) -> None:
+    """Runs beside the old page as built count with its new library, if no number has moved."""
+    old = record.get(AS_BUILT)
+    if not old or [c["value"] for c in old["claims"]] != [c["value"] for c in new["claims"]]:
+        return
+    for name, found in record.items():
+        if name != AS_BUILT and found["files"] == old["files"]:
+            found["files"] = new["files"]
 
 
 def is_enough(record: dict[str, Any], name: str) -> bool:

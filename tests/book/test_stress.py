@@ -52,6 +52,9 @@ def test_what_has_run_is_kept_and_only_what_changed_runs_again(tiny):
     library.write_text(library.read_text().replace("ANSWER = 42", "ANSWER = 44"))
     both = stressed(tiny, "--only", "as built", "avx2")
     assert "| as built" in both and "| arithmetic avx2" in both and ": 0 flips" in both
+    library.write_text(library.read_text() + "\nUNUSED = 1\n")
+    same = stressed(tiny, "--only", "as built", "avx2")  # every number where it was: it stands
+    assert "| as built" in same and "avx2 |" not in same
     text = (tiny / "book/robustness.md").read_text()
     assert "| Temperature | 1 | 0 | arithmetic avx2 | all | 0 | 0 | inf |" in text
     assert "The answer is quite large" in text
