@@ -25,7 +25,7 @@ _HOMES = {
     "Schedule": "schedules",
     "capture": "signals",
     "Teacher": "teachers.live",
-    "Ensemble": "teachers.live",
+    "Ensemble": "teachers.ensemble",
     "EMA": "teachers.live",
     "Peers": "teachers.peers",
     "Cache": "teachers.cache",
@@ -51,6 +51,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "agreement": "evaluation",
     "sanity": "evaluation",
+    "aligned": "tokens",
 }
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "Teacher",
     "Term",
     "agreement",
+    "aligned",
     "capture",
     "checkpoints",
     "cosine",
@@ -108,7 +110,8 @@ if TYPE_CHECKING:
     from .stacked import Stacked
     from .teachers import live as teachers
     from .teachers.cache import Cache
-    from .teachers.live import EMA, Ensemble, Teacher
+    from .teachers.ensemble import Ensemble
+    from .teachers.live import EMA, Teacher
     from .teachers.peers import Peers
     from .teachers.recorded import Recorded
     from .terms.answers import DKD, KD

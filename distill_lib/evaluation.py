@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .masks import IGNORE
+from .masks import IGNORE, about, masks_of
 from .signals import Forward, as_batch, call, eval_mode, pick, place
-from .teachers.live import Source
+from .teachers.live import Source, models_of
 from .terms.classes import as_labels, class_axis, classes_last, needs_classes
 from .terms.scores import TASKS, calibration_error, number
+from .tokens import aligned, decoder_inputs
 
 __all__ = ["agreement", "calibration_error", "evaluate", "sanity"]
 
@@ -28,21 +29,47 @@ def _walk(
     on: str,
     take: Callable[[list[Tensor], Any], None],
     labels: str = "labels",
+    dense: bool = False,
 ) -> None:
-    """Give what each model says of a batch, and the labels where there are any, to ``take``."""
+    """Give what each model says of a batch, and the labels where there are any, to ``take``.
+
+    Of tokens, those that count are given as so many items, unless an axis was named (``dense``).
+    """
     empty = True
+    first = next((m for model in models for m in models_of(model)), None)
     with eval_mode(models):
         for batch in batches:
-            named, empty = as_batch(batch), False
+            named, empty = aligned(batch, first), False
             said = [
-                call(model, place(named, model), forward)
+                call(model, decoder_inputs(place(named, model), model), forward)
                 if isinstance(model, nn.Module)
                 else model(named)
                 for model in models
             ]
-            take([pick(one, on).float().cpu() for one in said], named.get(labels))
+            answers = [pick(one, on).float().cpu() for one in said]
+            found = named.get(labels)
+            kept = None if dense else _tokens(answers[0], named, labels)
+            if kept is not None:
+                answers = [one[kept] if one.shape[:2] == kept.shape else one for one in answers]
+                if isinstance(found, Tensor) and found.shape == kept.shape:
+                    found = found.cpu()[kept]
+            take(answers, found)
     if empty:
         raise ValueError("batches is empty: there is nothing to evaluate on")
+
+
+def _tokens(logits: Tensor, batch: Mapping[str, Any], labels: str) -> Tensor | None:
+    """[B, L] which tokens count, where the logits [B, L, C] are those of a text's tokens."""
+    shape, index = logits.shape[:2], batch.get("index")
+    keys = ("input_ids", "decoder_input_ids", "attention_mask")
+    found = (batch.get(key) for key in keys)
+    of_text = any(isinstance(x, Tensor) and x.shape == shape for x in found)
+    if logits.ndim != 3 or not of_text or (isinstance(index, Tensor) and index.ndim > 1):
+        return None
+    view = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in batch.items()}
+    known = {**view, "labels": view.get(labels)}
+    masks = masks_of(shape, True, about(known, ("logits",), labeled=True))
+    return torch.stack([torch.ones(shape, dtype=torch.bool), *masks.values()]).all(0)
 
 
 def evaluate(
@@ -103,7 +130,7 @@ def evaluate(
             )
         score.add(said[0], as_labels(found, "evaluate").cpu())
 
-    _walk([model], batches, forward, on, take, labels)
+    _walk([model], batches, forward, on, take, labels, dense=axis is not None)
     found: dict[str, Any] = score.result()
     return found
 
@@ -161,7 +188,7 @@ def agreement(
         else:
             same.append((z.argmax(-1) == v.argmax(-1)).float())
 
-    _walk([student, teacher], batches, forward, on, take)
+    _walk([student, teacher], batches, forward, on, take, dense=axis is not None)
     return number(torch.cat(same, dim=-1).mean(-1))
 
 
@@ -226,7 +253,7 @@ def sanity(
             "(Teacher(preprocess=…))"
         )
     result = evaluate(teacher, shown, forward)
-    labels = torch.cat([as_labels(batch["labels"], "sanity").cpu() for batch in shown])
+    labels = torch.cat([as_labels(batch["labels"], "sanity").cpu().flatten() for batch in shown])
     known = labels[labels != IGNORE]
     majority = known.bincount().max().item() / len(known)
     if result["accuracy"] <= majority:

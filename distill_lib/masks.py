@@ -2,15 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["IGNORE", "count_like", "fits", "masks_of", "spread"]
+__all__ = [
+    "IGNORE",
+    "about",
+    "check_tokens",
+    "count_like",
+    "fits",
+    "following",
+    "keys_of",
+    "masks_of",
+    "of_items",
+    "weighted",
+]
 
+# what has one entry a token in the models of Transformers
+TOKENS = frozenset({"logits", "hidden_states", "decoder_hidden_states", "last_hidden_state"})
 IGNORE = -100  # the label of an item without a label, as in torch.nn.functional.cross_entropy
+
+
+def following(tokens: Tensor, last: float) -> Tensor:
+    """[..., L] what stands one place after each token; ``last`` after the last."""
+    return F.pad(tokens[..., 1:], (0, 1), value=last)
+
+
+def about(batch: Mapping[str, Any], paths: Iterable[str], labeled: bool) -> Mapping[str, Any]:
+    """The batch with the padding and the labels of those tokens that a term speaks of.
+
+    ==========================  ==================================================================
+    a causal model, shifted     a label of the next token counts if that token is no padding; what
+                                needs no label counts if both tokens are none
+    an encoder                  its ``attention_mask``; labels are those of the decoder
+    a decoder beside it         its ``decoder_attention_mask``, if there is one
+    ==========================  ==================================================================
+
+    Args:
+        batch: The batch; one of a decoder has an entry ``decoder_…``.
+        paths: The signals that the term reads.
+        labeled: Whether the term needs labels.
+    """
+    mask = batch.get("attention_mask")
+    rest = {k: v for k, v in batch.items() if k != "attention_mask"}
+    if any(key.startswith("decoder_") for key in batch):
+        if any(map(_of_encoder, paths)):
+            return batch if labeled else {k: v for k, v in batch.items() if k != "labels"}
+        mask = batch.get("decoder_attention_mask")
+    elif isinstance(mask, Tensor) and mask.ndim in (2, 3) and batch.get("shift"):
+        after = following(mask, 0)
+        mask = after if labeled else mask.bool() & after.bool()
+    else:
+        return batch
+    return rest if mask is None else {**rest, "attention_mask": mask}
+
+
+def keys_of(batch: Mapping[str, Any], path: str) -> Any:
+    """Which tokens are no padding among the keys of the attention maps at a path."""
+    of_decoder = any(key.startswith("decoder_") for key in batch)
+    if of_decoder and not path.startswith("cross_") and not _of_encoder(path):
+        return batch.get("decoder_attention_mask")
+    return batch.get("attention_mask")
+
+
+def _of_encoder(path: str) -> bool:
+    return "encoder" in re.split(r"[./_]", path)
 
 
 def _begin(key: str, found: torch.Size, shape: torch.Size) -> int | None:
@@ -23,17 +84,75 @@ def _begin(key: str, found: torch.Size, shape: torch.Size) -> int | None:
     return None
 
 
-def fits(mask: Tensor, values: Tensor) -> bool:
-    """Whether a mask applies to the values, or is finer than they are and leaves them alone."""
-    return mask.ndim > values.ndim or _begin("mask", mask.shape, values.shape) is not None
+def fits(who: str, batch: Mapping[str, Any], values: Tensor) -> None:
+    """A mask applies to the values, or is finer than they are and leaves them alone.
+
+    Raises:
+        ValueError: it does neither.
+    """
+    mask = batch.get("mask")
+    if not isinstance(mask, Tensor) or mask.ndim > values.ndim:
+        return
+    if _begin("mask", mask.shape, values.shape) is None:
+        raise ValueError(
+            f"{who}: a mask {list(mask.shape)} says nothing of values {list(values.shape)}; give "
+            "it the shape of the items, or of the tokens"
+        )
 
 
-def spread(found: Tensor, shape: torch.Size) -> Tensor | None:
-    """One number an item, in the shape of its values; None where the shapes have no such axes."""
-    at = _begin("mask", found.shape, shape)
+def of_items(batch: Mapping[str, Any], labeled: bool) -> Mapping[str, Any]:
+    """The batch without what speaks of tokens, for answers [B, C] that are one an item.
+
+    Else independent labels, or classes, would be taken for as many tokens.
+    """
+    labels = batch.get("labels")
+    many = isinstance(labels, Tensor) and labels.ndim > 1 and not labeled
+    left = {"attention_mask", "labels"} if many else {"attention_mask"}
+    return {k: v for k, v in batch.items() if k not in left} if left & batch.keys() else batch
+
+
+def check_tokens(
+    who: str, shape: torch.Size, batch: Mapping[str, Any], paths: Iterable[str], labeled: bool
+) -> None:
+    """Padding and labels of tokens are of the tokens that values are of, or they are refused.
+
+    Inner layers may have other places, such as the patches of an image; answers and hidden states
+    have one a token.
+    """
+    padding = batch.get("attention_mask")
+    if len(shape) < 2 or not isinstance(padding, Tensor):
+        return
+    if not all(path.split("/")[0] in TOKENS for path in paths):
+        return
+    for key in ("attention_mask",) if labeled else ("attention_mask", "labels"):
+        found = batch.get(key)
+        if not isinstance(found, Tensor) or found.ndim != 2:
+            continue
+        if _begin(key, found.shape, shape) is None:
+            raise ValueError(
+                f"{who}: {key} {list(found.shape)} says nothing of values {list(shape)}, one a "
+                "token; give it an entry for each token that is answered, or take it out of the "
+                "batch"
+            )
+
+
+def weighted(who: str, batch: Mapping[str, Any], values: Tensor) -> Tensor:
+    """The values times ``batch["weight"]``, one number an item, where there is one.
+
+    Raises:
+        ValueError: shapes that have no such axes.
+    """
+    weight = batch.get("weight")
+    if not isinstance(weight, Tensor):
+        return values
+    at = _begin("mask", weight.shape, values.shape)
     if at is None:
-        return None
-    return found.reshape(*found.shape, *[1] * (len(shape) - found.ndim - at)).expand(shape)
+        raise ValueError(
+            f"{who}: weights {list(weight.shape)} do not fit values {list(values.shape)}; give "
+            "one an item"
+        )
+    axes = values.ndim - weight.ndim - at
+    return weight.reshape(*weight.shape, *[1] * axes).expand(values.shape) * values
 
 
 def masks_of(shape: torch.Size, labeled: bool, batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .masks import count_like, fits, masks_of, spread
+from .masks import about, check_tokens, count_like, fits, masks_of, of_items, weighted
 from .schedules import Schedule, as_schedule
 from .signals import Batch, Signals, as_batch, pick
+from .tokens import said_by
 
 __all__ = ["Objective", "Step", "Term"]
 
@@ -59,6 +60,8 @@ class Term(nn.Module):
     key = "term"
     labeled = False  # whether items without a label are left out
     axis: int | None = None  # of the classes, where it is not the last
+    relational = False  # whether the value of an item depends on the others of its batch
+    within_micro_batch = False  # whether relations inside a part of a step are what is meant
     reads: Mapping[str, tuple[str, ...]]
 
     def values(
@@ -75,6 +78,14 @@ class Term(nn.Module):
         """The batch with the labels that say what this term leaves out, under ``labels``."""
         return batch
 
+    def about(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch with the labels and the padding of what this term speaks of."""
+        return about(self.view(batch), self.paths_read(), self.labeled)
+
+    def paths_read(self) -> tuple[str, ...]:
+        """The signals of both."""
+        return (*self.reads["student"], *self.reads["teacher"])
+
     def counts(self, batch: Mapping[str, Any]) -> Tensor | None:
         """How much each label counts in the denominator; None: 1."""
         return None
@@ -83,7 +94,7 @@ class Term(nn.Module):
         """What a batch adds to the denominator, for a term that gave ``values`` for ``batch``."""
         mine, theirs = self.counts(batch), self.counts(other)
         if mine is None or theirs is None:
-            return count_like(values, self.labeled, self.view(batch), self.view(other))
+            return count_like(values, self.labeled, self.about(batch), self.about(other))
         shape = torch.Size([*values.shape[: values.ndim - mine.ndim], *theirs.shape])
         kept = _kept(shape, self, other)
         return (theirs.expand(shape) if kept is None else theirs * kept).sum()
@@ -150,7 +161,8 @@ class Objective(nn.Module):
     - by ``batch["mask"]``, where its shape is that of a term's values, or begins or ends it;
     - by labels of -100, for terms that need labels;
     - for values that have one entry a token, also by labels of -100 and by
-      ``batch["attention_mask"]``, unless there is a mask.
+      ``batch["attention_mask"]``, unless there is a mask. Labels stand where they are answered: for
+      a causal language model :func:`distill_lib.tokens.aligned` puts them there.
 
     ``batch["weight"]``, one number an item, multiplies the values, as importance sampling asks; the
     denominator stays the number of items.
@@ -207,7 +219,7 @@ class Objective(nn.Module):
             KeyError: a signal that is not there.
             ValueError: shapes that do not fit, or no teacher where one is needed.
         """
-        named = as_batch(batch)
+        named = said_by(student, as_batch(batch))
         loss: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for name, schedule, term in zip(self.names, self.weights, self.terms, strict=True):
@@ -264,7 +276,7 @@ def _sum(summands: Iterable[str]) -> str:
 
 
 def _kept(shape: torch.Size, term: Term, batch: Mapping[str, Any]) -> Tensor | None:
-    masks = list(masks_of(shape, term.labeled, term.view(batch)).values())
+    masks = list(masks_of(shape, term.labeled, term.about(batch)).values())
     return functools.reduce(torch.logical_and, masks) if masks else None
 
 
@@ -295,35 +307,31 @@ def _reduce(
             f"{term.text()} reads the teacher, and none was given; "
             "pass teacher signals, or give the term weight 0"
         )
+    seen = batch  # what leaves values out; the term itself is given the whole batch
+    if of_items(batch, term.labeled) is not batch and all(
+        pick(student, path, "student").ndim < 3 for path in term.reads["student"]
+    ):
+        seen = of_items(batch, term.labeled)
+        if isinstance(denom, Step):
+            denom = Step([of_items(b, term.labeled) for b in denom.batches], denom.total)
     if teacher is not None:
         paths = term.reads["teacher"]
-        teacher = {path: _clean(pick(teacher, path, "teacher"), term, batch) for path in paths}
+        teacher = {path: _clean(pick(teacher, path, "teacher"), term, seen) for path in paths}
     values = term.values(student, teacher, batch, progress)
-    mask = batch.get("mask")
-    if isinstance(mask, Tensor) and not fits(mask, values):
-        raise ValueError(
-            f"{term.text()}: a mask {list(mask.shape)} says nothing of values "
-            f"{list(values.shape)}; give it the shape of the items, or of the tokens"
-        )
-    weight = batch.get("weight")
-    if isinstance(weight, Tensor):
-        each = spread(weight, values.shape)
-        if each is None:
-            raise ValueError(
-                f"{term.text()}: weights {list(weight.shape)} do not fit values "
-                f"{list(values.shape)}; give one an item"
-            )
-        values = each * values
-    kept = _kept(values.shape, term, batch)
+    fits(term.text(), batch, values)
+    if term.axis is None:
+        check_tokens(term.text(), values.shape, term.about(seen), term.paths_read(), term.labeled)
+    values = weighted(term.text(), batch, values)
+    kept = _kept(values.shape, term, seen)
     if kept is not None:
         # filled, not multiplied: 0 * nan would be nan
         values = values.masked_fill(~kept, 0.0)
     if isinstance(denom, Step):
-        count: Tensor | float = denom.items(values, term, batch)
+        count: Tensor | float = denom.items(values, term, seen)
     elif denom is not None:
         count = denom
-    elif term.counts(batch) is not None:
-        count = term.count(values, batch, batch)
+    elif term.counts(seen) is not None:
+        count = term.count(values, seen, seen)
     else:
         count = values.numel() if kept is None else kept.sum()
     return values.sum() / (count + (count == 0))  # nothing kept: 0, with a path for the gradient

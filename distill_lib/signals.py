@@ -23,7 +23,9 @@ Batch = Mapping[str, Any] | tuple[Any, ...] | list[Any]
 Forward = Callable[[nn.Module, Mapping[str, Any]], Any]
 
 # Keys of a batch that describe it and are never an argument of a model.
-DESCRIPTIVE = frozenset({"labels", "index", "mask", "weight", "human", "augmentation"})
+DESCRIPTIVE = frozenset(
+    {"labels", "index", "mask", "weight", "human", "augmentation", "shift", "shift_labels"}
+)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 FLOORS = [
     ("losses", "schedules", "progress", "masks", "extras"),
     ("signals", "checkpoints", "models"),
-    ("stacked",),
+    ("stacked", "tokens"),
     ("teachers",),
     ("objective",),
     ("terms",),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib.signals import Batch, Signals, pick
-from distill_lib.teachers.live import Ensemble
+from distill_lib.teachers.ensemble import Ensemble
 
 from .alignment import same_layout
 from .batchnorm import refresh_batchnorm

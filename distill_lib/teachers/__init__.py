@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .cache import Cache, CacheError
-from .live import EMA, Ensemble, Source, Teacher, fingerprint
+from .ensemble import Ensemble
+from .live import EMA, Source, Teacher, fingerprint
 from .peers import Peers
 from .recorded import Recorded
 

@@ -1,4 +1,4 @@
-"""Where targets come from: one interface for a live model, a committee, an average.
+"""Where targets come from: one interface for a live model, and for the average of a student.
 
 A teacher is anything that can be called with a batch and returns signals. It is not an
 ``nn.Module``, so that no ``train()``, ``parameters()`` or ``state_dict()`` of a student reaches it.
@@ -28,15 +28,16 @@ from distill_lib.signals import (
     call,
     capture,
     layers_among,
-    pick,
     place,
     tell,
     unwrapped,
 )
 from distill_lib.stacked import Stacked, fold, unfold
+from distill_lib.tokens import decoder_inputs
 
-__all__ = ["EMA", "Ensemble", "Source", "Teacher", "fingerprint"]
+__all__ = ["EMA", "Source", "Teacher", "fingerprint", "models_of"]
 
+EXACT = "exact/"  # before the names of averages kept in float32
 # What models carry that their libraries placed, and refuse to move or move wrongly.
 UNMOVED = ("hf_device_map", "is_quantized", "is_loaded_in_8bit", "is_loaded_in_4bit")
 
@@ -110,6 +111,14 @@ def _inner(tensor: Tensor) -> dict[str, Any] | None:
     return None
 
 
+def models_of(teacher: Any) -> list[nn.Module]:
+    """The modules that a teacher asks, as far as it tells."""
+    if isinstance(teacher, nn.Module):
+        return [teacher]
+    models = getattr(teacher, "models", None)
+    return list(models()) if callable(models) else []
+
+
 class Teacher:
     r"""A model that teaches and never learns: eval mode for ever, no gradient, never changed.
 
@@ -162,7 +171,7 @@ class Teacher:
         named = as_batch(batch)
         home = next((v.device for v in named.values() if isinstance(v, Tensor)), None)
         named = self.preprocess(named) if self.preprocess else named
-        named = place(named, self.model)
+        named = decoder_inputs(place(named, self.model), self.model)
         index = named.get("index")
         if isinstance(index, Tensor) and index.ndim == 2 and not isinstance(self.model, Stacked):
             # batches [S, B, ...] of several students, and one teacher for all of them
@@ -224,89 +233,14 @@ class Teacher:
         return undo
 
 
-class Ensemble:
-    r"""Several teachers as one: the average of what they say.
-
-    .. math::
-        \text{prob: } z = \log \sum_k w_k\, \mathrm{softmax}(v_k)
-        \qquad
-        \text{logit: } z = \sum_k w_k\, v_k
-
-    The arithmetic mean of probabilities is the teacher that minimizes the mean forward KL; the
-    mean of logits is, after normalization, the geometric mean, which the reverse KL asks for. They
-    differ: ``[9, 0, 0]`` and ``[0, 1, 0]`` give .606/.288/.106 against .971/.018/.011.
-
-    Args:
-        teachers: Teachers, or modules that become teachers.
-        weights: One a teacher; equal by default; normalized to sum 1.
-        space: ``"prob"`` or ``"logit"``.
-        on: The signal that is averaged.
-
-    Raises:
-        ValueError: no teacher, weights that do not fit, an unknown space.
-    """
-
-    def __init__(
-        self,
-        teachers: Sequence[Any],
-        weights: Sequence[float] | None = None,
-        space: str = "prob",
-        on: str = "logits",
-    ) -> None:
-        if not teachers:
-            raise ValueError("Ensemble expected at least one teacher, got none")
-        if space not in ("prob", "logit"):
-            raise ValueError(f"space is 'prob' or 'logit', got {space!r}")
-        weights = [1.0] * len(teachers) if weights is None else list(weights)
-        if len(weights) != len(teachers) or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(
-                f"expected {len(teachers)} non-negative weights with a positive sum, got {weights}"
-            )
-        self.teachers = [Teacher(t) if isinstance(t, nn.Module) else t for t in teachers]
-        self.weights = [w / sum(weights) for w in weights]
-        self.space = space
-        self.on = on
-
-    @torch.no_grad()
-    def __call__(self, batch: Batch) -> Signals:
-        """The averaged signal, under its own name."""
-        said = [pick(teacher(batch), self.on, "teacher") for teacher in self.teachers]
-        if len({tuple(v.shape) for v in said}) > 1:
-            raise ValueError(
-                f"the teachers of an ensemble must agree on their classes, got shapes "
-                f"{[tuple(v.shape) for v in said]}; map them to one set with Teacher(forward=…)"
-            )
-        stack = torch.stack([v.float() if v.dtype.itemsize < 4 else v for v in said])
-        w = torch.tensor(self.weights, dtype=stack.dtype, device=stack.device)
-        w = w.view(-1, *[1] * (stack.ndim - 1))
-        if self.space == "logit":
-            return {self.on: (w * stack).sum(0)}
-        return {self.on: (stack.log_softmax(-1) + w.log()).logsumexp(0)}
-
-    def to(self, device: torch.device | str) -> Ensemble:
-        """Move every teacher."""
-        for teacher in self.teachers:
-            teacher.to(device)
-        return self
-
-    def models(self) -> Iterator[nn.Module]:
-        """The models that must not be trained."""
-        for teacher in self.teachers:
-            yield from getattr(teacher, "models", lambda: ())()
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the members, their weights and the space."""
-        parts = [t.fingerprint() for t in self.teachers]
-        return hashlib.sha256(repr((parts, self.weights, self.space)).encode()).hexdigest()
-
-
 class EMA(Teacher):
     r"""A moving average of the student: the mean teacher.
 
     .. math:: \bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta
 
     :func:`distill_lib.distill` calls :meth:`update` after every step. Buffers, such as the
-    statistics of batch normalization, are copied.
+    statistics of batch normalization, and whole numbers are copied. Of half-precision weights the
+    average is kept in float32: a step of :math:`1 - d` is less than their last digit.
 
     Args:
         student: The model to follow; the average starts as its copy.
@@ -325,14 +259,28 @@ class EMA(Teacher):
         super().__init__(copy.deepcopy(student), forward=forward)
         self.model.requires_grad_(False)
         self.decay = decay
+        named = self.model.named_parameters()
+        self._exact = {k: p.float() for k, p in named if p.is_floating_point() and p.itemsize < 4}
 
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
         """One step of the average towards the student."""
-        pairs = list(zip(self.model.parameters(), student.parameters(), strict=True))
-        torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - self.decay)
-        for mine, theirs in zip(self.model.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
+        averages: list[Tensor] = []
+        values: list[Tensor] = []
+        named = self.model.named_parameters()
+        for (name, mine), theirs in zip(named, student.parameters(), strict=True):
+            if name in self._exact:
+                exact = self._exact[name] = self._exact[name].to(mine.device)
+                mine.copy_(exact.lerp_(theirs.float(), 1 - self.decay))
+            elif mine.is_floating_point() or mine.is_complex():
+                averages.append(mine)
+                values.append(theirs)
+            else:
+                mine.copy_(theirs)
+        if averages:
+            torch._foreach_lerp_(averages, values, 1 - self.decay)
+        for held, found in zip(self.model.buffers(), student.buffers(), strict=True):
+            held.copy_(found)
 
     def fingerprint(self) -> str:
         """A name that does not change while the average moves."""
@@ -341,8 +289,11 @@ class EMA(Teacher):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The average, for checkpoints."""
-        return self.model.state_dict()
+        return {**self.model.state_dict(), **{f"{EXACT}{k}": v for k, v in self._exact.items()}}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The average, from a checkpoint."""
-        self.model.load_state_dict(state)
+        """The average, from a checkpoint; of one without float32 it is what the weights say."""
+        own = {k: v for k, v in state.items() if not k.startswith(EXACT)}
+        self.model.load_state_dict(own)
+        for name, value in self._exact.items():
+            value.copy_(state.get(f"{EXACT}{name}", own[name]))

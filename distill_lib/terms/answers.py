@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from distill_lib import losses
-from distill_lib.masks import IGNORE
+from distill_lib.masks import IGNORE, masks_of
 from distill_lib.objective import Term, name_of
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.signals import Signals, accepts, pick
@@ -25,6 +26,7 @@ from .classes import (
     view_of,
 )
 from .labels import takes
+from .relations import among_kept, is_relational
 
 __all__ = ["DKD", "KD"]
 
@@ -52,6 +54,8 @@ class KD(Term):
             shapes leave a doubt, it has to be said.
         labels: The name of the labels in the batch, for losses that take them.
         ignore_index: The label of what is left out, where there is one a position.
+        within_micro_batch: Of a loss over the relations of a batch (``losses.dist``): that they are
+            those within a micro-batch, where gradients are accumulated. Else that is refused.
         **options: More arguments of the loss, such as ``beta=0.1`` for ``losses.jsd``.
 
     Raises:
@@ -82,6 +86,7 @@ class KD(Term):
         axis: int | None = None,
         labels: str = "labels",
         ignore_index: int = IGNORE,
+        within_micro_batch: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -98,6 +103,8 @@ class KD(Term):
         self.axis = axis
         self.labels, self.ignore_index = labels, ignore_index
         self.options = options
+        self.relational = is_relational(loss, options)
+        self.within_micro_batch = within_micro_batch
         self.tempered = accepts(loss, "temperature")
         self.labeled = accepts(loss, "labels")
         self.reads = {"student": (self.on,), "teacher": (self.teacher_on,)}
@@ -133,13 +140,28 @@ class KD(Term):
             numbers = class_numbers(found, z.shape, self.ignore_index, self.text())
             # any class will do for items that the mask leaves out
             options["labels"] = torch.where(numbers == self.ignore_index, 0, numbers)
+        loss: Loss = self.loss
+        if self.relational:
+            loss = partial(self._among_kept, self.about(batch))
         if not self.tempered:
-            return self.loss(student=z, teacher=v, **options)
+            return loss(student=z, teacher=v, **options)
         T, theirs = self.temperature(progress), self.teacher_temperature(progress)
         if theirs != T:
             v = losses.full_precision(v) * (T / theirs)
-        values = self.loss(student=z, teacher=v, temperature=T, **options)
+        values = loss(student=z, teacher=v, temperature=T, **options)
         return values if T == theirs == 1.0 else T * theirs * values
+
+    def _among_kept(
+        self, batch: Mapping[str, Any], *, student: Tensor, teacher: Tensor, **options: Any
+    ) -> Tensor:
+        """The relations of the kept items: of each student of several, or of all tokens."""
+        masks = masks_of(student.shape[:-1], self.labeled, batch)
+        if "attention_mask" in masks or student.ndim < 3 or not masks:
+            kept = torch.stack(list(masks.values())).all(0) if masks else None
+            return among_kept(self.loss, student, teacher, kept, **options)
+        kept = torch.stack(list(masks.values())).all(0)
+        each = zip(student, teacher.expand_as(student), kept, strict=True)
+        return torch.stack([among_kept(self.loss, z, v, k, **options) for z, v, k in each])
 
     def _classes_last(self, z: Tensor, v: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
         """Both with the classes last; what cannot be classes is refused, for a softmax."""

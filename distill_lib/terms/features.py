@@ -8,8 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill_lib import losses
+from distill_lib.masks import keys_of, masks_of
 from distill_lib.objective import Term, name_of
 from distill_lib.signals import Signals, accepts, pick
+
+from .relations import among_kept, is_relational
 
 __all__ = ["Match", "Relation"]
 
@@ -25,6 +28,8 @@ class Match(Term):
         loss: A feature-based loss.
         project: A module that maps the student's signal to the teacher's shape. It is trained
             along.
+        within_micro_batch: Of a loss over relations: that they are those of the items of one
+            micro-batch, where gradients are accumulated. Else accumulation is refused.
         **options: More arguments of the loss, such as ``heads=12`` for ``losses.minilm_relation``.
             A loss that takes a ``mask`` gets ``batch["attention_mask"]``.
 
@@ -51,6 +56,8 @@ class Match(Term):
         teacher: str | None = None,
         loss: Loss | None = None,
         project: nn.Module | None = None,
+        *,
+        within_micro_batch: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -70,6 +77,8 @@ class Match(Term):
         self.project = project
         self.options = options
         self.masked = accepts(self.loss, "mask")
+        self.relational = is_relational(self.loss, options)
+        self.within_micro_batch = within_micro_batch
         self.reads = {"student": (student,), "teacher": (theirs,)}
         for option in options:
             if not accepts(self.loss, option):
@@ -85,8 +94,15 @@ class Match(Term):
         mine = mine if self.project is None else self.project(mine)
         options = dict(self.options)
         if self.masked:
-            options.setdefault("mask", batch.get("attention_mask"))
-        return self.loss(student=mine, teacher=theirs, **options)
+            options.setdefault("mask", keys_of(batch, self.paths[0]))
+        if not self.relational:
+            return self.loss(student=mine, teacher=theirs, **options)
+        seen = self.about(batch)
+        padding = seen.get("attention_mask")
+        if isinstance(padding, Tensor) and mine.ndim == 3 and padding.shape == mine.shape[:2]:
+            mine, theirs = (x * padding.to(x).unsqueeze(-1) for x in (mine, theirs))
+        kept = masks_of(mine.shape[:1], False, {"mask": seen.get("mask")}).get("mask")
+        return among_kept(self.loss, mine, theirs, kept, **options)
 
     def text(self) -> str:
         """Such as ``hint(layer3~layer2)``."""
@@ -108,7 +124,9 @@ class Relation(Match):
     Args:
         student: Path of the student's signal.
         teacher: Path of the teacher's; the same by default.
-        loss: A loss over the relations in a batch, such as ``losses.similarity``.
+        loss: A loss over the relations in a batch, such as ``losses.similarity``. Items that a
+            mask leaves out take no part in them.
+        within_micro_batch: That relations inside a micro-batch are meant, as in :class:`Match`.
 
     Reference:
         Park et al., *Relational knowledge distillation*, 2019.
@@ -117,5 +135,13 @@ class Relation(Match):
     key = "relation"
     default = staticmethod(losses.rkd_distance)
 
-    def __init__(self, student: str, teacher: str | None = None, loss: Loss | None = None) -> None:
-        super().__init__(student, teacher, loss)
+    def __init__(
+        self,
+        student: str,
+        teacher: str | None = None,
+        loss: Loss | None = None,
+        *,
+        within_micro_batch: bool = False,
+    ) -> None:
+        super().__init__(student, teacher, loss, within_micro_batch=within_micro_batch)
+        self.relational = True

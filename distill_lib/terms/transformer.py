@@ -13,6 +13,7 @@ from distill_lib.objective import Objective, Term
 from distill_lib.schedules import Schedule
 from distill_lib.signals import Batch, as_batch, call, pick, tell
 from distill_lib.teachers.live import Source, Teacher
+from distill_lib.tokens import decoder_inputs
 
 from .answers import KD
 from .features import Match
@@ -175,7 +176,7 @@ def fit_projectors(
     if hasattr(source, "reveal"):
         source.reveal(objective.reads("teacher"))
     was, undo = student.training, tell(student, objective.reads("student"))
-    said, taught = call(student.eval(), named), source(named)
+    said, taught = call(student.eval(), decoder_inputs(named, student)), source(named)
     student.train(was)
     undo()
     keep = named.get("attention_mask")

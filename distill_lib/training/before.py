@@ -11,15 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["cannot_write", "check_separate", "fixed_parts", "models_of"]
+from distill_lib.teachers.live import models_of
 
-
-def models_of(teacher: Any) -> list[nn.Module]:
-    """The modules that a teacher asks, as far as it tells."""
-    if isinstance(teacher, nn.Module):
-        return [teacher]
-    models = getattr(teacher, "models", None)
-    return list(models()) if callable(models) else []
+__all__ = ["cannot_write", "check_relations", "check_separate", "fixed_parts"]
 
 
 def fixed_parts(student: nn.Module) -> set[nn.Module]:
@@ -63,6 +57,21 @@ def check_separate(
             f"{', …' if len(shared) > 6 else ''}. Give it weights of its own "
             "(copy.deepcopy(teacher)), or freeze what both use: requires_grad_(False) and, with "
             "batch normalization, eval()"
+        )
+
+
+def check_relations(objective: Any, parts: int) -> None:
+    """Refuse relations between items that gradient accumulation would cut apart.
+
+    Raises:
+        ValueError: a term over relations, and several micro-batches a step.
+    """
+    cut = [t.text() for t in objective.terms if t.relational and not t.within_micro_batch]
+    if parts > 1 and cut:
+        raise ValueError(
+            f"{', '.join(cut)} compares the items of a batch with each other, and a step is cut "
+            f"into {parts} micro-batches, whose items it would not compare: take batches of the "
+            "size of the step, or say within_micro_batch=True if relations inside each are meant"
         )
 
 

@@ -18,7 +18,6 @@ from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.signals import (
     Captured,
     Forward,
-    as_batch,
     call,
     capture,
     layers_among,
@@ -27,10 +26,11 @@ from distill_lib.signals import (
     tell,
     unwrapped,
 )
-from distill_lib.teachers.live import Source, Teacher
+from distill_lib.teachers.live import Source, Teacher, models_of
+from distill_lib.tokens import aligned
 
 from . import resume as resuming
-from .before import cannot_write, check_separate, fixed_parts, models_of
+from .before import cannot_write, check_relations, check_separate, fixed_parts
 from .history import History
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Run:
         self.teacher: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
         self.accelerator = self._default() if accelerator is None else accelerator
         self.accumulation = self.accelerator.gradient_accumulation_steps
+        check_relations(self.objective, self.accumulation)
         self.world = self.accelerator.num_processes
 
     def _default(self) -> Accelerator:
@@ -187,7 +188,7 @@ class Run:
     def step(self, group: list[tuple[Any, bool]], progress: float) -> dict[str, Tensor | float]:
         """One optimizer step over micro-batches, each with whether it counts."""
         device = self.accelerator.device
-        named = [as_batch(batch) for batch, _ in group]
+        named = [aligned(batch, self.student) for batch, _ in group]
         if device.type != "cpu":
             from accelerate.utils import send_to_device
 

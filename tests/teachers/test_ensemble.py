@@ -76,7 +76,11 @@ def test_another_signal_can_be_averaged() -> None:
     ("teachers", "options", "words"),
     [
         ([], {}, "at least one teacher"),
-        ([Fixed([1.0])], {"space": "probability"}, "'prob' or 'logit', got 'probability'"),
+        (
+            [Fixed([1.0])],
+            {"space": "probability"},
+            "'labels', got 'probability'",
+        ),
         ([Fixed([1.0])], {"weights": [1, 2]}, "expected 1 non-negative weights"),
         ([Fixed([1.0])], {"weights": [-1]}, "non-negative"),
         ([Fixed([1.0])], {"weights": [0]}, "positive sum"),
@@ -109,3 +113,30 @@ def test_an_ensemble_moves_and_lists_its_models() -> None:
     both = Ensemble([a, Ensemble([net()]), Teacher(net())]).to("cpu")
     models = list(both.models())
     assert len(models) == 3 and models[0] is a
+
+
+@pytest.mark.parametrize("axis", [1, -1, 2])
+def test_the_probabilities_of_the_named_axis_are_averaged(axis) -> None:
+    x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    flip = nn.Module()
+    flip.forward = lambda x: 2 * x.flip(0)
+    found = Ensemble([nn.Identity(), flip], [1, 3], axis=axis)({"inputs": x})["logits"]
+    right = 0.25 * x.softmax(axis) + 0.75 * (2 * x.flip(0)).softmax(axis)
+    torch.testing.assert_close(found.exp(), right)
+
+
+def test_independent_labels_are_averaged_one_by_one() -> None:
+    x = torch.tensor([[-200.0, 0.0, 3.0]], dtype=torch.double)
+    flip = nn.Module()
+    flip.forward = lambda x: -2 * x
+    found = Ensemble([nn.Identity(), flip], space="labels")({"inputs": x})["logits"]
+    torch.testing.assert_close(found.sigmoid(), (x.sigmoid() + (-2 * x).sigmoid()) / 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((2, 3, 4, 5), "Say axis=1"), ((4, 1), 'space="labels"'), ((4,), 'space="labels"')],
+)
+def test_what_has_no_classes_is_refused(shape, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Ensemble([nn.Identity()])({"inputs": torch.zeros(shape)})

@@ -278,3 +278,32 @@ def test_the_average_keeps_its_name_and_its_state() -> None:
     assert one.fingerprint() == before == two.fingerprint() != EMA(student, 0.8).fingerprint()
     two.load_state_dict(one.state_dict())
     assert same(one.state_dict(), two.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_average_of_a_half_precision_student_moves(dtype: torch.dtype) -> None:
+    student = nn.Linear(2, 2).to(dtype)
+    average = EMA(student, 0.9999)
+    start = student.weight.detach().float().clone()
+    with torch.no_grad():
+        student.weight += 1
+    goal = student.weight.detach().float()
+    for _ in range(1000):
+        average.update(student)
+    right = goal + (start - goal) * 0.9999**1000
+    torch.testing.assert_close(average.model.weight.float(), right, rtol=0.01, atol=0.01)
+    again = EMA(student, 0.9999)
+    again.load_state_dict(average.state_dict())
+    for one in (average, again):
+        one.update(student)
+    assert torch.equal(again.state_dict()["exact/weight"], average.state_dict()["exact/weight"])
+    assert torch.equal(again.model.weight, average.model.weight)
+
+
+def test_whole_numbers_of_a_student_are_copied() -> None:
+    student = nn.Linear(2, 2)
+    student.count = nn.Parameter(torch.zeros(3, dtype=torch.long), requires_grad=False)
+    average = EMA(student, 0.5)
+    student.count += 4
+    average.update(student)
+    assert average.model.count.tolist() == [4, 4, 4]

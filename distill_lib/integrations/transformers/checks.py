@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distill_lib.masks import IGNORE
-from distill_lib.signals import Captured
 from distill_lib.teachers.live import Teacher
+from distill_lib.tokens import base
 
 __all__ = ["check_tokenizers"]
 
@@ -82,18 +81,6 @@ def check_classes(student: nn.Module, teacher: Any) -> None:
             )
 
 
-def check_labels(labels: Tensor | None, logits: Tensor | None) -> None:
-    """Whether every label is a class, or says that there is none."""
-    if labels is None or logits is None or labels.is_floating_point():
-        return
-    wrong = labels[(labels != IGNORE) & ((labels < 0) | (labels >= logits.shape[-1]))]
-    if len(wrong):
-        raise ValueError(
-            f"label {int(wrong[0])} is out of range: the student has {logits.shape[-1]} classes, "
-            f"numbered from 0; set num_labels, or label with {IGNORE} what has no label"
-        )
-
-
 def check_ids(batch: Mapping[str, Any], teacher: Any) -> None:
     """Whether the teacher knows every token."""
     ids = batch.get("input_ids")
@@ -136,12 +123,6 @@ def seeing(teacher: Any) -> list[nn.Module]:
     if not isinstance(teacher, Teacher) or teacher.preprocess or teacher.forward:
         return []
     return [base(teacher.model)]
-
-
-def base(model: nn.Module) -> Any:
-    """The model itself, without what tells inner layers and without the adapters of PEFT."""
-    inner: Any = model.model if isinstance(model, Captured) else model
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 def columns(model: nn.Module) -> set[str]:

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerCallback
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from distill_lib.masks import IGNORE
 from distill_lib.objective import Objective, Step, Term
 from distill_lib.signals import DESCRIPTIVE, call, capture, layers_among, tell
 from distill_lib.teachers.live import Source
+from distill_lib.tokens import aligned
 from distill_lib.training.run import Run
 
 from . import beside, checks
@@ -173,7 +171,6 @@ class DistillationTrainer(Trainer):
         loss_of = objective if step is None else self._loss_of
         with self.accelerator.autocast():
             said, outputs = self._student_says(model, batch)
-            checks.check_labels(batch.get("labels"), said.get("logits"))
             asked = self.teacher is not None and objective.needs_teacher(progress)
             taught = self._teacher_says(batch) if asked else None
             loss, parts = loss_of(said, taught, batch, progress=progress, denom=step)
@@ -184,12 +181,8 @@ class DistillationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _named(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch; of causal language models with each label where it is predicted."""
-        batch = dict(inputs)
-        kind = type(checks.base(self.model)).__name__
-        if "labels" in batch and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-            batch["labels"] = F.pad(batch["labels"][..., 1:], (0, 1), value=IGNORE)
-        return batch
+        """The batch, with each label where it is predicted."""
+        return dict(aligned(inputs, self.model))
 
     def _student_says(
         self, model: nn.Module, batch: Mapping[str, Any]
