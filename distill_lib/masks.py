@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -49,7 +49,6 @@ def about(batch: Mapping[str, Any], paths: Iterable[str], labeled: bool) -> Mapp
         labeled: Whether the term needs labels.
     """
     mask = batch.get("attention_mask")
-    rest = {k: v for k, v in batch.items() if k != "attention_mask"}
     if any(key.startswith("decoder_") for key in batch):
         if any(map(_of_encoder, paths)):
             return batch if labeled else {k: v for k, v in batch.items() if k != "labels"}
@@ -59,6 +58,7 @@ def about(batch: Mapping[str, Any], paths: Iterable[str], labeled: bool) -> Mapp
         mask = after if labeled else mask.bool() & after.bool()
     else:
         return batch
+    rest = {k: v for k, v in batch.items() if k != "attention_mask"}
     return rest if mask is None else {**rest, "attention_mask": mask}
 
 
@@ -84,7 +84,7 @@ def _begin(key: str, found: torch.Size, shape: torch.Size) -> int | None:
     return None
 
 
-def fits(who: str, batch: Mapping[str, Any], values: Tensor) -> None:
+def fits(who: Callable[[], str], batch: Mapping[str, Any], values: Tensor) -> None:
     """A mask applies to the values, or is finer than they are and leaves them alone.
 
     Raises:
@@ -95,7 +95,7 @@ def fits(who: str, batch: Mapping[str, Any], values: Tensor) -> None:
         return
     if _begin("mask", mask.shape, values.shape) is None:
         raise ValueError(
-            f"{who}: a mask {list(mask.shape)} says nothing of values {list(values.shape)}; give "
+            f"{who()}: a mask {list(mask.shape)} says nothing of values {list(values.shape)}; give "
             "it the shape of the items, or of the tokens"
         )
 
@@ -112,7 +112,11 @@ def of_items(batch: Mapping[str, Any], labeled: bool) -> Mapping[str, Any]:
 
 
 def check_tokens(
-    who: str, shape: torch.Size, batch: Mapping[str, Any], paths: Iterable[str], labeled: bool
+    who: Callable[[], str],
+    shape: torch.Size,
+    batch: Mapping[str, Any],
+    paths: Iterable[str],
+    labeled: bool,
 ) -> None:
     """Padding and labels of tokens are of the tokens that values are of, or they are refused.
 
@@ -130,13 +134,13 @@ def check_tokens(
             continue
         if _begin(key, found.shape, shape) is None:
             raise ValueError(
-                f"{who}: {key} {list(found.shape)} says nothing of values {list(shape)}, one a "
+                f"{who()}: {key} {list(found.shape)} says nothing of values {list(shape)}, one a "
                 "token; give it an entry for each token that is answered, or take it out of the "
                 "batch"
             )
 
 
-def weighted(who: str, batch: Mapping[str, Any], values: Tensor) -> Tensor:
+def weighted(who: Callable[[], str], batch: Mapping[str, Any], values: Tensor) -> Tensor:
     """The values times ``batch["weight"]``, one number an item, where there is one.
 
     Raises:
@@ -148,7 +152,7 @@ def weighted(who: str, batch: Mapping[str, Any], values: Tensor) -> Tensor:
     at = _begin("mask", weight.shape, values.shape)
     if at is None:
         raise ValueError(
-            f"{who}: weights {list(weight.shape)} do not fit values {list(values.shape)}; give "
+            f"{who()}: weights {list(weight.shape)} do not fit values {list(values.shape)}; give "
             "one an item"
         )
     axes = values.ndim - weight.ndim - at

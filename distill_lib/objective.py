@@ -318,10 +318,10 @@ def _reduce(
         paths = term.reads["teacher"]
         teacher = {path: _clean(pick(teacher, path, "teacher"), term, seen) for path in paths}
     values = term.values(student, teacher, batch, progress)
-    fits(term.text(), batch, values)
+    fits(term.text, batch, values)
     if term.axis is None:
-        check_tokens(term.text(), values.shape, term.about(seen), term.paths_read(), term.labeled)
-    values = weighted(term.text(), batch, values)
+        check_tokens(term.text, values.shape, term.about(seen), term.paths_read(), term.labeled)
+    values = weighted(term.text, batch, values)
     kept = _kept(values.shape, term, seen)
     if kept is not None:
         # filled, not multiplied: 0 * nan would be nan

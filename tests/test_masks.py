@@ -141,11 +141,16 @@ def test_nan_under_a_mask_does_not_leak(side: str) -> None:
         assert z.grad[1].abs().sum() == 0
 
 
-def test_a_mask_changes_no_value_that_is_kept() -> None:
+def test_relations_are_those_of_the_kept_items() -> None:
     s, t = logits(4, 2), logits(4, 5).detach()
     mask = torch.tensor([1, 1, 0, 1])
     loss, _ = Relation("h")({"h": s}, {"h": t}, {"mask": mask})
-    assert torch.allclose(loss, losses.rkd_distance(student=s, teacher=t)[mask.bool()].mean())
+    kept = mask.bool()
+    assert torch.allclose(loss, losses.rkd_distance(student=s[kept], teacher=t[kept]).mean())
+    s = torch.where(kept.unsqueeze(-1), s.detach(), torch.nan).requires_grad_()
+    again, _ = Relation("h")({"h": s}, {"h": t}, {"mask": mask})
+    again.backward()
+    assert torch.equal(again, loss) and s.grad.isfinite().all()
 
 
 def test_masks_by_key() -> None:

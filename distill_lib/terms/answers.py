@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -120,6 +120,11 @@ class KD(Term):
                 hint = "; the temperature is temperature=" if option in ("T", "tau", "temp") else ""
                 raise TypeError(f"{name_of(loss)} takes no argument {option!r}{hint}")
 
+    @cached_property
+    def _who(self) -> str:
+        """The term in an error; printing schedules takes as long as a small loss."""
+        return self.text()
+
     def view(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch with these labels, and -100 where they are left out."""
         known = self.labeled or isinstance(batch.get(self.labels), Tensor)
@@ -136,8 +141,8 @@ class KD(Term):
             z, v = self.transform(z), self.transform(v)
         options = dict(self.options)
         if self.labeled:
-            found = find_labels(batch, self.labels, self.text(), z.device)
-            numbers = class_numbers(found, z.shape, self.ignore_index, self.text())
+            found = find_labels(batch, self.labels, self._who, z.device)
+            numbers = class_numbers(found, z.shape, self.ignore_index, self._who)
             # any class will do for items that the mask leaves out
             options["labels"] = torch.where(numbers == self.ignore_index, 0, numbers)
         loss: Loss = self.loss
@@ -169,7 +174,7 @@ class KD(Term):
             z, v = z.unsqueeze(-1), v.unsqueeze(-1)
         if self.axis is None and not self.classed:
             return z, v
-        who = self.text()
+        who = self._who
         axis = class_axis(v.shape, self.axis, labels, who)
         if self.softmax and isinstance(labels, Tensor) and is_soft(labels, v.shape, axis):
             distributions(classes_last(labels, axis), who)

@@ -147,8 +147,10 @@ def distributions(labels: Tensor, who: str) -> Tensor:
     return labels
 
 
-def class_numbers(labels: Tensor, shape: torch.Size, ignore: float | None, who: str) -> Tensor:
-    """[...] class numbers for logits [..., C].
+def class_numbers(
+    labels: Tensor, shape: torch.Size, ignore: float | None, who: str, look: bool = True
+) -> Tensor:
+    """[...] class numbers for logits [..., C]; ``look`` at each of them.
 
     Raises:
         TypeError: labels that are not integers.
@@ -164,6 +166,8 @@ def class_numbers(labels: Tensor, shape: torch.Size, ignore: float | None, who: 
             f"{who} expected labels as class numbers of int64, got {labels.dtype}: try "
             "labels.long(); for yes or no use BCE(), for regression Label(F.mse_loss)"
         )
+    if not look:
+        return labels.expand(items)
     bad = torch.as_tensor(labels != ignore) & ((labels < 0) | (labels >= shape[-1]))
     if bool(bad.any()):
         wrong = labels[bad]

@@ -215,6 +215,8 @@ class CE(Label):
         needs_classes("CE", logits)
         if soft:
             labels = distributions(classes_last(labels, axis), "CE").to(logits).expand_as(logits)
+        elif logits.device.type == "cpu":  # there torch finds a wrong number by itself
+            labels = class_numbers(labels, logits.shape, self.ignore_index, "CE", look=False)
         else:
             labels = class_numbers(labels, logits.shape, self.ignore_index, "CE")
         weight = self.weight
@@ -222,14 +224,18 @@ class CE(Label):
             raise ValueError(
                 f"CE has {len(weight)} weights for {logits.shape[-1]} classes; give one a class"
             )
-        flat = F.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]),
-            labels.reshape(-1, logits.shape[-1]) if soft else labels.reshape(-1),
-            weight=None if weight is None else weight.to(logits),
-            ignore_index=cast(int, self.ignore_index),
-            reduction="none",
-            label_smoothing=self.label_smoothing,
-        )
+        try:
+            flat = F.cross_entropy(
+                logits.reshape(-1, logits.shape[-1]),
+                labels.reshape(-1, logits.shape[-1]) if soft else labels.reshape(-1),
+                weight=None if weight is None else weight.to(logits),
+                ignore_index=cast(int, self.ignore_index),
+                reduction="none",
+                label_smoothing=self.label_smoothing,
+            )
+        except IndexError:
+            class_numbers(labels, logits.shape, self.ignore_index, "CE")
+            raise
         return flat.view(logits.shape[:-1])
 
     def counts(self, batch: Mapping[str, Any]) -> Tensor | None:

@@ -37,7 +37,7 @@ def among_kept(
     """
     if kept is None:
         return loss(student=student, teacher=teacher, **options)
-    nothing = student.sum() * 0.0 + torch.zeros(kept.shape, device=student.device)
+    nothing = student.flatten()[:0].sum() + torch.zeros(kept.shape, device=student.device)
     if int(kept.sum()) < 2:  # no relation is left
         return nothing
     values = loss(student=student[kept], teacher=teacher[kept], **options)
