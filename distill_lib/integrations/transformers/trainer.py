@@ -128,7 +128,8 @@ class DistillationTrainer(Trainer):
             self.teacher.reveal(self.objective.reads("teacher"))
         reads = self.objective.reads("student")
         tell(self.model, reads)()  # or it says now that it cannot
-        checks.check_layers(layers_among(self.model, reads), self.args.n_gpu)
+        self._layers = layers_among(self.model, reads)
+        checks.check_layers(self._layers, self.args.n_gpu)
         if hasattr(self.teacher, "update"):
             self.add_callback(_Follow(self.teacher))
         seeing = checks.seeing(self.teacher)
@@ -188,18 +189,22 @@ class DistillationTrainer(Trainer):
         self, model: nn.Module, batch: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """All signals, and those that the student has of itself."""
-        reads = self.objective.reads("student")
-        view = capture(self.model, *layers_among(self.model, reads))
-        view.model = model  # wrapped, maybe; the layers inside are the same
         config = getattr(self.model, "config", None)
         both = ("hidden_states", "attentions")
-        extra = {k for k in both if not getattr(config, f"output_{k}", False)} | {*view.layers}
-        undo = tell(self.model, reads)
+        extra = {k for k in both if not getattr(config, f"output_{k}", False)} | {*self._layers}
+        undo = tell(self.model, self.objective.reads("student"))
+        inputs = {k: v for k, v in batch.items() if k not in self._not_for["student"]}
+        view = capture(self.model, *self._layers) if self._layers else None
         try:
-            inputs = {k: v for k, v in batch.items() if k not in self._not_for["student"]}
-            said = cast(dict[str, Any], call(view, inputs))
+            if view is None:
+                output: Any = call(model, inputs)
+                said = {"logits": output} if isinstance(output, Tensor) else dict(output)
+            else:
+                view.model = model  # wrapped, maybe; the layers inside are the same
+                said = cast(dict[str, Any], call(view, inputs))
         finally:
-            view.release()
+            if view is not None:
+                view.release()
             undo()
         return said, {k: v for k, v in said.items() if k not in extra}
 
