@@ -51,7 +51,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "agreement": "evaluation",
     "sanity": "evaluation",
-    "aligned": "tokens",
+    "aligned": "masks.tokens",
 }
 
 __all__ = [

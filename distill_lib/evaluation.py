@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .masks import IGNORE, about, masks_of
+from .masks.tokens import aligned, decoder_inputs
 from .signals import Forward, as_batch, call, eval_mode, pick, place
 from .teachers.live import Source, models_of
 from .terms.classes import as_labels, class_axis, classes_last, needs_classes
 from .terms.scores import TASKS, calibration_error, number
-from .tokens import aligned, decoder_inputs
 
 __all__ = ["agreement", "calibration_error", "evaluate", "sanity"]
 

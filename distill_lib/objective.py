@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from .masks import about, check_tokens, count_like, fits, masks_of, of_items, weighted
+from .masks.tokens import said_by
 from .schedules import Schedule, as_schedule
 from .signals import Batch, Signals, as_batch, pick
-from .tokens import said_by
 
 __all__ = ["Objective", "Step", "Term"]
 
@@ -162,7 +162,7 @@ class Objective(nn.Module):
     - by labels of -100, for terms that need labels;
     - for values that have one entry a token, also by labels of -100 and by
       ``batch["attention_mask"]``, unless there is a mask. Labels stand where they are answered: for
-      a causal language model :func:`distill_lib.tokens.aligned` puts them there.
+      a causal language model :func:`distill_lib.masks.tokens.aligned` puts them there.
 
     ``batch["weight"]``, one number an item, multiplies the values, as importance sampling asks; the
     denominator stays the number of items.

@@ -22,9 +22,9 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 
 # From the ground up; a file imports from floors below its own and from its own wing.
 FLOORS = [
-    ("losses", "schedules", "progress", "masks", "extras"),
+    ("losses", "schedules", "progress", "extras"),
     ("signals", "checkpoints", "models"),
-    ("stacked", "tokens"),
+    ("stacked", "masks"),
     ("teachers",),
     ("objective",),
     ("terms",),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from distill_lib.masks.tokens import decoder_inputs
 from distill_lib.signals import (
     Batch,
     Captured,
@@ -33,7 +34,6 @@ from distill_lib.signals import (
     unwrapped,
 )
 from distill_lib.stacked import Stacked, fold, unfold
-from distill_lib.tokens import decoder_inputs
 
 __all__ = ["EMA", "Source", "Teacher", "fingerprint", "models_of"]
 

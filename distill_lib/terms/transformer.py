@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib import losses
+from distill_lib.masks.tokens import decoder_inputs
 from distill_lib.objective import Objective, Term
 from distill_lib.schedules import Schedule
 from distill_lib.signals import Batch, as_batch, call, pick, tell
 from distill_lib.teachers.live import Source, Teacher
-from distill_lib.tokens import decoder_inputs
 
 from .answers import KD
 from .features import Match

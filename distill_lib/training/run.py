@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import AdamW
 from torch.optim import Optimizer as TorchOptimizer
 
+from distill_lib.masks.tokens import aligned
 from distill_lib.objective import Objective, Step, Term
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.signals import (
@@ -27,7 +28,6 @@ from distill_lib.signals import (
     unwrapped,
 )
 from distill_lib.teachers.live import Source, Teacher, models_of
-from distill_lib.tokens import aligned
 
 from . import resume as resuming
 from .before import cannot_write, check_relations, check_separate, fixed_parts

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from distill_lib.masks.tokens import base
 from distill_lib.teachers.live import Teacher
-from distill_lib.tokens import base
 
 __all__ = ["check_tokenizers"]
 

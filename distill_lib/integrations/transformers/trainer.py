@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerCallback
 
+from distill_lib.masks.tokens import aligned
 from distill_lib.objective import Objective, Step, Term
 from distill_lib.signals import DESCRIPTIVE, call, capture, layers_among, tell
 from distill_lib.teachers.live import Source
-from distill_lib.tokens import aligned
 from distill_lib.training.run import Run
 
 from . import beside, checks

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .masks import IGNORE, following
-from .signals import Batch, Captured, Signals, accepts, as_batch, eval_mode, unwrapped
+from distill_lib.signals import Batch, Captured, Signals, accepts, as_batch, eval_mode, unwrapped
+
+from . import IGNORE, following
 
 __all__ = ["aligned", "base", "decoder_inputs", "said_by"]
 
@@ -107,7 +108,7 @@ def said_by(student: Signals, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ValueError(
             "a causal language model answers with the next token, and these labels may stand "
             "beside the token itself: pass aligned(batch, student) as the batch "
-            "(distill_lib.tokens.aligned)"
+            "(distill_lib.masks.tokens.aligned)"
         )
     if "encoder_last_hidden_state" in student:
         return {"decoder_attention_mask": None, **batch}
