@@ -22,7 +22,7 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 
 # From the ground up; a file imports from floors below its own and from its own wing.
 FLOORS = [
-    ("losses", "schedules", "progress", "extras"),
+    ("losses", "schedules", "progress", "extras", "ties"),
     ("signals", "checkpoints", "models"),
     ("stacked", "masks"),
     ("teachers",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
 import tempfile
@@ -11,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from distill_lib.ties import copied, readers
+
+from ._layers import FUSED, name_the_rest
 from ._needs import need
 from .export import OnnxModel
 
@@ -98,14 +100,38 @@ def quantize_onnx(
 
 def _torchao(model: nn.Module, config: str, what: str) -> nn.Module:
     tools = need("torchao.quantization", f"compress.{what}")
-    found = copy.deepcopy(model).eval()
-    tools.quantize_(found, getattr(tools, config)())
+    found = copied(model).eval()
+    fit = _linear(found, what)
+    tools.quantize_(found, getattr(tools, config)(), lambda module, _: module in fit)
+    for first, *others in fit.values():
+        for other in others:
+            other.weight = first.weight
+    return found
+
+
+def _linear(model: nn.Module, what: str) -> dict[nn.Module, list[nn.Module]]:
+    """The linear layers that torchao can round, each with those of the same weight."""
+    found: dict[nn.Module, list[nn.Module]] = {}
+    done: list[Tensor] = []
+    for module in model.modules():
+        if not isinstance(module, nn.Linear) or isinstance(module, FUSED):
+            continue
+        if not isinstance(module._parameters.get("weight"), nn.Parameter):
+            raise ValueError(f"{what}: a weight is shared or rounded already: compress.bake first")
+        users = [user for _, user, _ in readers(model, module.weight)]
+        if all(type(user) is type(module) for user in users) and module is users[0]:
+            found[module] = users
+            done.append(module.weight)
+    if not found:
+        raise ValueError(f"{what}: the model has no linear layer with a weight of its own")
+    name_the_rest(model, done, what, known="linear layers with a weight of their own")
     return found
 
 
 def int8_weight_only(model: nn.Module) -> nn.Module:
     """A copy whose linear layers keep int8 weights, and compute in floats; by torchao.
 
+    A weight that is also an embedding's stays as it is, and a warning names what else does.
     A byte a weight instead of four. Whether it is also faster depends on the processor and on
     the kernels that torchao has for it: measure with :func:`compare`.
     """
@@ -132,4 +158,6 @@ def int4_weight_only(model: nn.Module) -> nn.Module:
             "int4 weights need a GPU: torchao has kernels for CUDA only. For few bits on any "
             "machine use compress.share(model, bits=4) or compress.qat(model, weight_bits=4)"
         )
-    return _torchao(model.to("cuda", torch.bfloat16), "Int4WeightOnlyConfig", "int4_weight_only")
+    return _torchao(
+        copied(model).to("cuda", torch.bfloat16), "Int4WeightOnlyConfig", "int4_weight_only"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import tempfile
 import time
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib.signals import as_batch, call, eval_mode, place
+from distill_lib.ties import copied, memory
 
 from .export import OnnxModel
 
@@ -85,15 +85,23 @@ def file_bytes(model: nn.Module, path: str | Path | None = None) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(path) if path is not None else Path(folder) / "model"
-        state: dict[str, Tensor] = {}
+        state = {}
+        once = set()
         for name, tensor in model.state_dict(keep_vars=True).items():
-            if all(tensor is not other for other in state.values()):  # a tied one is written once
+            place = memory(tensor) if isinstance(tensor, Tensor) else name
+            if place not in once:  # a tied one is written once
+                once.add(place)
                 state[name] = tensor
-        if all(type(tensor) in (Tensor, nn.Parameter) for tensor in state.values()):
+        if all(_is_plain(tensor) for tensor in state.values()):
             save_file({k: v.detach().contiguous().clone() for k, v in state.items()}, file)
         else:
             torch.save(state, file)
         return file.stat().st_size
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value) in (Tensor, nn.Parameter)
+    return kind and value.layout == torch.strided and not value.is_quantized
 
 
 def macs(model: nn.Module, example: Any) -> int:
@@ -205,7 +213,9 @@ def report(
         return Report(name or file.name, None, None, file.stat().st_size, None, latency)
     size = file_bytes(model) if path is None else Path(path).stat().st_size
     plain = (Tensor, nn.Parameter)  # torchao's weights are of types of their own
-    found = [p.detach() for p in _plain(model).parameters()]
+    # one weight is one weight, also where two parameters merely share its numbers
+    once = {memory(p): p for p in reversed([*_plain(model).parameters()])}
+    found = [p.detach() for p in reversed(once.values())]
     weights = [w if type(w) in plain else w.dequantize() for w in found]
     return Report(
         name or type(model).__name__,
@@ -224,5 +234,5 @@ def _plain(model: nn.Module) -> nn.Module:
     from .quantization import bake
 
     if any(parametrize.is_parametrized(module) for module in model.modules()):
-        return bake(copy.deepcopy(model))
+        return bake(copied(model))
     return model

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_lib.signals import Forward, as_batch, call, eval_mode, place
+from distill_lib.signals import Forward, as_batch, call, eval_mode, place, suggest
 
-from ._layers import check_share, layers_of, weights_of
+from ._layers import TABLES, check_share, users_of, weights_of
+from .rounding import wide
 
 __all__ = ["Masks", "magnitude", "mask_lowest", "random", "two_four", "wanda"]
 
@@ -24,6 +25,8 @@ SCOPES = ("global", "layer", "row", "2:4")
 
 class Masks(dict[str, Tensor]):
     """Which weights are kept: from the name of a parameter to booleans in its shape.
+
+    A weight that several layers use has one mask, under its first name.
 
     Example:
         >>> net = nn.Linear(8, 2)
@@ -44,20 +47,33 @@ class Masks(dict[str, Tensor]):
 
         Raises:
             KeyError: the model lacks a parameter of the masks.
+            ValueError: a parameter of another shape. The model is then as it was.
+        """
+        for param, mask in self.of(model).values():
+            # filled, not multiplied: a product with a negative weight would leave -0.0
+            param.masked_fill_(~mask.to(param.device), 0.0)
+        return model
+
+    def of(self, model: nn.Module) -> dict[str, tuple[nn.Parameter, Tensor]]:
+        """The parameters of the masks, each with its mask, by the names that the masks use.
+
+        Raises:
+            KeyError: the model lacks a parameter of the masks.
             ValueError: a parameter of another shape.
         """
-        known = dict(model.named_parameters())
+        known = dict(model.named_parameters(remove_duplicate=False))
         for name, mask in self.items():
             if name not in known:
-                raise KeyError(f"the masks are of another model: this one has no {name!r}")
+                raise KeyError(
+                    f"the masks are of another model: this one has no {name!r}."
+                    f"{suggest(name, known)}"
+                )
             if known[name].shape != mask.shape:
                 raise ValueError(
                     f"the mask of {name!r} has shape {tuple(mask.shape)}, the parameter "
                     f"{tuple(known[name].shape)}: they are of different models"
                 )
-            # filled, not multiplied: a product with a negative weight would leave -0.0
-            known[name].masked_fill_(~mask.to(known[name].device), 0.0)
-        return model
+        return {name: (known[name], mask) for name, mask in self.items()}
 
     def __repr__(self) -> str:
         s = "" if len(self) == 1 else "s"
@@ -147,7 +163,7 @@ def magnitude(
         >>> round(magnitude(nn.Linear(10, 10), 0.9).sparsity, 3)
         0.9
     """
-    weights = weights_of(model, layers)
+    weights = weights_of(model, layers, "magnitude")
     return mask_lowest({n: w.detach().abs() for n, w in weights.items()}, sparsity, scope)
 
 
@@ -174,7 +190,7 @@ def random(
     """Remove weights by lot: what every other criterion has to beat."""
     scores = {
         name: torch.rand(weight.shape, generator=generator)
-        for name, weight in weights_of(model, layers).items()
+        for name, weight in weights_of(model, layers, "random").items()
     }
     return mask_lowest(scores, sparsity, scope)
 
@@ -191,7 +207,8 @@ def wanda(
 
     .. math:: s_{ij} = |w_{ij}| \cdot \lVert x_j \rVert_2
 
-    It is optimal brain damage for the squared error of each layer's output.
+    It is optimal brain damage for the squared error of each layer's output; of a weight that
+    several layers use, for the sum of their errors.
 
     Args:
         model: Any module; it is asked in eval mode and not changed.
@@ -207,13 +224,15 @@ def wanda(
     Reference:
         Sun et al., *A simple and effective pruning approach for large language models*, 2024.
     """
-    squares = _input_squares(model, batches, layers_of(model, layers), forward)
+    weights = weights_of(model, layers, "wanda")
+    squares = _input_squares(model, batches, list(weights), forward)
     scores = {}
-    for name, weight in weights_of(model, layers).items():
-        layer = name.rpartition(".")[0]
-        if layer not in squares:
+    for name, weight in weights.items():
+        if name not in squares:
+            layer = name.rpartition(".")[0]
             raise ValueError(f"layer {layer!r} saw none of the batches: leave it out with layers=")
-        scores[name] = weight.detach().abs() * squares[layer].sqrt().to(weight)
+        size = wide(weight.detach()).abs()
+        scores[name] = size * squares[name].sqrt().to(size)
     return mask_lowest(scores, sparsity, scope)
 
 
@@ -221,15 +240,17 @@ def wanda(
 def _input_squares(
     model: nn.Module,
     batches: Iterable[Any],
-    layers: Mapping[str, nn.Module],
+    names: Sequence[str],
     forward: Forward | None,
 ) -> dict[str, Tensor]:
     """The sum of squares of what each weight is multiplied by, in a shape that spreads over it."""
     sums: dict[str, Tensor] = {}
 
-    def keep(name: str, module: nn.Module, x: Tensor) -> None:
+    def keep(weight: str, name: str, module: nn.Module, x: Tensor) -> None:
         if isinstance(module, nn.Linear):
             found = x.double().flatten(0, -2).square().sum(0)
+        elif isinstance(module, TABLES):  # its input is one-hot
+            found = x.flatten().bincount(minlength=module.num_embeddings).double()[:, None]
         elif isinstance(module, nn.Conv2d):
             if isinstance(module.padding, str):
                 raise ValueError(f"wanda wants the padding of {name!r} as numbers, not in words")
@@ -240,12 +261,13 @@ def _input_squares(
             found = found.reshape(module.weight.shape)
         else:
             raise ValueError(f"wanda knows linear layers and 2D convolutions; {name!r} is neither")
-        sums[name] = sums[name] + found if name in sums else found
+        sums[weight] = sums[weight] + found if weight in sums else found
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda module, args: keep(name, module, args[0])
+    def hook(weight: str, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda module, args: keep(weight, name, module, args[0])
 
-    handles = [m.register_forward_pre_hook(hook(name)) for name, m in layers.items()]
+    users = [(weight, *user) for weight in names for user in users_of(model, weight)]
+    handles = [m.register_forward_pre_hook(hook(weight, name)) for weight, name, m in users]
     try:
         with eval_mode([model]):
             for batch in batches:

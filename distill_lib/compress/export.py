@@ -170,7 +170,7 @@ def to_onnx(
 
 
 def _strip(path: str | Path) -> None:
-    """Take out what the exporter notes for debugging: of a small model it is most of the file."""
+    """Take out what the exporter notes for debugging, most of a small file, and weights twice."""
     onnx = need("onnx", "compress.to_onnx")
     model = onnx.load(path)
     graph = model.graph
@@ -178,6 +178,18 @@ def _strip(path: str | Path) -> None:
     for one in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         del one.metadata_props[:]
         one.doc_string = ""
+    first: dict[bytes, str] = {}
+    same: dict[str, str] = {}
+    for one in list(graph.initializer):  # parameters that share their numbers come one by one
+        if len(one.dims) < 2:
+            continue  # each layer rounds its bias on a grid of its own
+        name, one.name = one.name, ""
+        same[name] = first.setdefault(one.SerializeToString(deterministic=True), name)
+        one.name = name
+        if same[name] != name:
+            graph.initializer.remove(one)
+    for node in graph.node:
+        node.input[:] = [same.get(name, name) for name in node.input]
     onnx.save(model, path)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill_lib.signals import as_batch, eval_mode, place
+from distill_lib.ties import copied, memory, readers
 
 from ._layers import check_share
 from .plans import Plan, plan_of
@@ -115,27 +116,70 @@ def prune_transformer(
         The plan, for :func:`save_pruned`.
 
     Raises:
-        ValueError: shares outside their range, both zero, or a model of other layers.
+        ValueError: shares outside their range, both zero, a model of other layers, or a weight that
+            several layers use and would cut differently. The model is then as it was.
     """
     for share, name in ((heads, "heads"), (ffn, "ffn")):
         if share:
             check_share(share, name)
     if not heads and not ffn:
         raise ValueError("expected a share of heads or of hidden units to take out, got none")
-    before = copy.deepcopy(model)
+    before, cuts = copied(model), _Cuts(model)
     for name, block in _blocks(model).items():
         if heads:
-            _prune_heads(block, heads, (scores or {}).get(f"{name}.{HEADS}"))
+            _plan_heads(cuts, block, heads, (scores or {}).get(f"{name}.{HEADS}"))
         if ffn:
             made, reads = _linear(block, "intermediate.dense"), _linear(block, UNITS)
             worth = (scores or {}).get(f"{name}.{UNITS}")
             left = _best(_norms(made, reads) if worth is None else worth, ffn)
-            _cut(made, 0, left)
-            _cut(reads, 1, left)
+            cuts.add(made, 0, left)
+            cuts.add(reads, 1, left)
+    cuts.make()
+    for block in _blocks(model).values() if heads else ():
+        # what the attention remembers of its own size
+        attention, size = block.get_submodule("attention.self"), _linear(block, HEADS).in_features
+        per_head = attention.all_head_size // attention.num_attention_heads  # type: ignore[operator]
+        attention.num_attention_heads = size // per_head
+        attention.all_head_size = size  # type: ignore[assignment]
     return plan_of(before, model)
 
 
-def _prune_heads(block: nn.Module, share: float, worth: Tensor | None) -> None:
+class _Cuts:
+    """Which rows (axis 0) and columns (axis 1) of linear layers stay, made all at once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.left: dict[nn.Linear, dict[int, Tensor]] = defaultdict(dict)
+
+    def add(self, layer: nn.Linear, axis: int, left: Tensor) -> None:
+        self.left[layer][axis] = left
+
+    def _of(self, param: Tensor, module: nn.Module) -> dict[int, list[int]]:
+        cuts = self.left.get(module, {}) if isinstance(module, nn.Linear) else {}
+        return {axis: left.tolist() for axis, left in cuts.items() if axis < param.ndim}
+
+    def make(self) -> None:
+        made: dict[Hashable, nn.Parameter] = {}
+        for layer in self.left:
+            for leaf, param in layer.named_parameters(recurse=False):
+                for name, other, _ in readers(self.model, param):
+                    if self._of(param, other) != self._of(param, layer):
+                        raise ValueError(
+                            f"the {leaf} of {name!r} is also another layer's, and the two would be "
+                            "cut differently: give them equal scores, or each its own weight first"
+                        )
+        for layer, cuts in self.left.items():
+            for leaf, param in list(layer.named_parameters(recurse=False)):
+                if (new := made.get(memory(param))) is None:
+                    cut: Tensor = param
+                    for axis in self._of(param, layer):
+                        cut = cut.index_select(axis, cuts[axis])
+                    new = made[memory(param)] = nn.Parameter(cut, param.requires_grad)
+                setattr(layer, leaf, new)
+            layer.out_features, layer.in_features = layer.weight.shape
+
+
+def _plan_heads(cuts: _Cuts, block: nn.Module, share: float, worth: Tensor | None) -> None:
     attention, reads = block.get_submodule("attention.self"), _linear(block, HEADS)
     made = [_linear(attention, part) for part in ("query", "key", "value")]
     number = _heads(block)
@@ -145,11 +189,8 @@ def _prune_heads(block: nn.Module, share: float, worth: Tensor | None) -> None:
     size = reads.in_features // number
     rows = (left[:, None] * size + torch.arange(size, device=left.device)).flatten()
     for layer in made:
-        _cut(layer, 0, rows)
-    _cut(reads, 1, rows)
-    # what the attention remembers of its own size
-    attention.num_attention_heads = len(left)  # type: ignore[assignment]
-    attention.all_head_size = len(rows)  # type: ignore[assignment]
+        cuts.add(layer, 0, rows)
+    cuts.add(reads, 1, rows)
 
 
 def _norms(made: nn.Linear, reads: nn.Linear) -> Tensor:
@@ -167,14 +208,3 @@ def _linear(block: nn.Module, name: str) -> nn.Linear:
     layer = block.get_submodule(name)
     assert isinstance(layer, nn.Linear)
     return layer
-
-
-def _cut(layer: nn.Linear, axis: int, left: Tensor) -> None:
-    """Keep some rows (axis 0) or columns (axis 1) of a linear layer."""
-    layer.weight = nn.Parameter(layer.weight.index_select(axis, left), layer.weight.requires_grad)
-    if axis == 0:
-        layer.out_features = len(left)
-        if layer.bias is not None:
-            layer.bias = nn.Parameter(layer.bias[left], layer.bias.requires_grad)
-    else:
-        layer.in_features = len(left)

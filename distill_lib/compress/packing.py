@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from distill_lib.checkpoints import Checkpoint, CheckpointError, check_fit
 from distill_lib.checkpoints.files import whole_file
+from distill_lib.ties import ties
 
 from .huffman import decode, encode, lengths_of
-from .plans import planned, shrink
+from .plans import all_names, planned, shrink
 
 __all__ = ["load_packed", "packed_sizes", "save_packed"]
 
@@ -130,7 +131,7 @@ def packed_sizes(tensors: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def save_packed(model: nn.Module, path: str | Path, plan: Mapping[str, Any] | None = None) -> int:
-    """Write a model's state as small as its zeros and repeated values allow.
+    """Write a model's state as small as its zeros and repeated values allow, each weight once.
 
     Args:
         model: The model. Shared weights are written as plain ones: :func:`bake` them first. Rounded
@@ -153,8 +154,17 @@ def save_packed(model: nn.Module, path: str | Path, plan: Mapping[str, Any] | No
     if plan is not None:
         header["plan"] = plan
     tables, bodies = [], []
+    if same := ties(model):
+        header["ties"] = same
     for name, tensor in model.state_dict().items():
-        entry, table, body = _encode(tensor)
+        if name in same:
+            continue
+        try:
+            entry, table, body = _encode(tensor)
+        except ValueError as error:
+            raise ValueError(
+                f"{name!r} cannot be packed: {error}; torch.save(model.state_dict(), …) takes it"
+            ) from error
         header["tensors"].append({"k": name, **entry})
         tables.append(table)
         bodies.append(body)
@@ -193,8 +203,10 @@ def load_packed(model: nn.Module, path: str | Path) -> nn.Module:
     try:
         header, table, body = _opened(Path(path).read_bytes(), model)
         shapes = planned(model, header.get("plan", {"shapes": {}, "sizes": {}}))
-        check_fit("packed", {entry["k"]: entry["s"] for entry in header["tensors"]}, shapes)
-        tensors = dict(_decode(header["tensors"], table, body))
+        said = {entry["k"]: entry["s"] for entry in header["tensors"]}
+        same = header.get("ties", {})
+        check_fit("packed", said | {k: said[v] for k, v in same.items()}, shapes)
+        tensors = all_names(dict(_decode(header["tensors"], table, body)), same, model)
         if "plan" in header:
             shrink(model, header["plan"])
     except CheckpointError as error:

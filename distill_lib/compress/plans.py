@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distill_lib.checkpoints import Checkpoint, CheckpointError, check_fit, load_checkpoint
 from distill_lib.checkpoints.files import whole_file
+from distill_lib.ties import ties
 
 __all__ = ["Plan", "load_pruned", "plan_of", "save_pruned", "shrink"]
 
@@ -77,19 +78,28 @@ def shrink(model: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> nn.Module
         >>> shrink(nn.Linear(4, 3), plan_of(nn.Linear(4, 3), nn.Linear(4, 2)))
         Linear(in_features=4, out_features=2, bias=True)
     """
-    shapes, modules = planned(model, plan), dict(model.named_modules())
+    shapes = planned(model, plan)
+    modules = dict(model.named_modules(remove_duplicate=False))
     tensors = [one for one in model.state_dict().values() if isinstance(one, Tensor)]
     widest = max((n for tensor in tensors for n in tensor.shape), default=0)
     for name, sizes in plan["sizes"].items():
         _check_sizes(name, sizes, modules.get(name), widest)
-    made: dict[int, Tensor] = {}  # a weight that is used twice stays one weight
-    for name in plan["shapes"]:
+    state, same = model.state_dict(keep_vars=True), ties(model)
+    made: dict[str, Tensor] = {}  # a weight that is used twice stays one weight
+    for name, first in {k: same.get(k, k) for k in state}.items():
+        if shapes.get(name) != shapes.get(first):
+            raise CheckpointError(
+                f"{name} and {first} are one weight, and the plan wants {shapes[name]} and "
+                f"{shapes[first]}"
+            )
+        if first not in plan["shapes"]:
+            continue
         owner, _, leaf = name.rpartition(".")
-        old = getattr(modules[owner], leaf)
-        if (new := made.get(id(old))) is None:
-            new = torch.zeros(shapes[name], dtype=old.dtype, device=old.device)
+        if (new := made.get(first)) is None:
+            old = state[first]
+            new = torch.zeros(shapes[first], dtype=old.dtype, device=old.device)
             new = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-            made[id(old)] = new
+            made[first] = new
         setattr(modules[owner], leaf, new)
     for name, sizes in plan["sizes"].items():
         for key, value in sizes.items():
@@ -148,8 +158,14 @@ def save_pruned(model: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> 
     """
     from safetensors.torch import save
 
-    state = {k: v.detach().contiguous() for k, v in model.state_dict().items()}
-    data = save(state, {"plan": json.dumps(plan)})
+    state, same = model.state_dict(), ties(model)
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+            raise ValueError(
+                f"{name!r} is no plain tensor: make the model plain before it is saved"
+            )
+    once = {k: v.detach().contiguous() for k, v in state.items() if k not in same}
+    data = save(once, {"plan": json.dumps(plan), "ties": json.dumps(same)})
     with whole_file(path) as file:
         file.write(data)
     return len(data)
@@ -173,11 +189,47 @@ def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
             f"{path} holds weights without a plan; read it with checkpoints.load_checkpoint"
         )
     try:
-        plan = json.loads(found.meta["plan"])
+        plan, same = json.loads(found.meta["plan"]), json.loads(found.meta.get("ties", "{}"))
     except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the plan in {path} is torn: {error}") from error
     model = build()
+    tensors = all_names(found.tensors, same, model)
     shapes = planned(model, plan)
-    check_fit("pruned", {k: v.shape for k, v in found.tensors.items()}, shapes)
-    Checkpoint("pruned", found.tensors).load_into(shrink(model, plan))
+    check_fit("pruned", {k: v.shape for k, v in tensors.items()}, shapes)
+    Checkpoint("pruned", tensors).load_into(shrink(model, plan))
     return model
+
+
+def all_names(tensors: Mapping[str, Tensor], same: Any, model: nn.Module) -> dict[str, Tensor]:
+    """What a file holds once, under all the names that it has.
+
+    Args:
+        tensors: By name.
+        same: From each other name to the one in the file.
+        model: What it is for.
+
+    Raises:
+        CheckpointError: other names than those of tensors, or two values for one weight of the
+            model.
+    """
+    if not isinstance(same, Mapping) or any(
+        name in tensors or not isinstance(first, str) or first not in tensors
+        for name, first in same.items()
+    ):
+        raise CheckpointError("it says that a weight is another, which is not there")
+    found = {**tensors, **{name: tensors[first] for name, first in same.items()}}
+    for name, first in ties(model).items():
+        if {name, first} <= found.keys() and not _equal(found[name], found[first]):
+            raise CheckpointError(
+                f"{name} and {first} are one weight of the model, and two in the file: it is of a "
+                "network that does not tie them"
+            )
+    return found
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether each bit is the same, so that numbers that are none are equal to themselves."""
+    if one is other:
+        return True
+    alike = one.shape == other.shape and one.dtype == other.dtype
+    return alike and torch.equal(*(t.contiguous().view(-1).view(torch.uint8) for t in (one, other)))

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from distill_lib.schedules import Schedule
 
-from ._layers import check_share, weights_of
+from ._layers import check_share
 from .criteria import Masks, magnitude
 
 __all__ = ["Pruned", "gradual", "rewind"]
@@ -97,12 +97,13 @@ class Pruned:
         self._handles: list[Any] = []
 
     def __enter__(self) -> Pruned:
-        self._params = dict(self.model.named_parameters())
+        self._params = dict(self.model.named_parameters(remove_duplicate=False))
         self._update()
         self._handles = [register_optimizer_step_post_hook(self._after_step)]
-        for name in self.masks if self.schedule is None else weights_of(self.model):
-            hook_on: Any = self._params[name].register_post_accumulate_grad_hook
-            self._handles.append(hook_on(self._still(name)))
+        for name, param in self._params.items():
+            if param.requires_grad and (self.schedule is not None or name in self.masks):
+                hook_on: Any = param.register_post_accumulate_grad_hook
+                self._handles.append(hook_on(self._still(name)))
         return self
 
     def __exit__(self, *exception: object) -> None:

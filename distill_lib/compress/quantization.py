@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place
 
-from ._layers import layers_of, weights_of
-from .rounding import FakeQuant, ends, grid, quantize
+from ._layers import FUSED, compute_weight, layers_of, users_of, way_of, weights_of
+from .rounding import FakeQuant, ends, grid, quantize, wide
 from .sharing import Shared
 
 __all__ = ["bake", "calibrate", "convert", "qat"]
+
+ORIGINAL = "parametrizations.weight.original"
 
 
 class _Rounded(nn.Module):
@@ -32,17 +34,20 @@ class _Rounded(nn.Module):
 class _Integers(nn.Module):
     """A weight that is kept as integers and steps."""
 
-    def __init__(self, bits: int, axis: int | None) -> None:
+    like: Tensor
+
+    def __init__(self, bits: int, axis: int | None, weight: Tensor, trained: bool) -> None:
         super().__init__()
-        self.bits, self.axis = bits, axis
+        self.bits, self.axis, self.trained = bits, axis, trained
+        self.register_buffer("like", weight.new_zeros(0), persistent=False)  # the type it is of
 
     def forward(self, integers: Tensor, scale: Tensor) -> Tensor:
-        return integers.to(scale.dtype) * scale
+        return (integers.to(scale.dtype) * scale).to(self.like.dtype)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         scale, _ = grid(weight, self.bits, self.axis)
         low, high = ends(self.bits, True)
-        integers = (weight / scale).round().clamp(low, high)
+        integers = (wide(weight) / scale).round().clamp(low, high)
         return integers.to(torch.int8 if self.bits <= 8 else torch.int16), scale
 
 
@@ -59,6 +64,8 @@ def qat(
     layers: Sequence[str] | None = None,
 ) -> nn.Module:
     """Let linear layers and convolutions round their weights and inputs, in place.
+
+    A weight that several layers use is rounded once, for all of them.
 
     Trained like this, by :func:`distill_lib.distill` or otherwise, the weights learn to be rounded.
     Without training, after :func:`calibrate`, it is quantization after training. :func:`convert`
@@ -83,15 +90,30 @@ def qat(
         3
     """
     ends(weight_bits, True)
-    weights = weights_of(model, layers)
-    for module, weight in zip(layers_of(model, layers).values(), weights.values(), strict=True):
-        rounded = _Rounded(weight_bits, 0 if per_channel else None)
-        parametrize.register_parametrization(module, "weight", rounded)
-        if activation_bits is not None and not isinstance(module, nn.Embedding):
-            fake = FakeQuant(activation_bits).to(weight.device)
+    if activation_bits is not None:
+        ends(activation_bits, False)
+    chosen, weights = layers_of(model, layers), weights_of(model, layers, "qat")
+    users = [[module for _, module in users_of(model, name)] for name in weights]
+    for modules in users:
+        compute_weight(modules, _Rounded(weight_bits, 0 if per_channel else None))
+    if activation_bits is not None:
+        _round_inputs(chosen, activation_bits)
+    return model
+
+
+def _round_inputs(layers: Mapping[str, nn.Module], bits: int) -> None:
+    if fused := [name for name, module in layers.items() if isinstance(module, FUSED)]:
+        warnings.warn(
+            f"qat leaves the inputs of {', '.join(fused)} as they are: nn.MultiheadAttention uses "
+            "the weight without calling the layer",
+            UserWarning,
+            stacklevel=3,
+        )
+    for module in layers.values():
+        if not isinstance(module, (nn.Embedding, FUSED)):
+            fake = FakeQuant(bits).to(module.get_parameter(ORIGINAL).device)
             module.add_module("input_rounding", fake.train(module.training))
             module.register_forward_pre_hook(_round_input)
-    return model
 
 
 @torch.no_grad()
@@ -106,13 +128,14 @@ def calibrate(
         forward: ``forward(model, batch)``, as in :func:`distill_lib.distill`.
 
     Raises:
-        ValueError: no batches, or a model that rounds no activations.
+        ValueError: no batches, or a model that rounds no activations; the model is then as it was.
     """
     watchers = [m for m in model.modules() if isinstance(m, FakeQuant)]
     if not watchers:
         raise ValueError(
             "the model rounds no activations: call qat(model, activation_bits=…) first"
         )
+    before = [(watcher.low.clone(), watcher.high.clone()) for watcher in watchers]
     for watcher in watchers:
         watcher.watching = True
         watcher.low.fill_(float("inf"))
@@ -121,11 +144,16 @@ def calibrate(
         with eval_mode([model]):
             for batch in batches:
                 call(model, place(as_batch(batch), model), forward)
+        if not all(bool(watcher.low.isfinite()) for watcher in watchers):
+            raise ValueError("batches is empty, or does not reach every layer")
+    except BaseException:
+        for watcher, (low, high) in zip(watchers, before, strict=True):
+            watcher.low.copy_(low)
+            watcher.high.copy_(high)
+        raise
     finally:
         for watcher in watchers:
             watcher.watching = False
-    if not all(bool(watcher.low.isfinite()) for watcher in watchers):
-        raise ValueError("batches is empty, or does not reach every layer")
     return model
 
 
@@ -144,46 +172,47 @@ def convert(model: nn.Module) -> nn.Module:
         >>> net.state_dict()["parametrizations.weight.original0"].dtype
         torch.int8
     """
-    done = 0
-    for module in list(model.modules()):
-        rounded = _way(module)
-        if isinstance(rounded, _Rounded):
-            _set_plain(module, module.get_parameter("parametrizations.weight.original"))
-            module.weight.requires_grad_(False)
-            integers = _Integers(rounded.bits, rounded.axis)
-            parametrize.register_parametrization(module, "weight", integers)
-            done += 1
-    if not done:
+    found = _computed(model, _Rounded)
+    if not found:
         raise ValueError("no weight of the model is rounded: call qat(model) first")
+    for modules in found:
+        rounded, weight = way_of(modules[0]), modules[0].get_parameter(ORIGINAL)
+        assert isinstance(rounded, _Rounded)
+        integers = _Integers(rounded.bits, rounded.axis, weight, weight.requires_grad)
+        _set_plain(modules, nn.Parameter(weight.detach().clone(), False))
+        compute_weight(modules, integers)
     return model
 
 
-def _way(module: nn.Module) -> nn.Module | None:
-    """How the weight of a layer is computed, where it is computed."""
-    if not parametrize.is_parametrized(module, "weight"):
-        return None
-    return module.get_submodule("parametrizations.weight.0")
+def _computed(model: nn.Module, *kinds: type[nn.Module]) -> list[list[nn.Module]]:
+    """The layers whose weight is computed in one of some ways; those of one weight together."""
+    found: dict[nn.Module, list[nn.Module]] = {}
+    for module in model.modules():
+        way = way_of(module)
+        if isinstance(way, kinds):
+            parts = module.get_submodule("parametrizations")
+            if odd := set(dict(parts.named_children())) - {"weight"}:
+                raise ValueError(f"also {', '.join(sorted(odd))} of a layer is parametrized")
+            found.setdefault(way, []).append(module)
+    return list(found.values())
 
 
-def _set_plain(module: nn.Module, weight: Any) -> None:
-    """Give a layer its own class back, and a weight.
+def _set_plain(modules: Sequence[nn.Module], weight: nn.Parameter) -> None:
+    """Give the layers that use a weight their own class back, and the weight.
 
     Not by ``remove_parametrizations``, which changes the class: a deep copy shares it.
     """
-    parts = module.get_submodule("parametrizations")
-    assert isinstance(parts, nn.ModuleDict)
-    if len(parts) > 1:
-        raise ValueError(f"also {', '.join(set(parts) - {'weight'})} of a layer is parametrized")
-    plain = nn.Parameter(weight.detach().clone())
-    module.__class__ = type(module).__bases__[0]
-    del module._modules["parametrizations"]
-    module.register_parameter("weight", plain)
+    for module in modules:
+        module.__class__ = type(module).__bases__[0]
+        del module._modules["parametrizations"]
+        module.register_parameter("weight", weight)
 
 
 def bake(model: nn.Module, inputs: bool = True) -> nn.Module:
     """Make plain weights of those that are shared or rounded, in place.
 
-    The model says what it said before, under the parameter names of its class.
+    The model says what it said before, under the parameter names of its class. What was frozen
+    before it was compressed is frozen after.
 
     Args:
         model: The model of :func:`share`, :func:`qat` or :func:`convert`.
@@ -195,9 +224,15 @@ def bake(model: nn.Module, inputs: bool = True) -> nn.Module:
         >>> list(bake(net, inputs=False).state_dict())
         ['bias', 'weight']
     """
-    for module in list(model.modules()):
-        if isinstance(_way(module), (Shared, _Rounded, _Integers)):
-            _set_plain(module, module.weight)
+    for modules in _computed(model, Shared, _Rounded, _Integers):
+        way, weight = way_of(modules[0]), modules[0].weight
+        assert isinstance(weight, Tensor)
+        if isinstance(way, _Integers):
+            trained = way.trained
+        else:
+            trained = modules[0].get_parameter(ORIGINAL).requires_grad
+        _set_plain(modules, nn.Parameter(weight.detach().clone(), trained))
+    for module in model.modules():
         if not inputs and _round_input in module._forward_pre_hooks.values():
             hooks = module._forward_pre_hooks
             del hooks[next(key for key, hook in hooks.items() if hook is _round_input)]

@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FakeQuant", "ends", "grid", "quantize"]
+__all__ = ["FakeQuant", "ends", "grid", "quantize", "wide"]
+
+
+def wide(x: Tensor) -> Tensor:
+    """The same numbers with 32 bits or more: a step has no place in the range of 16."""
+    return x.float() if x.element_size() < 4 else x
 
 
 def ends(bits: int, symmetric: bool) -> tuple[int, int]:
@@ -36,7 +41,8 @@ def grid(
         symmetric: Around zero, as weights are; else as wide as the values, as activations are.
 
     Returns:
-        The step, and the place of zero or None; a scalar each, or in a shape that spreads over x.
+        The step, and the place of zero or None; a scalar each, or in a shape that spreads over x,
+        in 32 bits or more.
 
     Reference:
         Krishnamoorthi, *Quantizing deep convolutional networks*, 2018.
@@ -46,6 +52,7 @@ def grid(
         127.0
     """
     low, high = ends(bits, symmetric)
+    x = wide(x)
     dims = [d for d in range(x.ndim) if axis is None or d != axis % x.ndim]
     keep = axis is not None
     tiny = torch.finfo(x.dtype).tiny
@@ -96,8 +103,8 @@ def quantize(
         scale, zero_point = grid(x, bits, axis, symmetric=zero_point is None)
     low, high = ends(bits, zero_point is None)
     z = 0.0 if zero_point is None else zero_point
-    inside = (x / scale + z).clamp(low, high)
-    return (inside + (inside.round() - inside).detach() - z) * scale
+    inside = (wide(x) / scale + z).clamp(low, high)
+    return ((inside + (inside.round() - inside).detach() - z) * scale).to(x.dtype)
 
 
 class FakeQuant(nn.Module):
@@ -156,7 +163,7 @@ class FakeQuant(nn.Module):
                 "compress.calibrate(model, batches), or train it"
             )
         scale, zero_point = grid(torch.stack([self.low, self.high]), self.bits, symmetric=False)
-        return quantize(x, self.bits, scale.to(x), zero_point.to(x))  # type: ignore[union-attr]
+        return quantize(x, self.bits, scale.to(wide(x)), zero_point.to(wide(x)))  # type: ignore[union-attr]
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, low={self.low.item():.3g}, high={self.high.item():.3g}"

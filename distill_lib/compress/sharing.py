@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from ._layers import weights_of
+from ._layers import compute_weight, users_of, weights_of
+from .rounding import wide
 
 __all__ = ["Codebook", "Shared", "codebook_bits", "kmeans", "share"]
 
@@ -90,7 +90,7 @@ def kmeans(
             break
         c = moved
     c = c.to(flat.dtype)
-    return c, torch.bucketize(flat, (c[1:] + c[:-1]) / 2)
+    return c, torch.bucketize(wide(flat), (wide(c)[1:] + wide(c)[:-1]) / 2)
 
 
 class Shared(nn.Module):
@@ -148,7 +148,8 @@ def share(
 
     so that :func:`distill_lib.distill` trains the codebooks. Weights that are exactly zero, as
     pruned ones are, stay zero and are no part of it. :func:`bake` makes plain weights of it, and
-    :func:`save_packed` writes them in about ``bits`` bits each.
+    :func:`save_packed` writes them in about ``bits`` bits each. A weight that several layers use
+    has one codebook, and all of them use it.
 
     Args:
         model: The model, in place.
@@ -160,7 +161,8 @@ def share(
         The codebooks, by the name of the weight; a weight that is all zero has none.
 
     Raises:
-        ValueError: bits outside 1 to 8, a weight that is already shared or not finite.
+        ValueError: bits outside 1 to 8, a weight that is already shared or not finite, or one that
+            is used in another shape as well.
 
     Reference:
         Han et al., *Deep compression*, 2016.
@@ -174,7 +176,8 @@ def share(
     if not 1 <= bits <= 8 or int(bits) != bits:
         raise ValueError(f"bits is a whole number from 1 to 8, got {bits}")
     books = {}
-    weights = weights_of(model, layers)
+    weights = weights_of(model, layers, "share")
+    users = {name: [module for _, module in users_of(model, name)] for name in weights}
     for name, weight in weights.items():
         kept = weight != 0
         if not bool(kept.any()):
@@ -182,8 +185,7 @@ def share(
         centroids, codes = kmeans(weight[kept], 2**bits, init)
         full = torch.zeros(weight.shape, dtype=torch.int32, device=weight.device)
         full[kept] = codes.int() + 1
-        module = model.get_submodule(name.rpartition(".")[0])
-        parametrize.register_parametrization(module, "weight", Shared(full, centroids))
-        original = module.get_parameter("parametrizations.weight.original")
+        compute_weight(users[name], Shared(full, centroids))
+        original = users[name][0].get_parameter("parametrizations.weight.original")
         books[name] = Codebook(original, full)
     return books

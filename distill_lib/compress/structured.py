@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib.signals import as_batch, call, eval_mode, suggest
+from distill_lib.ties import copied, readers
 
-from ._layers import check_share, layers_of
+from ._layers import check_share, layers_of, name_the_rest, weights_of
 from ._needs import need
 from .plans import Plan, plan_of
 
@@ -37,8 +37,8 @@ def prune_channels(
     """Take channels of convolutions and units of linear layers out of a model, in place.
 
     Layers that a residual connection adds have the same channels taken out. The model's answers
-    keep their shape: output layers are never cut. Its parameters are new ones, so make optimizers
-    afterwards.
+    keep their shape: output layers are never cut, nor layers that share a weight with another.
+    Its parameters are new ones, so make optimizers afterwards.
 
     Args:
         model: The model, in place.
@@ -57,7 +57,8 @@ def prune_channels(
     Raises:
         KeyError: a layer that the model does not have.
         ValueError: a ratio outside (0, 1), a layer that cannot be cut: an output, or one that is
-            tied to a layer in ``keep``.
+            tied to a layer in ``keep`` or to one that shares its weight; a model that cannot be
+            asked once it is cut. The model is then as it was.
         ModuleNotFoundError: torch-pruning is not installed.
 
     Reference:
@@ -70,15 +71,23 @@ def prune_channels(
     """
     tp = need("torch_pruning", "compress.prune_channels")
     layers = layers_of(model)
+    weights_of(model)  # refuses those that are computed
+    shared = {n: m for n, m in layers.items() if len(readers(model, m.get_parameter("weight"))) > 1}
     ratios = {name: ratio[name] for name in ratio} if isinstance(ratio, Mapping) else ratio
     _check(layers, ratios, keep, round_to, scope)
     score = _importance(tp, importance, model)
-    before = copy.deepcopy(model)
-    with _traceable(model):
+    before = copied(model)
+    with _restored(model), _traceable(model):
         graph = _graph(tp, model, example)
-        groups = _groups(graph, layers, ratios, frozenset(keep))
+        groups = _groups(graph, layers, ratios, frozenset(keep), shared)
         if not groups:
-            raise ValueError("no layer is left to cut: each is an output, kept, or tied to these")
+            raise ValueError(
+                "no layer is left to cut: each is an output, kept, or tied to these"
+                + (f"; {', '.join(shared)} share a weight" if shared else "")
+            )
+        if not isinstance(ratios, dict):
+            done = [m.get_parameter("weight") for name, m in layers.items() if name not in shared]
+            name_the_rest(model, done, "prune_channels", known="layers with a weight of their own")
         scores = [score(group) for group, _ in groups]
         shares = [share for _, share in groups]
         if scope == "global" and not isinstance(ratios, dict):
@@ -89,6 +98,7 @@ def prune_channels(
                 lowest = worth.argsort()[: len(worth) - left].tolist()
                 root = group[0].dep
                 graph.get_pruning_group(root.target.module, root.handler, lowest).prune()
+        _check_runs(model, example)
     for param in model.parameters():
         param.grad = None  # of the shapes of before
     return plan_of(before, model)
@@ -133,21 +143,53 @@ def _traceable(model: nn.Module) -> Iterator[None]:
             model.get_parameter(name).requires_grad_(False)
 
 
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Each module with the parameters, buffers and sizes that it had, if something fails."""
+    was = [(vars(m), dict(vars(m)), dict(m._parameters), dict(m._buffers)) for m in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for now, attributes, params, buffers in was:
+            now.update(attributes)
+            now["_parameters"].update(params)
+            now["_buffers"].update(buffers)
+        raise
+
+
+def _check_runs(model: nn.Module, example: Any) -> None:
+    try:
+        with torch.no_grad():
+            _forward(model, {"inputs": example} if isinstance(example, Tensor) else example)
+    except Exception as error:  # whatever the model's own code raises on other sizes
+        raise ValueError(
+            f"with channels taken out the model cannot be asked any more ({error}): something in "
+            "it counts on its sizes. Leave the layers around it out with keep="
+        ) from error
+
+
+def _forward(module: nn.Module, inputs: Any) -> list[Tensor]:
+    said = module(*inputs) if isinstance(inputs, tuple) else call(module, as_batch(inputs))
+    found = [said] if isinstance(said, Tensor) else list(_tensors(said.values()))
+    return [one for one in found if one.requires_grad]
+
+
 def _graph(tp: Any, model: nn.Module, example: Any) -> Any:
     """Torch-pruning's graph of which channels go with which."""
-
-    def forward(module: nn.Module, inputs: Any) -> list[Tensor]:
-        said = module(*inputs) if isinstance(inputs, tuple) else call(module, as_batch(inputs))
-        found = [said] if isinstance(said, Tensor) else list(_tensors(said.values()))
-        return [one for one in found if one.requires_grad]
-
     if isinstance(example, Tensor):
         example = {"inputs": example}
     owned = {id(p) for m in model.modules() if _known(tp, m) for p in m.parameters(recurse=False)}
     free = [p for p in model.parameters() if id(p) not in owned]
-    return tp.DependencyGraph().build_dependency(
-        model, example, forward_fn=forward, ignored_params=free, verbose=False
-    )
+    _forward(model, example)  # what the model itself does not take is its own error
+    try:
+        return tp.DependencyGraph().build_dependency(
+            model, example, forward_fn=_forward, ignored_params=free, verbose=False
+        )
+    except Exception as error:  # of many classes, whatever its tracing stumbles over
+        raise ValueError(
+            f"torch-pruning cannot follow this model ({type(error).__name__}: {error}): it knows "
+            "torch's own layers. Write others as such, or use prune_transformer or masks"
+        ) from error
 
 
 def _known(tp: Any, module: nn.Module) -> bool:
@@ -167,6 +209,7 @@ def _groups(
     layers: Mapping[str, nn.Module],
     ratios: dict[str, float] | float,
     keep: frozenset[str],
+    shared: Mapping[str, nn.Module],
 ) -> list[tuple[Any, float]]:
     """The groups of tied channels that are to be cut, each with its share."""
     names = {module: name for name, module in layers.items()}
@@ -176,15 +219,21 @@ def _groups(
         tied = [names[m] for m, f in targets if m in names and graph.is_out_channel_pruning_fn(f)]
         read = any(graph.is_in_channel_pruning_fn(f) for m, f in targets if m in names)
         kept = [name for name in tied if name in keep]
+        sharing = [names[m] for m, _ in targets if m in shared.values()]
         if isinstance(ratios, dict):
             given = {name: ratios[name] for name in tied if name in ratios}
             if not given:
                 continue
+            if sharing:
+                raise ValueError(
+                    f"{next(iter(given))!r} cannot be cut: {sharing[0]!r} would be cut with it, "
+                    "which shares its weight with another layer. Give each its own weight first"
+                )
             _refuse(given, tied, kept, read)
             share = next(iter(given.values()))
         else:
             share = ratios
-        if read and not kept:
+        if read and not kept and not sharing:
             found.append((group, share))
     return found
 

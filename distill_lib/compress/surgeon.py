@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import torch
@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place
+from distill_lib.ties import memory
 
+from ._layers import TABLES, users_of
 from .criteria import Masks
+from .rounding import wide
 
 __all__ = ["refit"]
 
@@ -30,7 +33,8 @@ def refit(
        \quad \text{with} \quad w_j = 0 \text{ for all removed } j
 
     Each layer sees the inputs X that it has in the whole network, and no label is used. It is
-    optimal brain surgeon for the squared error of the layer's output, with all removals at once.
+    optimal brain surgeon for the squared error of the layer's output, with all removals at once;
+    for a weight that several layers use, of the sum of their errors.
 
     Args:
         model: The model as it was before pruning, in place; it is asked in eval mode.
@@ -60,57 +64,70 @@ def refit(
     """
     if not damping > 0:
         raise ValueError(f"damping is positive, or rows may have no solution; got {damping:g}")
-    products = _products(model, _layers(model, masks), batches, forward)
-    for name in masks:
+    kept = _once(model, masks)
+    products = _products(model, list(kept), batches, forward)
+    for name in kept:
         if name not in products:
             raise ValueError(f"the layer of {name!r} saw none of the batches: leave out its mask")
-    for name, mask in masks.items():
-        weight, h = model.get_parameter(name), products[name]
-        size = h.diagonal().mean()
-        # inputs that are always zero say nothing: then the weights that stay are left alone
-        h.diagonal().add_(damping * torch.where(size > 0, size, 1.0))
-        wanted = weight.detach().double().flatten(1) @ h
-        found = torch.zeros_like(wanted)
-        for row, kept in enumerate(mask.to(h.device).flatten(1)):
-            if bool(kept.any()):
-                factor = torch.linalg.cholesky(h[kept][:, kept])
-                found[row, kept] = torch.cholesky_solve(wanted[row, kept, None], factor)[:, 0]
-        weight.copy_(found.view_as(weight))
+    solved = {
+        name: _solved(model.get_parameter(name), mask, *products[name], damping)
+        for name, mask in kept.items()
+    }
+    for name, weight in solved.items():
+        model.get_parameter(name).copy_(weight)
     return masks.apply(model)
 
 
-def _layers(model: nn.Module, masks: Masks) -> dict[str, nn.Module]:
-    """The layers of the masks, by the name of the weight."""
-    known = dict(model.named_parameters())
-    for name, mask in masks.items():
-        if name not in known:
-            raise KeyError(f"the masks are of another model: this one has no {name!r}")
-        if known[name].shape != mask.shape:
-            raise ValueError(
-                f"the mask of {name!r} has shape {tuple(mask.shape)}, the parameter "
-                f"{tuple(known[name].shape)}: they are of different models"
-            )
-    return {name: model.get_submodule(name.rpartition(".")[0]) for name in masks}
+def _once(model: nn.Module, masks: Masks) -> Masks:
+    """The masks, those of one weight under several names joined."""
+    found = Masks()
+    names: dict[Hashable, str] = {}
+    for name, (param, mask) in masks.of(model).items():
+        first = names.setdefault(memory(param), name)
+        found[first] = found[first] & mask if first in found else mask
+    return found
+
+
+def _solved(weight: Tensor, mask: Tensor, h: Tensor, counts: Tensor, damping: float) -> Tensor:
+    """The weight that serves best among those with zeros where the mask says so."""
+    size = h.diagonal().mean() + counts.mean()
+    # inputs that are always zero say nothing: then the weights that stay are left alone
+    h.diagonal().add_(damping * torch.where(size > 0, size, 1.0))
+    old = weight.detach().double().flatten(1)
+    wanted = old @ h + counts * old
+    found = torch.zeros_like(wanted)
+    for row, kept in enumerate(mask.to(h.device).flatten(1)):
+        if bool(kept.any()):
+            part = h[kept][:, kept]
+            part.diagonal().add_(counts[row])
+            factor = torch.linalg.cholesky(part)
+            found[row, kept] = torch.cholesky_solve(wanted[row, kept, None], factor)[:, 0]
+    return found.view_as(weight)
 
 
 def _products(
     model: nn.Module,
-    layers: dict[str, nn.Module],
+    names: list[str],
     batches: Iterable[Any],
     forward: Forward | None,
-) -> dict[str, Tensor]:
-    """[K, K] sums of products of the inputs that each row of a weight is multiplied by."""
-    sums: dict[str, Tensor] = {}
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """[K, K] sums of products of the inputs that each row of a weight is multiplied by.
 
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = _rows(name, module, args[0])
-            found = (x.mT @ x).double()
-            sums[name] = sums[name] + found if name in sums else found
+    And [rows, 1] how often each row was looked up, where the weight is also an embedding.
+    """
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
 
-        return hook
+    def watch(weight: str, name: str, module: nn.Module) -> Any:
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            found = _seen(name, module, args[0])
+            if weight in sums:
+                found = (sums[weight][0] + found[0], sums[weight][1] + found[1])
+            sums[weight] = found
 
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+        return module.register_forward_pre_hook(hook)
+
+    users = [(weight, *user) for weight in names for user in users_of(model, weight)]
+    handles = [watch(*user) for user in users]
     try:
         with eval_mode([model]):
             for batch in batches:
@@ -119,6 +136,19 @@ def _products(
         for handle in handles:
             handle.remove()
     return sums
+
+
+def _seen(name: str, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What one call adds to the products and to the counts of a weight."""
+    weight: Any = module.weight
+    products = torch.zeros(2 * (weight[0].numel(),), dtype=torch.float64, device=weight.device)
+    counts = torch.zeros(len(weight), 1, dtype=torch.float64, device=weight.device)
+    if isinstance(module, TABLES):
+        counts += x.flatten().bincount(minlength=len(weight)).double()[:, None]
+    else:
+        rows = wide(_rows(name, module, x))
+        products += (rows.mT @ rows).double()
+    return products, counts
 
 
 def _rows(name: str, module: nn.Module, x: Tensor) -> Tensor:

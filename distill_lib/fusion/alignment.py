@@ -7,7 +7,6 @@ the network.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import math
 from collections import defaultdict
@@ -19,7 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib.extras import missing
-from distill_lib.signals import as_batch, suggest
+from distill_lib.signals import as_batch
+from distill_lib.ties import copied, memory, ties
+
+from ._layout import same_layout
 
 __all__ = ["Axes", "align", "permute", "symmetries"]
 
@@ -70,7 +72,8 @@ class _Tracer:
     """Walks the graph of a network and finds which axes have to move together."""
 
     def __init__(self, names: dict[str, str]) -> None:
-        self.names = names  # from placeholders to parameters
+        self.names = names  # from placeholders to parameters, one name for each weight
+        self.held: dict[tuple[str, int], tuple[int, int]] = {}  # what lies along a weight's axis
         self.parent = [0]  # of a union-find; group 0 is what must not move
         self.size = [0]
         self.places: list[tuple[int, tuple[str, int, int]]] = []
@@ -91,16 +94,30 @@ class _Tracer:
         return len(self.parent) - 1
 
     def place(self, node: Any, axis: int, group: int, block: int = 1) -> None:
-        if node is not None:
-            self.places.append((group, (self.names[node.name], axis, block)))
+        if node is None:
+            return
+        if (name := self.names.get(node.name)) is None:
+            self.tie(group, 0)  # it is there in another layout, too
+            return
+        self.places.append((group, (name, axis, block)))
+        # a weight that is used twice moves as one: both uses see the same order
+        other, as_block = self.held.setdefault((name, axis), (group, block))
+        self.tie(group, other if as_block == block else 0)
+        if as_block != block:
+            self.tie(other, 0)
 
     def fix(self, *nodes: Any) -> None:
         for node in nodes:
             if node in self.seen:
                 self.tie(self.seen[node].group, 0)
 
+    def pin(self, node: Any) -> None:
+        """Something else reads a parameter: none of its axes may move."""
+        for axis in range(node.meta["val"].ndim):
+            self.place(node, axis, 0)
+
     def visit(self, node: Any) -> None:
-        inputs = node.all_input_nodes
+        inputs, known = node.all_input_nodes, len(self.places)
         op = str(node.target).split(".")[1] if "." in str(node.target) else ""
         found: _Units | None = None
         if op == "linear" or op in CONVOLUTIONS:
@@ -119,6 +136,10 @@ class _Tracer:
             self.seen[node] = found
         else:
             self.fix(*inputs)
+        moved = {place[0] for _, place in self.places[known:]}
+        for one in inputs:
+            if one.name in self.names and self.names[one.name] not in moved:
+                self.pin(one)
 
     def _layer(self, node: Any, op: str) -> _Units | None:
         x, weight, bias = (*node.args[:3], None)[:3]
@@ -193,16 +214,31 @@ def symmetries(model: nn.Module, example: Any) -> list[Axes]:
     hidden = ("inputs", "labels", "index", "mask", "human")
     kwargs = {k: v for k, v in named.items() if k not in hidden and isinstance(v, Tensor)}
     with torch.no_grad():
-        plain = copy.deepcopy(model).eval()
+        plain = copied(model).eval()
         program = torch.export.export(plain, args, {} if args else kwargs, strict=False)
     sign = program.graph_signature
-    tracer = _Tracer({**sign.inputs_to_parameters, **sign.inputs_to_buffers})
+    places = {**sign.inputs_to_parameters, **sign.inputs_to_buffers}
+    tracer = _Tracer(_one_name(plain, places))
     for node in program.graph.nodes:
         if node.op == "call_function":
             tracer.visit(node)
         elif node.op == "output":
             tracer.fix(*node.all_input_nodes)
     return tracer.groups()
+
+
+def _one_name(model: nn.Module, places: dict[str, str]) -> dict[str, str]:
+    """From placeholders to weights, each under its first name; without what has two layouts."""
+    state = {k: v for k, v in model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    same = ties(model)
+    names: dict[Any, set[str]] = defaultdict(set)
+    for name, value in state.items():
+        names[memory(value)].add(same.get(name, name))
+    return {
+        place: same.get(name, name)
+        for place, name in places.items()
+        if name in state and len(names[memory(state[name])]) == 1
+    }
 
 
 def _order(order: Tensor, block: int) -> Tensor:
@@ -224,13 +260,18 @@ def permute(model: nn.Module, groups: Iterable[Axes], orders: Iterable[Tensor]) 
         groups: As :func:`symmetries` gave them.
         orders: [size] for each group: the old position of each new unit.
     """
-    found = copy.deepcopy(model)
-    state = dict(found.state_dict())
+    state = dict(model.state_dict())
     for axes, order in zip(groups, orders, strict=True):
         if sorted(order.tolist()) != list(range(axes.size)):
             raise ValueError(f"expected an order of {axes.size} units, each once")
         _move(state, axes, order)
-    found.load_state_dict(state)
+    return _with(model, state)
+
+
+def _with(model: nn.Module, state: State) -> nn.Module:
+    """A copy with other weights; where one has several names, those of the first."""
+    found = copied(model)
+    found.load_state_dict(state | {name: state[first] for name, first in ties(found).items()})
     return found
 
 
@@ -299,35 +340,10 @@ def align(
                 moved = True
         if not moved:
             break
-    found = copy.deepcopy(model)
-    found.load_state_dict(state)
-    return found
+    return _with(model, state)
 
 
 def _rows(tensor: Tensor, axis: int, block: int) -> Tensor:
     """[size, …] the numbers of each unit, flat."""
     moved = tensor.detach().double().cpu().movedim(axis, 0)
     return moved.reshape(len(moved) // block, -1)
-
-
-def same_layout(models: Sequence[nn.Module]) -> None:
-    """Refuse models of different architectures, by the first key that differs."""
-    if not models:
-        raise ValueError("expected at least one model, got none")
-    first = models[0].state_dict()
-    for number, model in enumerate(models[1:], 1):
-        other = model.state_dict()
-        for name in first:
-            if name not in other:
-                near = suggest(name, other)
-                raise ValueError(f"model {number} is of another architecture: no {name!r}.{near}")
-            if other[name].shape != first[name].shape:
-                raise ValueError(
-                    f"model {number} is of another architecture: {name!r} is "
-                    f"{tuple(other[name].shape)}, that of model 0 {tuple(first[name].shape)}"
-                )
-        for name in other:
-            if name not in first:
-                raise ValueError(
-                    f"model {number} is of another architecture: model 0 has no {name!r}"
-                )

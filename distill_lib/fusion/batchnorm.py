@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import copy
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from distill_lib.signals import Forward, as_batch, call, place
+from distill_lib.signals import Forward, as_batch, call, eval_mode, place, suggest
+from distill_lib.ties import copied, readers
 
 __all__ = ["fold_batchnorm", "refresh_batchnorm"]
+
+NORMS = nn.modules.batchnorm._BatchNorm
 
 
 @torch.no_grad()
@@ -29,26 +33,31 @@ def refresh_batchnorm(
         The model, in the mode that it was in.
 
     Raises:
-        ValueError: no batches.
+        ValueError: no batches, or a model without statistics; the model is then as it was.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    modes = [(module, module.training) for module in model.modules()]
+    norms = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    if not norms:
+        raise ValueError("the model has no statistics of batch normalization to measure anew")
+    before = [[tensor.clone() for tensor in norm.buffers()] for norm in norms]
     momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum, norm.training = None, True  # None: all batches count alike
     seen = 0
     try:
-        for seen, batch in enumerate(batches, 1):  # noqa: B007
-            call(model, place(as_batch(batch), model), forward)
+        with eval_mode([model]):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum, norm.training = None, True  # None: all batches count alike
+            for seen, batch in enumerate(batches, 1):  # noqa: B007
+                call(model, place(as_batch(batch), model), forward)
+        if not seen:
+            raise ValueError("batches is empty: there is nothing to estimate statistics from")
+    except BaseException:
+        for norm, tensors in zip(norms, before, strict=True):
+            for tensor, old in zip(norm.buffers(), tensors, strict=True):
+                tensor.copy_(old)
+        raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for module, mode in modes:
-            module.training = mode
-    if not seen:
-        raise ValueError("batches is empty: there is nothing to estimate statistics from")
     return model
 
 
@@ -58,15 +67,22 @@ def fold_batchnorm(model: nn.Module, pairs: Sequence[tuple[str, str]] | None = N
     .. math:: W' = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} W, \qquad
        b' = \beta + \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} (b - \mu)
 
+    Only where the copy says what the model says: a layer or a normalization that is used twice, a
+    layer that something else reads as well, or whose weight is also another's, stays as it is. If
+    that leaves nothing to fold, a warning says why.
+
     Args:
         model: The model.
-        pairs: (layer, normalization) by name; found by tracing the model by default.
+        pairs: (layer, normalization) by name; found by tracing the model by default. Of a model
+            that cannot be traced it is on you that each pair is used once, and directly.
 
     Returns:
         The copy; each folded normalization is an identity.
 
     Raises:
-        ValueError: a model that cannot be traced, and no pairs.
+        KeyError: a name of a pair that the model does not have.
+        ValueError: a model that cannot be traced, and no pairs; a model without batch
+            normalization; or a pair that cannot be folded.
 
     Reference:
         Jacob et al., *Quantization and training of neural networks*, 2018, section 3.2.
@@ -79,40 +95,112 @@ def fold_batchnorm(model: nn.Module, pairs: Sequence[tuple[str, str]] | None = N
     """
     from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-    found = copy.deepcopy(model).eval()
-    known = dict(found.named_modules())
-    for layer, norm in _foldable(found) if pairs is None else pairs:
+    found = copied(model).eval()
+    known = dict(found.named_modules(remove_duplicate=False))
+    if not any(isinstance(module, NORMS) for module in known.values()):
+        raise ValueError("the model has no batch normalization: nothing to fold")
+    for layer, norm in _foldable(found) if pairs is None else _checked(found, pairs):
         fuse: Any = (
             fuse_linear_bn_eval if isinstance(known[layer], nn.Linear) else fuse_conv_bn_eval
         )
-        _replace(found, layer, fuse(known[layer], known[norm]))
-        _replace(found, norm, nn.Identity())
+        folded = fuse(known[layer], known[norm])
+        for name, module in known.items():  # a module may have two names
+            if module is known[layer] or module is known[norm]:
+                _replace(found, name, folded if module is known[layer] else nn.Identity())
     return found
 
 
 def _foldable(model: nn.Module) -> list[tuple[str, str]]:
     """Layers whose only reader is a batch normalization, each with it."""
-    import torch.fx
-
     try:
-        graph = torch.fx.symbolic_trace(model).graph
+        found, why = _traced(model)
     except Exception as error:  # whatever the model's own code raises on a symbol
         raise ValueError(
             f"cannot follow the model to see what precedes its normalizations ({error}); name "
             "them with pairs=[('conv', 'bn'), …]"
         ) from error
-    known = dict(model.named_modules())
-    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    norms = nn.modules.batchnorm._BatchNorm
-    found = []
-    for node in graph.nodes:
-        if node.op != "call_module" or not isinstance(known[str(node.target)], norms):
-            continue
-        before = node.args[0]
-        is_layer = before.op == "call_module" and isinstance(known[str(before.target)], layers)
-        if is_layer and len(before.users) == 1:
-            found.append((str(before.target), str(node.target)))
+    if not found:
+        rest = "; ".join(f"{norm}: {reason}" for norm, reason in why.items())
+        warnings.warn(f"nothing is folded. {rest}", UserWarning, stacklevel=3)
     return found
+
+
+def _checked(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs that the user named, and that can be folded as far as can be seen."""
+    known = dict(model.named_modules(remove_duplicate=False))
+    first = {module: name for name, module in reversed(known.items())}
+    named = []
+    for layer, norm in pairs:
+        for name in (layer, norm):
+            if name not in known:
+                raise KeyError(f"the model has no layer {name!r}.{suggest(name, known)}")
+        if not isinstance(known[norm], NORMS):
+            raise ValueError(f"{norm!r} is no batch normalization: pairs are (layer, norm)")
+        if reason := _unfit(model, known[layer], known[norm]):
+            raise ValueError(f"{norm!r} cannot be folded into {layer!r}: {reason}")
+        named.append((first[known[layer]], first[known[norm]]))
+    if twice := [name for name, n in Counter(n for pair in named for n in pair).items() if n > 1]:
+        raise ValueError(f"{twice[0]!r} is in two pairs, and can be folded once only")
+    try:
+        found, why = _traced(model)
+    except Exception:  # then the pairs are all there is to go by
+        return named
+    for layer, norm in named:
+        if (layer, norm) not in found:
+            reason = why.get(norm, "it is read after another layer")
+            raise ValueError(f"{norm!r} cannot be folded into {layer!r}: {reason}")
+    return named
+
+
+def _traced(model: nn.Module) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """What can be folded, and why the other normalizations cannot, from the graph of the model."""
+    import torch.fx
+
+    graph = torch.fx.symbolic_trace(model).graph
+    known = dict(model.named_modules())
+    # read as a module, or by its parameters: F.linear(x, self.layer.weight)
+    uses = Counter(
+        str(n.target) if n.op == "call_module" else str(n.target).rpartition(".")[0]
+        for n in graph.nodes
+        if n.op in ("call_module", "get_attr")
+    )
+    found = []
+    why = {n: "the model does not call it" for n, m in known.items() if isinstance(m, NORMS)}
+    for node in graph.nodes:
+        norm = str(node.target)
+        if node.op != "call_module" or norm not in why:
+            continue
+        given = node.args[0] if node.args else None
+        before = given if isinstance(given, torch.fx.Node) and given.op == "call_module" else None
+        layer = "" if before is None else str(before.target)
+        if uses[norm] > 1:
+            why[norm] = "it is used more than once"
+        elif before is None:
+            why[norm] = "no layer is before it"
+        elif len(before.users) > 1:
+            why[norm] = f"not it alone reads {layer!r}"
+        elif uses[layer] > 1:
+            why[norm] = f"{layer!r} is used more than once"
+        elif reason := _unfit(model, known[layer], known[norm]):
+            why[norm] = reason
+        else:
+            found.append((layer, norm))
+    return found, {n: reason for n, reason in why.items() if n not in {b for _, b in found}}
+
+
+def _unfit(model: nn.Module, layer: nn.Module, norm: nn.Module) -> str:
+    """Why a normalization cannot be folded into a layer, whoever calls them; empty if it can."""
+    if not isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return f"a {type(layer).__name__} is before it"
+    if layer._parameters.get("weight") is None:
+        return "the weight before it is computed from something else"
+    if any(len(readers(model, param)) > 1 for param in layer.parameters()):
+        return "the weight before it is used by another layer as well"
+    if norm.running_mean is None or norm.running_var is None:
+        return "it has no running statistics"
+    if len(layer.weight) != norm.num_features:
+        return f"it has {norm.num_features} channels, the layer before it {len(layer.weight)}"
+    return ""
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

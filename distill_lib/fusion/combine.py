@@ -6,7 +6,6 @@ a committee is a teacher, so that :func:`distill_lib.distill` makes one student 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 
 from distill_lib.signals import Batch, Signals, pick
 from distill_lib.teachers.ensemble import Ensemble
+from distill_lib.ties import copied, ties
 
-from .alignment import same_layout
+from ._layout import same_layout
 from .batchnorm import refresh_batchnorm
 
 __all__ = ["Barrier", "Concatenate", "Vote", "barrier", "greedy_soup", "soup"]
@@ -170,7 +170,8 @@ def soup(models: Sequence[nn.Module], weights: Sequence[float] | None = None) ->
         A new model, a copy of the first with the averaged state.
 
     Raises:
-        ValueError: models of different architectures; names the first key that differs.
+        ValueError: models of different architectures; names the first key that differs. Or weights
+            that are kept as whole numbers, or are one weight in the first model only.
 
     Reference:
         Wortsman et al., *Model soups*, 2022.
@@ -187,18 +188,37 @@ def soup(models: Sequence[nn.Module], weights: Sequence[float] | None = None) ->
             f"expected {len(models)} non-negative weights with a positive sum, got {shares}"
         )
     states = [model.state_dict() for model in models]
-    found = copy.deepcopy(models[0])
-    mixed = {}
-    for name, first in states[0].items():
-        if first.is_floating_point():
-            parts = [
-                w / sum(shares) * s[name].double() for w, s in zip(shares, states, strict=True)
-            ]
-            mixed[name] = torch.stack(parts).sum(0).to(first)
-        else:
-            mixed[name] = first  # counters
+    found = copied(models[0])
+    weights = [share / sum(shares) for share in shares]
+    mixed = {name: _average(name, [state[name] for state in states], weights) for name in states[0]}
+    for name, first in ties(found).items():
+        if not torch.equal(*(mixed[one].nan_to_num() for one in (name, first))):
+            raise ValueError(
+                f"{name!r} and {first!r} are one weight in model 0 and two in another: average "
+                "models that all tie them, or begin with one that does not"
+            )
     found.load_state_dict(mixed)
     return found
+
+
+def _average(name: str, values: Sequence[Any], weights: Sequence[float]) -> Any:
+    """The average of a tensor; what has none is that of the first model, if it may be."""
+    first = values[0]
+    if not isinstance(first, Tensor):  # a module's extra state
+        return first
+    if first.is_floating_point() or first.is_complex():
+        wide = torch.complex128 if first.is_complex() else torch.float64
+        parts = [w * value.to(wide) for w, value in zip(weights, values, strict=True)]
+        if first.layout != torch.strided:
+            return sum(parts[1:], parts[0]).to(first.dtype)
+        return torch.stack(parts).sum(0).to(first)
+    # counters count batches, and codes of a weight mean something else in each model
+    if first.is_quantized or (first.ndim and not all(torch.equal(first, v) for v in values)):
+        raise ValueError(
+            f"{name!r} holds whole numbers that differ between the models and have no average: "
+            "make weights plain before, with compress.bake or Tensor.dequantize"
+        )
+    return first
 
 
 def greedy_soup(

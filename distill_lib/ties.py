@@ -1,0 +1,76 @@
+"""One weight used twice is one weight: which names of a model stand for the same numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["copied", "memory", "readers", "ties"]
+
+
+def memory(tensor: Tensor) -> Hashable:
+    """The same for tensors of the same numbers in memory, transposed and reshaped ones included.
+
+    Example:
+        >>> w = torch.zeros(3, 2)
+        >>> memory(w) == memory(nn.Parameter(w.mT)), memory(w) == memory(w[:2])
+        (True, False)
+    """
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+    if not plain or tensor.is_quantized or tensor.is_meta or not tensor.numel():
+        return id(tensor)  # these do not tell where they are
+    axes: list[tuple[int, int]] = []
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and axes and stride == axes[-1][0] * axes[-1][1]:
+            axes[-1] = (axes[-1][0], axes[-1][1] * size)  # one axis, seen as two
+        elif size > 1:
+            axes.append((stride, size))
+    return (tensor.device, tensor.dtype, tensor.data_ptr(), *axes)
+
+
+def ties(model: nn.Module) -> dict[str, str]:
+    """From each later name in the model's state to the first name of the same tensor.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> net[1].weight = net[0].weight
+        >>> ties(net)
+        {'1.weight': '0.weight'}
+    """
+    first: dict[Hashable, str] = {}
+    found = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if isinstance(value, Tensor):
+            place = (memory(value), value.shape, _strides(value))
+            if first.setdefault(place, name) != name:
+                found[name] = first[place]
+    return found
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    return tensor.stride() if tensor.layout == torch.strided else ()
+
+
+def readers(model: nn.Module, weight: Tensor) -> list[tuple[str, nn.Module, str]]:
+    """Who holds a weight: the name of each module, the module, and what the weight is to it."""
+    place = memory(weight)
+    return [
+        (name, module, leaf)
+        for name, module in model.named_modules()
+        for leaf, one in module._parameters.items()
+        if one is not None and memory(one) == place
+    ]
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, in which also parameters that merely share their numbers go on sharing them."""
+    found = copy.deepcopy(model)
+    first: dict[Hashable, tuple[Tensor, Tensor]] = {}
+    for old, new in zip(model.parameters(), found.parameters(), strict=True):
+        like, base = first.setdefault(memory(old), (old, new))
+        if like is not old and base.stride() == like.stride():
+            new.data = base.data.as_strided(new.shape, old.stride(), base.storage_offset())
+    return found
