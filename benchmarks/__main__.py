@@ -1,6 +1,6 @@
 """``make bench``: every comparison, in one run.
 
-python -m benchmarks [PART OF A NAME ...]
+python -m benchmarks [PART OF A NAME ...]; ``parts``: where the time of a step goes
 """
 
 from __future__ import annotations
@@ -152,10 +152,12 @@ def five_seeds() -> Result:
 
 
 def main() -> int:
-    from . import policies, policies_rsl_rl
+    from . import parts, policies, policies_rsl_rl
 
     torch.set_num_threads(1)
     wanted = sys.argv[1:]
+    if not wanted or "parts" in wanted:
+        parts.show()
     results: list[Result] = []
     for job in (
         kd_epoch,
