@@ -27,6 +27,7 @@ _HOMES = {
     "Teacher": "teachers.live",
     "Ensemble": "teachers.live",
     "EMA": "teachers.live",
+    "BaseOf": "teachers.adapters",
     "Peers": "teachers.peers",
     "Cache": "teachers.cache",
     "Recorded": "teachers.recorded",
@@ -60,6 +61,7 @@ __all__ = [
     "EMA",
     "KD",
     "PPO",
+    "BaseOf",
     "Cache",
     "Consistency",
     "Ensemble",
@@ -107,6 +109,7 @@ if TYPE_CHECKING:
     from .signals import capture
     from .stacked import Stacked
     from .teachers import live as teachers
+    from .teachers.adapters import BaseOf
     from .teachers.cache import Cache
     from .teachers.live import EMA, Ensemble, Teacher
     from .teachers.peers import Peers
@@ -132,4 +135,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *_EXTRAS, *_HOMES})
+    return sorted([*__all__, *_EXTRAS])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,12 @@ from .schedules import Schedule, as_schedule
 from .signals import Batch, Signals, as_batch, pick
 
 __all__ = ["Objective", "Step", "Term"]
+
+Call = TypeVar("Call")
+
+
+def _typed_as(_: Call) -> Callable[[Any], Call]:
+    return lambda _: cast(Call, nn.Module.__call__)  # which says Callable[..., Any]
 
 
 class Step:
@@ -110,10 +116,10 @@ class Term(nn.Module):
         denom: Tensor | float | Step | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The term alone, as an objective of one summand."""
-        loss, parts = Objective([(1.0, self)])(
-            student, teacher, batch, progress=progress, denom=denom
-        )
-        return loss, parts
+        return Objective([(1.0, self)])(student, teacher, batch, progress=progress, denom=denom)
+
+    @_typed_as(forward)
+    def __call__(self) -> Any: ...
 
     def __mul__(self, weight: Schedule | float) -> Objective:
         return Objective([(weight, self)])
@@ -197,8 +203,7 @@ class Objective(nn.Module):
             batch: Labels and masks: a mapping or an ``(inputs, labels)`` pair.
             progress: Share of the training that is done, in [0, 1].
             denom: Divide every term's sum by this instead of by the number of its kept items. Takes
-                Hugging Face's ``num_items_in_batch``, or a
-                :class:`distill_lib.objective.Step`.
+                Hugging Face's ``num_items_in_batch``, or a :class:`distill_lib.objective.Step`.
 
         Returns:
             The scalar loss, and the unweighted, detached value of each part by name.
@@ -221,6 +226,9 @@ class Objective(nn.Module):
         if loss is None:
             loss = _any_tensor(student).flatten()[:0].sum()
         return loss, parts
+
+    @_typed_as(forward)
+    def __call__(self) -> Any: ...
 
     def needs_teacher(self, progress: float = 0.0) -> bool:
         """Whether a term of weight ≠ 0 reads the teacher."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .adapters import BaseOf
 from .cache import Cache, CacheError
 from .live import EMA, Ensemble, Source, Teacher, fingerprint
 from .peers import Peers
@@ -9,6 +10,7 @@ from .recorded import Recorded
 
 __all__ = [
     "EMA",
+    "BaseOf",
     "Cache",
     "CacheError",
     "Ensemble",
@@ -18,3 +20,7 @@ __all__ = [
     "Teacher",
     "fingerprint",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -278,3 +278,10 @@ def test_the_average_keeps_its_name_and_its_state() -> None:
     assert one.fingerprint() == before == two.fingerprint() != EMA(student, 0.8).fingerprint()
     two.load_state_dict(one.state_dict())
     assert same(one.state_dict(), two.state_dict())
+
+
+def test_bare_inputs_are_a_batch_of_inputs() -> None:
+    """As in a loop of one's own: objective(student(x), teacher(x), batch)."""
+    x, net = torch.randn(5, 4), nn.Linear(4, 3)
+    for teacher in (Teacher(net), EMA(net, 0.9), Ensemble([net], space="logit")):
+        torch.testing.assert_close(teacher(x), teacher({"inputs": x}))
