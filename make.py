@@ -185,7 +185,7 @@ def lint() -> None:
 
 def types() -> None:
     setup()
-    module("mypy", "--strict", "distill_lib")
+    module("mypy", "--strict", "distill_lib", "tests/typed_use.py")
 
 
 def clean() -> None:

@@ -27,6 +27,7 @@ _HOMES = {
     "Teacher": "teachers.live",
     "Ensemble": "teachers.ensemble",
     "EMA": "teachers.live",
+    "BaseOf": "teachers.adapters",
     "Peers": "teachers.peers",
     "Cache": "teachers.cache",
     "Recorded": "teachers.recorded",
@@ -61,6 +62,7 @@ __all__ = [
     "EMA",
     "KD",
     "PPO",
+    "BaseOf",
     "Cache",
     "Consistency",
     "Ensemble",
@@ -109,6 +111,7 @@ if TYPE_CHECKING:
     from .signals import capture
     from .stacked import Stacked
     from .teachers import live as teachers
+    from .teachers.adapters import BaseOf
     from .teachers.cache import Cache
     from .teachers.ensemble import Ensemble
     from .teachers.live import EMA, Teacher
@@ -135,4 +138,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *_EXTRAS, *_HOMES})
+    return sorted([*__all__, *_EXTRAS])

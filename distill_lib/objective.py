@@ -13,17 +13,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from .masks import about, check_tokens, count_like, fits, masks_of, of_items, weighted
+from .masks import about, check_tokens, count_like, masks_of, of_items, weighted
 from .masks.tokens import said_by
 from .schedules import Schedule, as_schedule
 from .signals import Batch, Signals, as_batch, pick
 
 __all__ = ["Objective", "Step", "Term"]
+
+Call = TypeVar("Call")
+
+
+def _typed_as(_: Call) -> Callable[[Any], Call]:
+    return lambda _: cast(Call, nn.Module.__call__)  # which says Callable[..., Any]
 
 
 class Step:
@@ -121,10 +127,10 @@ class Term(nn.Module):
         denom: Tensor | float | Step | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The term alone, as an objective of one summand."""
-        loss, parts = Objective([(1.0, self)])(
-            student, teacher, batch, progress=progress, denom=denom
-        )
-        return loss, parts
+        return Objective([(1.0, self)])(student, teacher, batch, progress=progress, denom=denom)
+
+    @_typed_as(forward)
+    def __call__(self) -> Any: ...
 
     def __mul__(self, weight: Schedule | float) -> Objective:
         return Objective([(weight, self)])
@@ -209,8 +215,7 @@ class Objective(nn.Module):
             batch: Labels and masks: a mapping or an ``(inputs, labels)`` pair.
             progress: Share of the training that is done, in [0, 1].
             denom: Divide every term's sum by this instead of by the number of its kept items. Takes
-                Hugging Face's ``num_items_in_batch``, or a
-                :class:`distill_lib.objective.Step`.
+                Hugging Face's ``num_items_in_batch``, or a :class:`distill_lib.objective.Step`.
 
         Returns:
             The scalar loss, and the unweighted, detached value of each part by name.
@@ -231,8 +236,12 @@ class Objective(nn.Module):
             summand = part if weight == 1.0 else weight * part
             loss = summand if loss is None else loss + summand
         if loss is None:
-            loss = _any_tensor(student).flatten()[:0].sum()
+            said = [student] if isinstance(student, Tensor) else student.values()
+            loss = next(v for v in said if isinstance(v, Tensor)).flatten()[:0].sum()
         return loss, parts
+
+    @_typed_as(forward)
+    def __call__(self) -> Any: ...
 
     def needs_teacher(self, progress: float = 0.0) -> bool:
         """Whether a term of weight ≠ 0 reads the teacher."""
@@ -318,7 +327,6 @@ def _reduce(
         paths = term.reads["teacher"]
         teacher = {path: _clean(pick(teacher, path, "teacher"), term, seen) for path in paths}
     values = term.values(student, teacher, batch, progress)
-    fits(term.text, batch, values)
     if term.axis is None:
         check_tokens(term.text, values.shape, term.about(seen), term.paths_read(), term.labeled)
     values = weighted(term.text, batch, values)
@@ -335,12 +343,6 @@ def _reduce(
     else:
         count = values.numel() if kept is None else kept.sum()
     return values.sum() / (count + (count == 0))  # nothing kept: 0, with a path for the gradient
-
-
-def _any_tensor(signals: Signals) -> Tensor:
-    if isinstance(signals, Tensor):
-        return signals
-    return next(v for v in signals.values() if isinstance(v, Tensor))
 
 
 def name_of(function: Any) -> str:

@@ -44,6 +44,7 @@ def pick(signals: Signals, path: str, who: str = "model") -> Tensor:
 
     Raises:
         KeyError: when there is no such signal; the message lists those there are.
+        TypeError: what is no signals.
 
     Example:
         >>> import torch
@@ -54,6 +55,11 @@ def pick(signals: Signals, path: str, who: str = "model") -> Tensor:
         if path == "logits":
             return signals
         signals = {"logits": signals}
+    if not isinstance(signals, (Mapping, tuple, list)):
+        raise TypeError(
+            f"expected the {who}'s signals as a tensor of logits, a mapping of names to tensors, "
+            f"or a ModelOutput, got {type(signals).__name__}"
+        )
     if path in signals:
         found = signals[path]
     else:

@@ -80,10 +80,23 @@ def test_the_list_of_public_names_is_complete() -> None:
     assert len(distill_lib.__all__) == len(homes)
 
 
+def wings() -> list[str]:
+    return [name for name, path in MODULES.items() if path.name == "__init__.py"]
+
+
+@pytest.mark.parametrize("name", wings())
+def test_what_a_wing_shows_is_what_it_promises(name: str) -> None:
+    """No inner modules, nothing that it imported: a reader who presses Tab sees public names."""
+    module = importlib.import_module(name)
+    extras = distill_lib._EXTRAS if name == "distill_lib" else ()
+    assert dir(module) == sorted([*getattr(module, "__all__", ()), *extras])
+    assert not [shown for shown in dir(module) if shown.startswith("_")]
+
+
 def test_the_public_face_holds_what_is_promised() -> None:
     promised = """losses schedules checkpoints data zoo CE KD DKD Match Relation Objective Term
     linear cosine exp steps Teacher Ensemble Cache EMA Peers Stacked capture distill evaluate
-    agreement sanity PPO Consistency"""
+    agreement sanity PPO Consistency BaseOf"""
     assert not set(promised.split()) - set(distill_lib.__all__)
 
 

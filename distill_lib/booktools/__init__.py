@@ -33,3 +33,7 @@ __all__ = [
     "profile",
     "style",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -19,6 +19,10 @@ from .files import checked_zip, torch_load
 __all__ = ["Checkpoint", "CheckpointError", "from_state", "load_checkpoint"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 GROWTH = 32  # what an archive of Stable-Baselines3 may unpack to, in times its own bytes
 SETTINGS = 64 << 20  # the bytes that a text of settings may have
 

@@ -74,3 +74,7 @@ __all__ = [
     "unit_scores",
     "wanda",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

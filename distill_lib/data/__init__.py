@@ -34,6 +34,11 @@ __all__ = [
     "rewrite",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _IMAGES = {"digits": digits.load, "fashion_mnist": fashion.load}
 _SPLITS = {
     "digits": ("train", "test"),

@@ -53,3 +53,7 @@ __all__ = [
     "standardize",
     "tvd",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

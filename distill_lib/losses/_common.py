@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
 import torch
 from torch import Tensor
 
 __all__ = [
     "check_items",
     "check_logits",
+    "check_number",
     "check_same",
+    "check_tensors",
     "correlation",
     "floor",
     "full_precision",
@@ -20,6 +27,10 @@ __all__ = [
 _HALF = (torch.float16, torch.bfloat16)
 
 
+def _positive(number: float) -> bool:
+    return 0 < number < math.inf
+
+
 def full_precision(x: Tensor) -> Tensor:
     """Half precision as float32; every other type as it is.
 
@@ -29,10 +40,18 @@ def full_precision(x: Tensor) -> Tensor:
     Returns:
         [...], float32 if ``x`` was float16 or bfloat16.
 
+    Raises:
+        TypeError: what is no tensor.
+
     Example:
         >>> full_precision(torch.zeros(2, dtype=torch.float16)).dtype
         torch.float32
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"expected a tensor, got {type(x).__name__}; from a model's output take the tensor, "
+            "such as output.logits"
+        )
     return x.float() if x.dtype in _HALF else x
 
 
@@ -51,38 +70,94 @@ def soften(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """[..., C] logits / T, in full precision."""
     # The type of a float is asked first: a comparison of a tensor waits for its device.
     if isinstance(temperature, Tensor):
-        _check_temperature(temperature)
-    elif not temperature > 0:
-        raise ValueError(
-            f"temperature expected a number > 0, got {temperature}; 1 leaves logits alone"
-        )
+        _check_temperature(logits, temperature)
+    else:
+        check_number("temperature", temperature, "a number > 0", _positive, "1 leaves logits alone")
     logits = full_precision(logits)
     if isinstance(temperature, Tensor) or temperature != 1:
         logits = logits / temperature
     return logits
 
 
-def _check_temperature(temperature: Tensor) -> None:
-    if temperature.ndim and temperature.shape[-1] != 1:
+def _check_temperature(logits: Tensor, temperature: Tensor) -> None:
+    shape = temperature.shape
+    if temperature.ndim and shape[-1] != 1:
         raise ValueError(
-            f"temperature of shape {list(temperature.shape)} would divide each class by another "
+            f"temperature of shape {list(shape)} would divide each class by another "
             "number; one temperature an item has shape [..., 1], so call unsqueeze(-1)"
         )
-    if not bool((temperature > 0).all()):
-        raise ValueError(f"temperature expected numbers > 0, got {temperature.min().item()}")
+    pairs = zip(reversed(shape), reversed(logits.shape), strict=False)
+    if temperature.ndim > logits.ndim or any(mine not in (1, n) for mine, n in pairs):
+        raise ValueError(
+            f"temperature of shape {list(shape)} does not fit logits {list(logits.shape)}; give a "
+            "number, or one an item, of shape [..., 1]"
+        )
+    if temperature.is_complex() or not bool(((temperature > 0) & temperature.isfinite()).all()):
+        raise ValueError(f"temperature expected numbers > 0 and finite, got {temperature}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    wanted: str = "a finite number",
+    fits: Callable[[float], bool] = math.isfinite,
+    hint: str = "1 is usual",
+) -> None:
+    """A real number, or a tensor that holds one.
+
+    Args:
+        name: For the message.
+        value: What was given.
+        wanted: What was expected, for the message.
+        fits: Whether a number will do.
+        hint: The way out, for the message.
+
+    Raises:
+        TypeError: for what is no number.
+        ValueError: for one that will not do.
+    """
+    if isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex():
+        value = value.item()
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} expected {wanted}, got {_told(value)}; {hint}")
+    if not fits(float(value)):
+        raise ValueError(f"{name} expected {wanted}, got {value}; {hint}")
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)} of {value.dtype}"
+    return f"{type(value).__name__} {value!r}"[:80]
+
+
+def check_tensors(name: str, student: Any, teacher: Any) -> None:
+    """Both are tensors of real numbers.
+
+    Raises:
+        TypeError: for other things, and for integers, which may be labels.
+    """
+    if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
+        raise TypeError(
+            f"{name} expected two tensors, got student {type(student).__name__} and teacher "
+            f"{type(teacher).__name__}; from a model's output take the tensor, such as "
+            "output.logits"
+        )
+    if not (student.is_floating_point() and teacher.is_floating_point()):
+        raise TypeError(
+            f"{name} expected real numbers, got student {list(student.shape)} of {student.dtype} "
+            f"and teacher {list(teacher.shape)} of {teacher.dtype}: if they are labels, use CE, "
+            "else call .float()"
+        )
 
 
 def check_logits(name: str, student: Tensor, teacher: Tensor) -> None:
     """Shapes are equal, or the teacher lacks leading axes (several students, one answer)."""
-    if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
-        raise TypeError(_not_tensors(name, student, teacher))
+    check_tensors(name, student, teacher)
     if student.shape == teacher.shape:
         return
     if 0 < teacher.ndim < student.ndim and student.shape[-teacher.ndim :] == teacher.shape:
         return
     have = f"{name}: student logits {list(student.shape)} and teacher logits {list(teacher.shape)}"
-    if not teacher.is_floating_point():
-        raise ValueError(f"{have}: the teacher's are {teacher.dtype}: if they are labels, use CE")
     if student.ndim and teacher.ndim and student.shape[-1] != teacher.shape[-1]:
         raise ValueError(
             f"{have} differ in the number of classes, {student.shape[-1]} and {teacher.shape[-1]}. "
@@ -97,8 +172,7 @@ def check_logits(name: str, student: Tensor, teacher: Tensor) -> None:
 
 def check_same(name: str, student: Tensor, teacher: Tensor) -> None:
     """Features have exactly the same shape."""
-    if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
-        raise TypeError(_not_tensors(name, student, teacher))
+    check_tensors(name, student, teacher)
     if student.shape != teacher.shape:
         layer = "nn.Conv2d(mine, theirs, 1)" if student.ndim == 4 else "nn.Linear(mine, theirs)"
         raise ValueError(
@@ -110,21 +184,13 @@ def check_same(name: str, student: Tensor, teacher: Tensor) -> None:
 
 def check_items(name: str, student: Tensor, teacher: Tensor) -> None:
     """Features may differ in width, and are of the same items."""
-    if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
-        raise TypeError(_not_tensors(name, student, teacher))
+    check_tensors(name, student, teacher)
     if min(student.ndim, teacher.ndim) < 2 or student.shape[0] != teacher.shape[0]:
         raise ValueError(
             f"{name} compares relations between the items of one batch and expected features "
             f"[B, ...] with the same B, got student {list(student.shape)} and teacher "
             f"{list(teacher.shape)}; show both the same batch"
         )
-
-
-def _not_tensors(name: str, student: object, teacher: object) -> str:
-    return (
-        f"{name} expected two tensors, got student {type(student).__name__} and teacher "
-        f"{type(teacher).__name__}; from a model's output take the tensor, such as output.logits"
-    )
 
 
 def unit(x: Tensor, noise: Tensor | float = 0.0) -> Tensor:

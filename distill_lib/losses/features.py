@@ -8,11 +8,13 @@ compare items only, so that student and teacher may differ in width.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._common import check_items, check_same, full_precision, unit
+from ._common import check_items, check_number, check_same, full_precision, unit
 
 __all__ = ["attention_transfer", "cosine", "hint", "rkd_angle", "rkd_distance", "similarity"]
 
@@ -107,6 +109,7 @@ def attention_transfer(*, student: Tensor, teacher: Tensor, power: float = 2.0) 
             f"student {list(student.shape)} and teacher {list(teacher.shape)}; bring both to one "
             "size first, for example with nn.AdaptiveAvgPool2d, or match layers of one size"
         )
+    check_number("power", power, "a number > 0, such as 2", lambda p: 0 < p < math.inf)
     return (_activity(student, power) - _activity(teacher, power)).square().sum(-1)
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._common import check_logits, floor, full_precision, log_probs, soften
+from ._common import check_logits, check_number, floor, full_precision, log_probs, soften
 
 __all__ = [
     "bernoulli_kl",
@@ -139,8 +139,7 @@ def jsd(
         tensor([0.3278])
     """
     check_logits("jsd", student, teacher)
-    if not 0 <= beta <= 1:
-        raise ValueError(f"jsd: beta expected a number in [0, 1], got {beta}")
+    check_number("jsd: beta", beta, "a number in [0, 1]", lambda number: 0 <= number <= 1)
     if beta in (0, 1):
         limit = kl if beta == 0 else reverse_kl
         if not normalized:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import check_logits, correlation, floor, full_precision, log_probs
+from ._common import check_logits, check_number, correlation, floor, full_precision, log_probs
 
 __all__ = ["dist", "dkd", "standardize"]
 
@@ -57,9 +57,17 @@ def dkd(
     """
     check_logits("dkd", student, teacher)
     _check_labels(student, labels)
+    check_number("alpha", alpha)
+    check_number("beta", beta)
     log_q, log_p = log_probs(student, temperature), log_probs(teacher, temperature)
     y = labels.expand(log_q.shape[:-1]).unsqueeze(-1)
-    student_label, student_rest, log_q = _decouple(log_q, y)
+    try:
+        student_label, student_rest, log_q = _decouple(log_q, y)
+    except (IndexError, RuntimeError) as error:  # asked before, a GPU would have to wait
+        raise ValueError(
+            f"dkd expected labels from 0 to {log_q.shape[-1] - 1}, got others: {error}; leave out "
+            "first what has no label, or use DKD(), which does"
+        ) from error
     teacher_label, teacher_rest, log_p = _decouple(log_p.expand(log_q.shape), y)
     target = teacher_label.exp() * (teacher_label - student_label)
     target = target + teacher_rest.exp() * (teacher_rest - student_rest)
@@ -71,10 +79,11 @@ def _check_labels(logits: Tensor, labels: Tensor) -> None:
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"dkd expected labels as a tensor of int64, got {got}; try labels.long()")
-    if logits.shape[-1] < 3:
+    if logits.ndim < 1 or logits.shape[-1] < 3:
         raise ValueError(
-            f"dkd needs at least 3 classes, got {logits.shape[-1]}: with two, nothing is left to "
-            "compare among the other classes; use kl"
+            f"dkd needs at least 3 classes, got {logits.shape[-1] if logits.ndim else 0} in "
+            f"{list(logits.shape)}: with two, nothing is left to compare among the other classes; "
+            "use kl"
         )
     shape = logits.shape[:-1]
     if labels.ndim > len(shape) or labels.shape != shape[len(shape) - labels.ndim :]:
@@ -133,6 +142,8 @@ def dist(
         tensor(True)
     """
     check_logits("dist", student, teacher)
+    check_number("beta", beta)
+    check_number("gamma", gamma)
     if gamma != 0 and (teacher.ndim < 2 or teacher.shape[-2] < 2):
         raise ValueError(
             f"dist: logits {list(teacher.shape)} hold one item, and a class cannot vary over one; "
@@ -171,13 +182,15 @@ def standardize(logits: Tensor) -> Tensor:
         >>> standardize(torch.tensor([10.0, 20.0, 30.0]))
         tensor([-1.,  0.,  1.])
     """
+    logits = full_precision(logits)
+    if not logits.is_floating_point():
+        raise TypeError(f"standardize expected logits, got {logits.dtype}; call .float() first")
     if not logits.ndim or logits.shape[-1] < 2:
         raise ValueError(
             f"standardize expected [..., C] with C at least 2, got {list(logits.shape)}"
         )
-    logits = full_precision(logits)
     centered = logits - logits.mean(-1, keepdim=True)
-    spread = logits.std(-1, keepdim=True)
+    spread = logits.std(-1, keepdim=True) if logits.numel() else logits[..., :1]
     # constant logits leave rounding noise, which must not be blown up to a standard deviation of 1
     noise = 4 * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(-1, keepdim=True)
     return centered / torch.where(spread > noise, spread, 1.0)

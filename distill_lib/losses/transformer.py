@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import _not_tensors, full_precision
+from ._common import check_number, check_tensors, full_precision
 
 __all__ = ["attention", "attention_kl", "attention_scores", "minilm_relation"]
 
@@ -146,7 +146,9 @@ def minilm_relation(
         >>> minilm_relation(student=x, teacher=x, heads=3).abs().max() < 1e-6
         tensor(True)
     """
-    _check_tensors("minilm_relation", student, teacher)
+    check_tensors("minilm_relation", student, teacher)
+    check_number("heads", heads, "a divisor of both widths", float.is_integer)
+    heads = int(heads)
     for who, x in (("student", student), ("teacher", teacher)):
         if x.ndim != 3:
             raise ValueError(
@@ -175,14 +177,9 @@ def _relations(x: Tensor, heads: int, keys: Tensor) -> Tensor:
     return scores.masked_fill(~keys, torch.finfo(scores.dtype).min / 2).log_softmax(-1)
 
 
-def _check_tensors(name: str, student: object, teacher: object) -> None:
-    if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
-        raise TypeError(_not_tensors(name, student, teacher))
-
-
 def _keys(name: str, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     """[B, 1, 1, L] which keys count, after the shapes were checked."""
-    _check_tensors(name, student, teacher)
+    check_tensors(name, student, teacher)
     if student.shape != teacher.shape or student.ndim != 4 or student.shape[2] != student.shape[3]:
         have = f"student {list(student.shape)} and teacher {list(teacher.shape)}"
         heads = ""
@@ -199,10 +196,11 @@ def _keys(name: str, student: Tensor, teacher: Tensor, mask: Tensor | None) -> T
 def _key_mask(name: str, shape: torch.Size, mask: Tensor | None, device: torch.device) -> Tensor:
     if mask is None:
         mask = torch.ones(shape, dtype=torch.bool, device=device)
-    if mask.shape != shape:
-        raise ValueError(
+    if not isinstance(mask, Tensor) or mask.shape != shape:
+        came = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise (ValueError if isinstance(mask, Tensor) else TypeError)(
             f"{name} expected a mask [B, L] = {list(shape)}, true for tokens that are no padding, "
-            f"got {list(mask.shape)}"
+            f"got {came}"
         )
     return mask.bool()[:, None, None, :]
 

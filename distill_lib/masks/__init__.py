@@ -15,7 +15,6 @@ __all__ = [
     "about",
     "check_tokens",
     "count_like",
-    "fits",
     "following",
     "keys_of",
     "masks_of",
@@ -84,7 +83,7 @@ def _begin(key: str, found: torch.Size, shape: torch.Size) -> int | None:
     return None
 
 
-def fits(who: Callable[[], str], batch: Mapping[str, Any], values: Tensor) -> None:
+def _fits(who: Callable[[], str], batch: Mapping[str, Any], values: Tensor) -> None:
     """A mask applies to the values, or is finer than they are and leaves them alone.
 
     Raises:
@@ -143,9 +142,12 @@ def check_tokens(
 def weighted(who: Callable[[], str], batch: Mapping[str, Any], values: Tensor) -> Tensor:
     """The values times ``batch["weight"]``, one number an item, where there is one.
 
+    The batch's mask, too, has to fit the values.
+
     Raises:
         ValueError: shapes that have no such axes.
     """
+    _fits(who, batch, values)
     weight = batch.get("weight")
     if not isinstance(weight, Tensor):
         return values
@@ -174,7 +176,7 @@ def masks_of(shape: torch.Size, labeled: bool, batch: Mapping[str, Any]) -> dict
     masks = {}
     for key in ("mask", "labels", "attention_mask"):
         found = batch.get(key)
-        if not isinstance(found, Tensor):
+        if not isinstance(found, Tensor) or not found.ndim:
             continue
         if found.ndim < 2 and key != "mask" and not (labeled and key == "labels"):
             continue
@@ -208,3 +210,7 @@ def _length(batch: Mapping[str, Any]) -> int:
         if key in batch:
             return len(batch[key])
     return len(next(iter(batch.values())))
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -102,7 +102,7 @@ def said_by(student: Signals, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         ValueError: answers of a causal language model, and labels that nobody has aligned.
     """
     labels = batch.get("labels")
-    if isinstance(student, Tensor) or not isinstance(labels, Tensor) or labels.ndim < 2:
+    if not isinstance(student, Mapping) or not isinstance(labels, Tensor) or labels.ndim < 2:
         return batch
     if type(student).__name__.startswith("CausalLMOutput") and "shift" not in batch:
         raise ValueError(

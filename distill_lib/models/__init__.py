@@ -16,3 +16,7 @@ __all__ = [
     "Words",
     "small_bert",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

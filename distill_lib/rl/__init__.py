@@ -38,3 +38,7 @@ __all__ = [
     "two_views",
     "video",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .adapters import BaseOf
 from .cache import Cache, CacheError
 from .ensemble import Ensemble
 from .live import EMA, Source, Teacher, fingerprint
@@ -10,6 +11,7 @@ from .recorded import Recorded
 
 __all__ = [
     "EMA",
+    "BaseOf",
     "Cache",
     "CacheError",
     "Ensemble",
@@ -19,3 +21,7 @@ __all__ = [
     "Teacher",
     "fingerprint",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

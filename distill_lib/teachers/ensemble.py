@@ -67,7 +67,7 @@ class Ensemble:
         self.axis = axis
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Signals:
+    def __call__(self, batch: Batch | Tensor) -> Signals:
         """The averaged signal, under its own name."""
         said = [pick(teacher(batch), self.on, "teacher") for teacher in self.teachers]
         if len({tuple(v.shape) for v in said}) > 1:

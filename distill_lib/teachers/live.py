@@ -165,10 +165,10 @@ class Teacher:
                     module.training, module.track_running_stats = True, False
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Signals:
-        """The model's signals for a batch, without gradient."""
+    def __call__(self, batch: Batch | Tensor) -> Signals:
+        """The model's signals for a batch, or for bare inputs, without gradient."""
         self._settle()
-        named = as_batch(batch)
+        named = {"inputs": batch} if isinstance(batch, Tensor) else as_batch(batch)
         home = next((v.device for v in named.values() if isinstance(v, Tensor)), None)
         named = self.preprocess(named) if self.preprocess else named
         named = decoder_inputs(place(named, self.model), self.model)

@@ -26,3 +26,7 @@ __all__ = [
     "layer_map",
     "tinybert",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

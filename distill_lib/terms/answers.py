@@ -25,7 +25,7 @@ from .classes import (
     needs_classes,
     view_of,
 )
-from .labels import takes
+from .given import takes
 from .relations import among_kept, is_relational
 
 __all__ = ["DKD", "KD"]

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill_lib.losses import full_precision
 from distill_lib.masks import IGNORE
+from distill_lib.signals import Signals, pick
 
 __all__ = [
+    "answers_of",
     "as_labels",
     "class_axis",
     "class_numbers",
@@ -39,8 +42,25 @@ def as_labels(found: Any, who: str) -> Tensor:
                 f"{who} expected labels as a tensor of int64 (class numbers) or of floats, got "
                 f"{type(found).__name__}; number the classes first"
             ) from None
+    if found.is_complex():
+        raise TypeError(f"{who} expected labels as whole or real numbers, got {found.dtype}")
     labels: Tensor = found if found.is_floating_point() else found.long()
     return labels
+
+
+def answers_of(student: Signals, path: str, who: str) -> Tensor:
+    """The student's answers, in full precision.
+
+    Raises:
+        TypeError: whole or complex numbers, which no loss of labels is for.
+    """
+    found = pick(student, path, "student")
+    if not found.is_floating_point():
+        raise TypeError(
+            f"{who} expected the student's {path} as real numbers, got {found.dtype}; are these "
+            "class numbers, where logits are meant?"
+        )
+    return full_precision(found)
 
 
 def find_labels(batch: Mapping[str, Any], key: str, who: str, device: torch.device) -> Tensor:
@@ -50,6 +70,8 @@ def find_labels(batch: Mapping[str, Any], key: str, who: str, device: torch.devi
             f"{who} needs batch[{key!r}]; the batch has: {', '.join(batch) or 'nothing'}"
         )
     labels = as_labels(batch[key], who)
+    if not labels.ndim:
+        raise ValueError(f"{who} expected batch[{key!r}] with a label an item, got one number")
     return labels if isinstance(batch[key], Tensor) else labels.to(device)
 
 
@@ -138,7 +160,9 @@ def distributions(labels: Tensor, who: str) -> Tensor:
         ValueError: for others.
     """
     # half precision rounds the sum over many classes
-    if not bool(((labels.sum(-1) - 1).abs() < 0.05).all() & (labels >= 0).all()):
+    if labels.is_complex() or not bool(
+        ((labels.sum(-1) - 1).abs() < 0.05).all() & (labels >= 0).all()
+    ):
         raise ValueError(
             f"{who}: labels {list(labels.shape)}, a number for each class, do not sum to 1. Where "
             "labels do not exclude each other, use BCE() and KD(losses.bernoulli_kl), for "

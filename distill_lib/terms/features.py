@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from distill_lib import losses
 from distill_lib.masks import keys_of, masks_of
 from distill_lib.objective import Term, name_of
+from distill_lib.schedules import Schedule
 from distill_lib.signals import Signals, accepts, pick
 
 from .relations import among_kept, is_relational
@@ -27,15 +29,19 @@ class Match(Term):
         teacher: Path of the teacher's; the same by default.
         loss: A feature-based loss.
         project: A module that maps the student's signal to the teacher's shape. It is trained
-            along.
+            along. ``nn.LazyLinear(mine)`` and ``nn.LazyConv2d(mine, 1)`` find the student's width
+            by themselves, in the first batch.
+        project_teacher: A fixed map of the teacher's signal, such as ``nn.AvgPool1d(2)``, where it
+            is the teacher's shape that has to change.
         within_micro_batch: Of a loss over relations: that they are those of the items of one
             micro-batch, where gradients are accumulated. Else accumulation is refused.
         **options: More arguments of the loss, such as ``heads=12`` for ``losses.minilm_relation``.
             A loss that takes a ``mask`` gets ``batch["attention_mask"]``.
 
     Raises:
-        ValueError: an empty path.
-        TypeError: a projector that is not a module; an option that the loss does not take.
+        ValueError: an empty path; a map of the teacher's that would be trained.
+        TypeError: a projector that is not a module; a loss that is none; an option that it does
+            not take.
 
     Reference:
         Romero et al., *FitNets: hints for thin deep nets*, 2015.
@@ -56,6 +62,7 @@ class Match(Term):
         teacher: str | None = None,
         loss: Loss | None = None,
         project: nn.Module | None = None,
+        project_teacher: nn.Module | None = None,
         *,
         within_micro_batch: bool = False,
         **options: Any,
@@ -68,13 +75,23 @@ class Match(Term):
                     f"{type(self).__name__} has nothing to match: the {who}'s signal is {path!r}; "
                     "name one, such as 'layer3' or 'hidden_states/2'"
                 )
-        if project is not None and not isinstance(project, nn.Module):
-            raise TypeError(
-                f"project is a module, so that it can be trained, got {type(project).__name__}"
+        for name, module in (("project", project), ("project_teacher", project_teacher)):
+            if module is not None and not isinstance(module, nn.Module):
+                raise TypeError(
+                    f"{name} is a module, so that it can be trained and moved, got {module!r}"
+                )
+        if project_teacher is not None and any(
+            p.requires_grad for p in project_teacher.parameters()
+        ):
+            raise ValueError(
+                f"project_teacher is a {type(project_teacher).__name__} with weights that would be "
+                "trained: 0 on both sides would match. Use project=, or requires_grad_(False)"
             )
+        _check_loss(loss, type(self).__name__)
         self.paths = (student, theirs)
         self.loss = self.default if loss is None else loss
         self.project = project
+        self.project_teacher = project_teacher
         self.options = options
         self.masked = accepts(self.loss, "mask")
         self.relational = is_relational(self.loss, options)
@@ -92,6 +109,7 @@ class Match(Term):
         mine = pick(student, self.paths[0], "student")
         theirs = pick(teacher, self.paths[1], "teacher").detach()
         mine = mine if self.project is None else self.project(mine)
+        theirs = self.map_teacher(theirs)
         options = dict(self.options)
         if self.masked:
             options.setdefault("mask", keys_of(batch, self.paths[0]))
@@ -104,6 +122,14 @@ class Match(Term):
         kept = masks_of(mine.shape[:1], False, {"mask": seen.get("mask")}).get("mask")
         return among_kept(self.loss, mine, theirs, kept, **options)
 
+    def map_teacher(self, theirs: Tensor) -> Tensor:
+        """The teacher's signal as it is matched."""
+        if self.project_teacher is None:
+            return theirs
+        with torch.no_grad():
+            found: Tensor = self.project_teacher(theirs)
+        return found
+
     def text(self) -> str:
         """Such as ``hint(layer3~layer2)``."""
         mine, theirs = self.paths
@@ -114,6 +140,18 @@ class Match(Term):
         mine, theirs = (p.replace("_", r"\_") for p in self.paths)
         name = name_of(self.loss).replace("_", r"\_")
         return rf"\mathrm{{{name}}}(\mathtt{{{mine}}}, \mathtt{{{theirs}}})"
+
+
+def _check_loss(loss: Any, who: str) -> None:
+    if isinstance(loss, (int, float, Schedule)):
+        raise TypeError(f"{who} expected a loss, got {loss}; a weight is written {loss} * {who}(…)")
+    if loss is not None and not (
+        callable(loss) and accepts(loss, "student") and accepts(loss, "teacher")
+    ):
+        raise TypeError(
+            f"{who} expected a loss with student= and teacher=, got {loss!r}; such as losses.hint, "
+            "or lambda *, student, teacher: …"
+        )
 
 
 class Relation(Match):

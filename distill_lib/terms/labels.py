@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from distill_lib import losses
 from distill_lib.masks import IGNORE
 from distill_lib.objective import Term, name_of
-from distill_lib.signals import Signals, accepts, pick
+from distill_lib.signals import Signals, accepts
 
 from .classes import (
+    answers_of,
     as_labels,
     class_axis,
     class_numbers,
@@ -28,6 +27,7 @@ from .classes import (
     same_shape,
     view_of,
 )
+from .given import ALIKE, reduces, takes
 
 __all__ = ["BCE", "CE", "Label"]
 
@@ -81,7 +81,7 @@ class Label(Term):
                 f"{name_of(loss)} compares a student with a teacher, so use KD(losses."
                 f"{name_of(loss)}); Label takes a loss of (answer, labels), such as F.mse_loss"
             )
-        own = {"reduction": "none"} if _reduces(loss) else {}
+        own = {"reduction": "none"} if reduces(loss) else {}
         if options.get("reduction", getattr(loss, "reduction", "none")) != "none":
             raise ValueError(_AVERAGES.format(name_of(loss)))
         for option in options:
@@ -104,11 +104,16 @@ class Label(Term):
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
     ) -> Tensor:
         """The values of the loss."""
-        z = losses.full_precision(pick(student, self.on, "student"))
+        z = answers_of(student, self.on, self.text())
         y = find_labels(batch, self.labels, self.text(), z.device)
         kept = self.view({self.labels: y})["labels"]
         y = y.masked_fill(kept == IGNORE, 0)  # a gradient of nan would survive the mask
         pair = same_shape(z, y)
+        if pair is None and name_of(self.loss) in ALIKE:
+            raise ValueError(
+                f"{self.text()}: answers {list(z.shape)} expect labels of the same shape, got "
+                f"{list(y.shape)}"
+            )
         z, y = (z, y) if pair is None else (pair[0], pair[1].to(z.dtype))
         values: Any = self.loss(z, y, **self.options)
         if not isinstance(values, Tensor) or (values.ndim == 0 and y.numel() > 1):
@@ -142,16 +147,6 @@ _AVERAGES = (
     "{} averages by itself, and only the objective does that: return one value an item, "
     'such as with reduction="none"'
 )
-
-
-def takes(loss: Callable[..., Any], name: str) -> bool:
-    """Whether a loss can be given a keyword of that name."""
-    found = inspect.signature(loss).parameters.values()
-    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in found)
-
-
-def _reduces(loss: Callable[..., Any]) -> bool:
-    return not isinstance(loss, nn.Module) and accepts(loss, "reduction")
 
 
 class CE(Label):
@@ -207,7 +202,7 @@ class CE(Label):
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
     ) -> Tensor:
         """[...] cross-entropies; 0 where there is no label."""
-        logits = losses.full_precision(pick(student, self.on, "student"))
+        logits = answers_of(student, self.on, "CE")
         labels = find_labels(batch, self.labels, "CE", logits.device)
         axis = class_axis(logits.shape, self.axis, labels, "CE")
         soft = is_soft(labels, logits.shape, axis)
@@ -303,7 +298,7 @@ class BCE(Label):
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
     ) -> Tensor:
         """[..., C] cross-entropies, one a label."""
-        z = losses.full_precision(pick(student, self.on, "student"))
+        z = answers_of(student, self.on, "BCE")
         y = find_labels(batch, self.labels, "BCE", z.device)
         pair = same_shape(z, y, students=True)
         if pair is None:

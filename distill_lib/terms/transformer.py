@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -53,12 +53,13 @@ def layer_map(student: int, teacher: int, how: str = "uniform") -> list[tuple[in
         >>> layer_map(2, 6), layer_map(2, 6, "top")
         ([(1, 3), (2, 6)], [(1, 5), (2, 6)])
     """
-    if not 1 <= student <= teacher:
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (student, teacher))
+    if not whole or not 1 <= student <= teacher:
         raise ValueError(
             f"a layer map goes from a student of M ≥ 1 layers to a teacher of at least as many; "
-            f"got {student} and {teacher}"
+            f"got {student!r} and {teacher!r}"
         )
-    if how == "uniform" and teacher % student:
+    if isinstance(how, str) and how == "uniform" and teacher % student:
         near = [m for m in range(1, teacher + 1) if teacher % m == 0]
         raise ValueError(
             f"{teacher} layers cannot be walked in {student} equal strides; students of "
@@ -70,7 +71,7 @@ def layer_map(student: int, teacher: int, how: str = "uniform") -> list[tuple[in
         "bottom": lambda m: m,
         "last": lambda m: teacher,
     }
-    if how not in maps:
+    if not isinstance(how, str) or how not in maps:
         raise ValueError(f"no layer map {how!r}; there are {', '.join(maps)}, or write the pairs")
     first = student if how == "last" else 1
     return [(m, maps[how](m)) for m in range(first, student + 1)]
@@ -171,6 +172,12 @@ def fit_projectors(
     Returns:
         The objective.
     """
+    if not isinstance(objective, Objective) or not isinstance(student, nn.Module):
+        raise TypeError(
+            "fit_projectors expected an objective, a student and its teacher, got "
+            f"{type(objective).__name__}, {type(student).__name__} and {type(teacher).__name__}; "
+            "1.0 * term makes an objective of a term"
+        )
     named = as_batch(batch)
     source: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
     if hasattr(source, "reveal"):
@@ -185,6 +192,7 @@ def fit_projectors(
         project = getattr(term, "project", None)
         if isinstance(term, Match) and isinstance(project, nn.Linear):
             x, y = pick(said, term.paths[0], "student"), pick(taught, term.paths[1], "teacher")
+            y = term.map_teacher(y)
             if keep is not None and keep.shape == x.shape[:2] and x.ndim == 3:
                 x, y = x[keep.bool()], y[keep.bool()]
             x, y = (v.flatten(0, -2).double() for v in (x, y))
@@ -271,10 +279,17 @@ def _config(model: nn.Module, who: str) -> Any:
 def _pairs(layers: Layers, student: int, teacher: int) -> list[tuple[int, int]]:
     if isinstance(layers, str):
         return layer_map(student, teacher, layers)
-    for m, g in layers:
+    pairs = list(layers) if isinstance(layers, Iterable) else [layers]
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or [type(n) for n in pair] != [int, int]:
+            raise TypeError(
+                f"layers expected pairs of a student's and a teacher's layer, such as [(1, 3), "
+                f"(2, 6)], or a kind such as 'uniform', got {pair!r}"
+            )
+        m, g = pair
         if not (1 <= m <= student and 1 <= g <= teacher):
             raise ValueError(
                 f"the pair ({m}, {g}) names no layers: the student has 1 to {student}, the teacher "
                 f"1 to {teacher}"
             )
-    return list(layers)
+    return pairs

@@ -9,3 +9,7 @@ __all__ = [
     "History",
     "distill",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import shutil
 import tempfile
@@ -10,10 +11,80 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset, IterableDataset
 
 from distill_lib.teachers.live import models_of
 
-__all__ = ["cannot_write", "check_relations", "check_separate", "fixed_parts"]
+__all__ = [
+    "cannot_write",
+    "check_batches",
+    "check_kinds",
+    "check_optimizer",
+    "check_relations",
+    "check_separate",
+    "fixed_parts",
+]
+
+
+def check_kinds(student: Any, teacher: Any, objective: Any) -> None:
+    """A student that can learn, and a teacher that can be asked.
+
+    Raises:
+        TypeError: a student that is no module, such as a teacher; a teacher that is none.
+        ValueError: nothing that could be trained.
+    """
+    if not isinstance(student, nn.Module):
+        swapped = callable(getattr(student, "fingerprint", None))
+        raise TypeError(
+            f"the student is an nn.Module, got {type(student).__name__}"
+            + ("; a teacher never learns: it comes second, distill(student, teacher, …)" * swapped)
+        )
+    if teacher is not None and not callable(teacher):
+        raise TypeError(
+            f"the teacher is a module, a Teacher, a Cache or the like, or None; got "
+            f"{type(teacher).__name__}. Several are one Ensemble([...])"
+        )
+    models = [m for m in (student, objective) if isinstance(m, nn.Module)]
+    if not any(p.requires_grad for m in models for p in m.parameters()):
+        raise ValueError(
+            f"the student, a {type(student).__name__}, has no parameter that can be trained; "
+            "if it is frozen, call student.requires_grad_(True)"
+        )
+
+
+def check_batches(batches: Any) -> None:
+    """Batches, not single items.
+
+    Raises:
+        TypeError: a data set or a tensor, whose elements are items.
+    """
+    items = isinstance(batches, Dataset) and not isinstance(batches, IterableDataset)
+    ours = callable(getattr(batches, "batches", None))
+    if items or ours or isinstance(batches, Tensor) or _is_hf(batches):
+        way = "batches(64)" if ours else "DataLoader(data, batch_size=64)"
+        raise TypeError(
+            f"expected batches, got a {type(batches).__name__}, whose elements are single items; "
+            f"give {'data.' * ours}{way}"
+        )
+
+
+def _is_hf(batches: Any) -> bool:
+    return type(batches).__module__.startswith("datasets.arrow_dataset")
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """One step, one loss.
+
+    Raises:
+        TypeError: an optimizer that asks for the loss several times a step.
+    """
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise TypeError(
+            f"{type(optimizer).__name__} asks for the loss several times a step, and distill "
+            "computes it once; take SGD or AdamW, or call the objective in a loop of your own"
+        )
 
 
 def fixed_parts(student: nn.Module) -> set[nn.Module]:
@@ -45,7 +116,7 @@ def check_separate(
         raise ValueError(
             "the teacher is the student itself and would be frozen; "
             "for an average of its past use EMA(student, decay), for a copy copy.deepcopy, for its "
-            "base below an adapter an object whose __call__(batch) switches the adapter off"
+            "base below an adapter BaseOf(student)"
         )
     held = {_place_of(t) for m in models for t in (*m.parameters(), *m.buffers())}
     learned = {**_learned(student, fixed), **_learned(objective, set())}

@@ -17,6 +17,7 @@ from distill_lib.signals import Forward
 from distill_lib.teachers.live import Source
 
 from . import resume as resuming
+from .before import check_batches
 from .history import History
 from .run import Optimizer, Run
 from .shares import length, walk
@@ -182,6 +183,7 @@ def _total_steps(run: Run, batches: Iterable[Any], epochs: int | None, steps: in
     for name, number in (("epochs", epochs), ("steps", steps)):
         if number is not None and number < 1:
             raise ValueError(f"{name} is at least 1, got {number}")
+    check_batches(batches)
     if isinstance(batches, Iterator):
         raise TypeError(
             "batches can be walked only once (it is an iterator); pass the list, the DataLoader, "

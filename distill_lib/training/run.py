@@ -30,7 +30,14 @@ from distill_lib.signals import (
 from distill_lib.teachers.live import Source, Teacher, models_of
 
 from . import resume as resuming
-from .before import cannot_write, check_relations, check_separate, fixed_parts
+from .before import (
+    cannot_write,
+    check_kinds,
+    check_optimizer,
+    check_relations,
+    check_separate,
+    fixed_parts,
+)
 from .history import History
 
 if TYPE_CHECKING:
@@ -52,6 +59,7 @@ class Run:
         accelerator: Accelerator | None,
         forward: Forward | None,
     ) -> None:
+        check_kinds(student, teacher, objective)
         self.student = student
         self.modes = modes_of(student, *models_of(teacher))
         self.fixed = fixed_parts(student)
@@ -97,6 +105,7 @@ class Run:
         self.lr = None if lr is None else as_schedule(lr)
         self.clip_norm = clip_norm
         optimizer = _make_optimizer(optimizer, self.params)
+        check_optimizer(optimizer)
         self._note_rates(optimizer)
         has_params = any(p.requires_grad for p in self.objective.parameters())
         self.loss_of = (

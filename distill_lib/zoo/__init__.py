@@ -46,6 +46,11 @@ __all__ = [
     "small_bert",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 FOLDER = Path(__file__).parent
 
 

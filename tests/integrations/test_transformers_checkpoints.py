@@ -139,9 +139,7 @@ def test_no_teacher_where_a_term_asks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", [3, -1])
 def test_a_label_out_of_range(tmp_path: Path, label: int) -> None:
     rows = [{**row, "labels": torch.tensor(label)} for row in data(4)]
-    with pytest.raises(
-        ValueError, match=rf"labels {label} to {label} are none of the classes"
-    ):
+    with pytest.raises(ValueError, match=rf"labels {label} to {label} are none of the classes"):
         make(tmp_path, train_dataset=rows).train()
 
 

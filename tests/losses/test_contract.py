@@ -173,7 +173,7 @@ def test_one_answer_for_several_students_has_to_fit_their_items() -> None:
 
 
 def test_labels_in_the_teachers_place_are_recognized() -> None:
-    with pytest.raises(ValueError, match=r"torch\.int64: if they are labels, use CE"):
+    with pytest.raises(TypeError, match=r"torch\.int64: if they are labels, use CE"):
         losses.kl(student=torch.zeros(6, 5), teacher=torch.zeros(6, dtype=torch.long))
 
 

@@ -307,3 +307,10 @@ def test_whole_numbers_of_a_student_are_copied() -> None:
     student.count += 4
     average.update(student)
     assert average.model.count.tolist() == [4, 4, 4]
+
+
+def test_bare_inputs_are_a_batch_of_inputs() -> None:
+    """As in a loop of one's own: objective(student(x), teacher(x), batch)."""
+    x, net = torch.randn(5, 4), nn.Linear(4, 3)
+    for teacher in (Teacher(net), EMA(net, 0.9), Ensemble([net], space="logit")):
+        torch.testing.assert_close(teacher(x), teacher({"inputs": x}))

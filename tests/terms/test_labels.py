@@ -329,11 +329,12 @@ def test_what_is_no_loss_is_refused_at_once(make: Any, error: Any, words: str) -
         make()
 
 
-@pytest.mark.filterwarnings("ignore:Using a target size")
 @pytest.mark.parametrize("y", [torch.zeros(4), torch.zeros(4, dtype=torch.long)])
 def test_nothing_is_broadcast(y: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"\[4, 4\] and labels \[4\] were broadcast"):
+    with pytest.raises(ValueError, match=r"\[4, 4\] expect labels of the same shape, got \[4\]"):
         Label(F.mse_loss)(logits(4, 4), batch={"labels": y})
+    with pytest.raises(ValueError, match=r"\[4, 4\] and labels \[4\] were broadcast"):
+        Label(lambda z, y: (z - y).square())(logits(4, 4), batch={"labels": y})
 
 
 def test_a_loss_that_averages_is_found_out() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -258,3 +260,37 @@ def test_options_of_a_feature_loss_reach_it_and_the_mask_comes_from_the_batch() 
 def test_match_refuses_an_option_that_its_loss_does_not_take() -> None:
     with pytest.raises(TypeError, match="hint takes no argument 'heads'"):
         Match("x", heads=2)
+
+
+def test_the_teachers_signal_may_be_mapped_by_what_is_fixed() -> None:
+    s, t = torch.randn(3, 4, 6, requires_grad=True), torch.randn(3, 4, 12)
+    term = Match("logits", project_teacher=nn.AvgPool1d(2))
+    want = losses.hint(student=s, teacher=t.view(3, 4, 6, 2).mean(-1)).mean()
+    torch.testing.assert_close(term(s, t)[0], want)
+    assert not list(term.parameters())
+    frozen = nn.Linear(12, 6).requires_grad_(False)
+    loss, _ = Match("logits", project_teacher=frozen)(s, t)
+    torch.testing.assert_close(loss, losses.hint(student=s, teacher=frozen(t)).mean())
+
+
+@pytest.mark.parametrize("module", [nn.Linear(12, 6), nn.LazyLinear(6), nn.BatchNorm1d(4)])
+def test_a_map_of_the_teachers_that_would_learn_is_refused(module: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"0 on both sides would match.*requires_grad_\(False\)"):
+        Match("logits", project_teacher=module)
+
+
+@pytest.mark.parametrize(
+    ("lazy", "mine", "theirs"),
+    [(nn.LazyLinear(7), (3, 4), (3, 7)), (nn.LazyConv2d(5, 1), (2, 3, 4, 4), (2, 5, 4, 4))],
+)
+def test_a_lazy_projector_finds_the_students_width(
+    lazy: nn.Module, mine: tuple[int, ...], theirs: tuple[int, ...]
+) -> None:
+    loss, _ = Match("logits", project=lazy)(torch.randn(mine), torch.randn(theirs))
+    assert loss.requires_grad
+
+
+@pytest.mark.parametrize("loss", [4, 0.5, "hint", torch.nn.MSELoss(), len])
+def test_what_is_no_loss_of_two_models_is_refused(loss: Any) -> None:
+    with pytest.raises(TypeError, match=r"Match expected a loss.*(weight|such as losses\.hint)"):
+        Match("logits", loss=loss)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_lib import KD, Ensemble, Match, Teacher, capture, distill
+from distill_lib import EMA, KD, Ensemble, Match, Teacher, capture, distill
+from distill_lib.data import Dataset
 from distill_lib.signals import eval_mode
 from distill_lib.training import before
 
@@ -146,7 +147,7 @@ class Base:
 
 def test_the_base_below_an_adapter_teaches_it() -> None:
     student = Adapted()
-    with pytest.raises(ValueError, match="for its base below an adapter an object whose __call__"):
+    with pytest.raises(ValueError, match=r"for its base below an adapter BaseOf\(student\)"):
         distill(student, student, data(), KD(), epochs=1)
     base = copy.deepcopy(student.base.state_dict())
     history = distill(student, Base(student), data() * 20, KD(), epochs=1, lr=0.05)
@@ -215,3 +216,72 @@ def test_trying_leaves_nothing_behind_and_keeps_an_older_file(tmp_path: Path) ->
     assert before.cannot_write(tmp_path / "new" / "c", 10) is None
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["c"]
     assert (tmp_path / "new" / "c").read_text() == "older"
+
+
+# ---- what can be trained, and on what ----
+
+
+def linear(**settings: Any) -> nn.Linear:
+    return nn.Linear(4, 3, **settings)
+
+
+NOT_TO_BE_TRAINED: dict[str, tuple[Callable[[], Any], str]] = {
+    "a teacher": (
+        lambda: Teacher(linear()),
+        "got Teacher; a teacher .* it comes second",
+    ),
+    "an average": (lambda: EMA(linear(), 0.9), "got EMA; a teacher never learns"),
+    "a committee": (lambda: Ensemble([linear()]), "got Ensemble; a teacher never learns"),
+    "a function": (lambda: torch.relu, "the student is an nn.Module, got builtin"),
+    "nothing": (lambda: None, "the student is an nn.Module, got NoneType"),
+    "a frozen model": (lambda: linear().requires_grad_(False), r"requires_grad_\(True\)"),
+    "a model without weights": (nn.Identity, "an? Identity, has no parameter that can be trained"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_TO_BE_TRAINED)
+def test_what_cannot_be_trained_is_refused(kind: str) -> None:
+    make, words = NOT_TO_BE_TRAINED[kind]
+    with pytest.raises((TypeError, ValueError), match=words):
+        distill(make(), linear(), data(), KD(), epochs=1)
+
+
+def test_a_frozen_student_may_train_a_projector() -> None:
+    term = Match("logits", project=nn.Linear(3, 5))
+    before = term.project.weight.clone()  # type: ignore[union-attr, operator]
+    distill(linear().requires_grad_(False), nn.Linear(4, 5), data(), term, epochs=1)
+    assert not torch.equal(before, term.project.weight)  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.parametrize("teacher", [[linear()], "net", 4, torch.zeros(2, 3)])
+def test_what_cannot_be_asked_is_no_teacher(teacher: Any) -> None:
+    with pytest.raises(TypeError, match=r"the teacher is a module, .*Ensemble\(\[\.\.\.\]\)"):
+        distill(linear(), teacher, data(), KD(), epochs=1)
+
+
+class Items(torch.utils.data.Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return 355
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"inputs": torch.zeros(4)}
+
+
+@pytest.mark.parametrize(
+    ("items", "way"),
+    [
+        (Items(), r"DataLoader\(data, batch_size=64\)"),
+        (torch.utils.data.TensorDataset(torch.zeros(5, 4)), "DataLoader"),
+        (Dataset(torch.zeros(5, 4), torch.zeros(5).long(), list("ab")), r"data\.batches\(64\)"),
+        (torch.zeros(5, 4), "DataLoader"),
+    ],
+    ids=["a data set", "of tensors", "ours", "a tensor"],
+)
+def test_items_are_no_batches(items: Any, way: str) -> None:
+    with pytest.raises(TypeError, match=f"expected batches, got a .* single items; give {way}"):
+        distill(linear(), linear(), items, KD(), epochs=1)
+
+
+def test_an_optimizer_that_asks_several_times_a_step_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"LBFGS asks for the loss several times.*SGD or AdamW"):
+        distill(linear(), linear(), data(), KD(), epochs=1, optimizer=torch.optim.LBFGS)

@@ -16,6 +16,10 @@ from distill_lib.booktools.exercises import Exercise
 __all__ = ["load"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 @cache
 def load() -> dict[str, Exercise]:
     """All exercises by id.

@@ -48,6 +48,11 @@ __all__ = [
     "upgrade",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 if TYPE_CHECKING:
     from .adapter import Adapter, check_spaces
     from .algorithm import Distillation

@@ -183,7 +183,7 @@ class Distillation(Theirs):  # type: ignore[misc]
             teacher = {"mean": answer.chunk(2, -1)[0], "gaussian": answer}
         loss, parts = self.objective(student, teacher, progress=progress)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if self.is_multi_gpu:
             self.reduce_parameters()
         if self.max_grad_norm:

@@ -17,3 +17,7 @@ from .checks import check_tokenizers
 from .trainer import DistillationTrainer
 
 __all__ = ["DistillationTrainer", "check_tokenizers"]
+
+
+def __dir__() -> list[str]:
+    return __all__
