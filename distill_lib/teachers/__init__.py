@@ -6,6 +6,7 @@ from .cache import Cache, CacheError
 from .live import EMA, Ensemble, Source, Teacher, fingerprint
 from .peers import Peers
 from .recorded import Recorded
+from .sb3 import SB3Policy
 
 __all__ = [
     "EMA",
@@ -14,6 +15,7 @@ __all__ = [
     "Ensemble",
     "Peers",
     "Recorded",
+    "SB3Policy",
     "Source",
     "Teacher",
     "fingerprint",
