@@ -2,7 +2,8 @@
 
 Everything works on Gymnasium's vector environments. A policy is any module that says ``logits``
 for discrete actions, or ``mean`` (and ``gaussian``) for real ones, such as
-:class:`distill_lib.zoo.Policy`.
+:class:`distill_lib.zoo.Policy`; models of Stable-Baselines3 may stand in its place
+(:class:`distill_lib.teachers.SB3Policy`).
 
 >>> import distill_lib as dl
 >>> teacher = dl.zoo.Policy(4, 2)

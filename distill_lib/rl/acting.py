@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from distill_lib.signals import Forward, Signals
+from distill_lib.signals import Forward, Signals, call, eval_mode
 from distill_lib.stacked import Stacked
 
-__all__ = ["act", "ask", "check_actions", "signal_of", "two_views"]
+from .spaces import check_action_space
+
+__all__ = ["act", "ask", "asking", "check_actions", "signal_of", "two_views"]
+
+Say = Callable[[Tensor, Tensor | None], Mapping[str, Any]]
 
 
 def signal_of(signals: Signals) -> str:
@@ -59,15 +65,17 @@ def act(
     """
     name = signal_of(signals)
     said = signals if isinstance(signals, Tensor) else signals[name]
-    if not bool(said.isfinite().all()):
+    # one sum instead of a look at each; only where that is infinite they are looked at
+    if not math.isfinite(said.sum().item()) and not bool(said.isfinite().all()):
         raise ValueError(
             "the policy's answer is not finite: broken weights, or observations far from those "
             "that it was normalized for"
         )
-    n = torch.as_tensor(noise, dtype=said.dtype, device=said.device)
-    if bool((n < 0).any()):
-        raise ValueError(f"noise expected numbers ≥ 0, got {n.min().item()}; 0 is greedy")
-    noisy = bool((n > 0).any())
+    least = noise.min().item() if isinstance(noise, Tensor) else noise
+    if not least >= 0:
+        raise ValueError(f"noise expected numbers ≥ 0, got {least}; 0 is greedy")
+    noisy = bool((noise > 0).any()) if isinstance(noise, Tensor) else noise > 0
+    n = torch.as_tensor(noise, dtype=said.dtype, device=said.device) if noisy else torch.empty(0)
     if name == "logits":
         best = said.argmax(-1)
         if not noisy:
@@ -87,41 +95,71 @@ def act(
     return mean + n.unsqueeze(-1) * log_std.exp() * draw
 
 
-@torch.no_grad()
-def ask(policy: Any, observations: Any, index: Tensor | None = None) -> Mapping[str, Any]:
+def ask(policy: Any, observations: Tensor, index: Tensor | None = None) -> Mapping[str, Any]:
     """What a policy says of observations, as a mapping, without gradient.
 
     Args:
         policy: A module, or a teacher that takes batches.
-        observations: [N, D]; [S, N, D] for S stacked policies.
+        observations: [N, D], or [N, ...] of the environment's shape and type; [S, N, ...] for S
+            stacked policies.
         index: Ids of the items, for teachers that look answers up.
 
     Raises:
-        ValueError: a policy that cannot read observations of this shape.
+        ValueError: a policy that cannot read observations of this shape or type.
+        TypeError: an answer that is neither a tensor nor a mapping.
     """
-    modules = policy.modules() if isinstance(policy, nn.Module) else iter(())
-    training = [module for module in modules if module.training]
-    for module in training:
-        module.training = False
-    try:
-        if isinstance(policy, nn.Module):
-            device = next((p.device for p in policy.parameters()), observations.device)
-            said = policy(observations.to(device))
-        else:
-            batch = {"inputs": observations}
-            said = policy(batch if index is None else {**batch, "index": index})
-    except RuntimeError as error:
-        raise ValueError(
-            f"the policy could not be asked about observations {list(observations.shape)}: "
-            f"{str(error).splitlines()[0]}. Teacher and environment must agree on the "
-            "observation; where the teacher saw more, give it its own group (rl.Privileged)"
-        ) from error
-    finally:
-        for module in training:
-            module.training = True
-    said = {"logits": said} if isinstance(said, Tensor) else said
-    # environments live on the CPU, and so does what is done in them
-    return {k: v.to(observations.device) if isinstance(v, Tensor) else v for k, v in said.items()}
+    with asking(policy) as say:
+        return say(observations, index)
+
+
+@contextlib.contextmanager
+def asking(policy: Any) -> Iterator[Say]:
+    """:func:`ask` for a whole walk: the policy's modes are changed and set back once."""
+    module = policy if isinstance(policy, nn.Module) else None
+    if not callable(policy):
+        raise ValueError(f"a policy is a module or a teacher, got a {type(policy).__name__}")
+    device = next((p.device for p in module.parameters()), None) if module else None
+
+    def say(observations: Tensor, index: Tensor | None = None) -> Mapping[str, Any]:
+        home = observations.device
+        try:
+            with torch.no_grad():
+                if module is not None:
+                    there = observations if device is None else observations.to(device)
+                    said = call(module, {"inputs": there})
+                else:
+                    batch = {"inputs": observations}
+                    said = policy(batch if index is None else {**batch, "index": index})
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(_unread(observations, error)) from error
+        said = {"logits": said} if isinstance(said, Tensor) else said
+        if not isinstance(said, Mapping):
+            raise TypeError(
+                f"a policy says logits, or signals by name; got a {type(said).__name__}"
+            )
+        # environments live on the CPU, and so does what is done in them
+        return {k: v.to(home) if isinstance(v, Tensor) else v for k, v in said.items()}
+
+    with eval_mode([policy]):
+        yield say
+
+
+def _unread(observations: Tensor, error: Exception) -> str:
+    kind = "" if observations.is_floating_point() else f" of {observations.dtype}"
+    way = (
+        "Teacher and environment must agree on the observation; where the teacher saw more, give "
+        "it its own group (rl.Privileged)"
+    )
+    if kind:
+        way += (
+            ". Integers come as the environment says them: a network of real numbers takes "
+            "gym.wrappers.DtypeObservation(env, np.float32), after FlattenObservation where they "
+            "count things apart (one-hot), or x.float() in its forward; images may want x / 255"
+        )
+    return (
+        f"the policy could not be asked about observations {list(observations.shape)}{kind}: "
+        f"{str(error).splitlines()[0]}. {way}"
+    )
 
 
 def size_of(policy: Any) -> int | None:
@@ -129,21 +167,34 @@ def size_of(policy: Any) -> int | None:
     return policy.size if isinstance(policy, Stacked) else None
 
 
-def check_actions(signals: Mapping[str, Any], space: gym.Space[Any], who: str) -> None:
-    """Whether the answers are actions of the space.
+def check_actions(
+    signals: Mapping[str, Any], space: gym.Space[Any], who: str, items: Sequence[int] | None = None
+) -> None:
+    """Whether the answers are actions of the space, one an observation.
+
+    Args:
+        signals: What the policy said.
+        space: Of the environment's actions.
+        who: Named in the error.
+        items: [N] or [S, N], the observations that it was asked about.
 
     Raises:
-        ValueError: another number of actions, or another kind.
+        ValueError: another number of actions, another kind, or answers of another shape.
     """
+    check_action_space(space)
     name = signal_of(signals)
-    width = signals[name].shape[-1] // (2 if name == "gaussian" else 1)
+    shape = list(signals[name].shape)
+    if items is not None and shape[:-1] != list(items):
+        raise ValueError(
+            f"the {who} says {name!r} of shape {shape} for {list(items)} observations, expected "
+            "one row each; a network for flat observations takes gym.wrappers.FlattenObservation"
+        )
+    width = shape[-1] // (2 if name == "gaussian" else 1)
     if isinstance(space, gym.spaces.Discrete):
         kind, wanted, good = f"{space.n} discrete actions", int(space.n), name == "logits"
-    elif isinstance(space, gym.spaces.Box):
-        wanted = int(torch.Size(space.shape).numel())
-        kind, good = f"{wanted} real actions", name != "logits"
     else:
-        raise ValueError(f"actions are Discrete or Box, got the space {space}")
+        wanted = torch.Size(space.shape or ()).numel()
+        kind, good = f"{wanted} real actions", name != "logits"
     if not good or width != wanted:
         raise ValueError(
             f"the environment takes {kind}, the {who} says {name!r} for {width}: it is a policy "

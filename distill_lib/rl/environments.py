@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .spaces import Observation, Reader, check_action_space, legal
+
 __all__ = ["Privileged", "Stage", "make", "single"]
 
-Observation = Tensor | dict[str, Tensor]
+LIMIT = 10_000  # steps of an episode, where the environment itself names no limit
 
 
 @contextlib.contextmanager
@@ -44,12 +46,26 @@ def _quiet_compiler() -> Iterator[None]:
 
 
 def single(env: Any, **kwargs: Any) -> gym.Env[Any, Any]:
-    """One environment, from an id or a function that makes one."""
+    """One environment, from an id or a function that makes one.
+
+    Raises:
+        ValueError: anything else, such as an environment that was made already.
+    """
+    if not (callable(env) or isinstance(env, (str, gym.envs.registration.EnvSpec))):
+        raise ValueError(
+            "env is an id such as 'CartPole-v1', or a function that makes one environment, as "
+            f"many are needed; got a {type(env).__name__}. Pass lambda: and what made it"
+        )
     with _quiet_compiler(), warnings.catch_warnings():
         # Box2D's bindings warn while they are imported, and crash where warnings are errors
         warnings.filterwarnings("ignore", "builtin type", DeprecationWarning)
         if callable(env):
-            made: gym.Env[Any, Any] = env(**kwargs)
+            made = env(**kwargs)
+            if not isinstance(made, gym.Env):
+                raise ValueError(
+                    f"the function that makes one environment made a {type(made).__name__}, and "
+                    "not a gymnasium.Env"
+                )
             return made
         return gym.make(env, disable_env_checker=True, **kwargs)
 
@@ -153,9 +169,29 @@ class Stage:
     Args:
         env: A vector environment; or an id, or a function that makes one environment.
         num_envs: How many, where ``env`` is not a vector environment.
+        sees: The groups of the observation that are read.
+        max_steps: An episode of more steps is an error. By default 10,000, or the environment's own
+            time limit where that is longer.
+
+    Attributes:
+        alive: [N], whose episode goes on.
+        returns: [N], the rewards so far.
+        lengths: [N], the steps so far.
+
+    Raises:
+        ValueError: spaces that no policy can read or act in, numbers that do not fit.
+        KeyError: groups that are not there.
     """
 
-    def __init__(self, env: Any, num_envs: int | None = None) -> None:
+    def __init__(
+        self,
+        env: Any,
+        num_envs: int | None = None,
+        sees: Sequence[str] = ("student", "teacher"),
+        max_steps: int | None = None,
+    ) -> None:
+        if max_steps is not None and max_steps < 1:
+            raise ValueError(f"max_steps is at least 1, got {max_steps}")
         if isinstance(env, gym.vector.VectorEnv):
             if num_envs is not None and env.num_envs != num_envs:
                 raise ValueError(
@@ -169,91 +205,79 @@ class Stage:
             self.envs = make(env, num_envs)
         self.size = self.envs.num_envs
         self.space = self.envs.single_action_space
+        check_action_space(self.space)
+        self.reader = Reader(self.envs.single_observation_space, sees)
+        self.limit = max_steps or max(LIMIT, _time_limit(self.envs))
         # one by one where that is possible: who is done costs nothing
         self.singly = isinstance(self.envs, gym.vector.SyncVectorEnv)
-        self.alive = np.zeros(self.size, bool)
+        self.alive, self.taken = np.zeros(self.size, bool), 0
 
     def begin(self, seed: int) -> Observation:
         """The first observations; environment i is seeded with ``seed + i``."""
-        self.alive[:] = True
+        self.alive = np.ones(self.size, bool)
+        self.returns, self.lengths = np.zeros((2, self.size), np.float32)
+        self.taken = 0
         if self.singly:
-            firsts = [
+            self.raw: Any = [
                 env.reset(seed=seed + i)[0]
                 for i, env in enumerate(self.envs.envs)  # type: ignore[attr-defined]
             ]
-            self.raw: Any = _stack(firsts)
         else:
             self.raw, _ = self.envs.reset(seed=seed)
         return self.observation()
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[N] rewards, terminated and truncated; zeros for those that wait."""
-        acts = self.legal(actions)
+        """[N] rewards, terminated and truncated; zeros for those that wait.
+
+        Raises:
+            ValueError: an episode that does not end.
+        """
+        acts, alive = legal(actions, self.space), self.alive
         if self.singly:
             reward, ended, cut = self._singly(acts)
         else:
             self.raw, reward, ended, cut, _ = self.envs.step(acts)
-        reward = np.where(self.alive, reward, 0.0)
-        ended, cut = ended & self.alive, cut & self.alive
-        self.alive &= ~(ended | cut)
-        return (
-            torch.as_tensor(reward, dtype=torch.float32),
-            torch.as_tensor(ended),
-            torch.as_tensor(cut),
-        )
+            reward = np.where(alive, reward, 0.0).astype(np.float32)
+            ended, cut = ended & alive, cut & alive
+        self.returns += reward
+        self.lengths += alive
+        self.alive = alive & ~(ended | cut)
+        self.taken += 1
+        if self.taken >= self.limit and self.alive.any():
+            raise ValueError(
+                f"the episode of environment {int(self.alive.argmax())} has not ended after "
+                f"{self.limit} steps, and whole episodes are played: give the environment a time "
+                "limit, gym.wrappers.TimeLimit(env, max_episode_steps=1000), or, if its episodes "
+                "are longer, pass max_steps"
+            )
+        return torch.from_numpy(reward), torch.from_numpy(ended), torch.from_numpy(cut)
 
     def _singly(self, actions: Any) -> tuple[Any, Any, Any]:
-        reward, ended, cut = np.zeros(self.size), *np.zeros((2, self.size), bool)
-        for i in np.flatnonzero(self.alive).tolist():
-            seen, reward[i], ended[i], cut[i], _ = self.envs.envs[i].step(actions[i])  # type: ignore[attr-defined]
-            _put(self.raw, i, seen)
+        reward, (ended, cut) = np.zeros(self.size, np.float32), np.zeros((2, self.size), bool)
+        envs, raw = self.envs.envs, self.raw  # type: ignore[attr-defined]
+        for i in self.alive.nonzero()[0].tolist():
+            raw[i], reward[i], ended[i], cut[i], _ = envs[i].step(actions[i])
         return reward, ended, cut
 
-    def legal(self, actions: Tensor) -> Any:
-        """Actions as the environments take them: real ones clipped to their bounds."""
-        acts = actions.detach().cpu().numpy()
-        if isinstance(self.space, gym.spaces.Box):
-            acts = acts.reshape(self.size, *self.space.shape)
-            return np.clip(acts, self.space.low, self.space.high).astype(self.space.dtype)
-        return acts + getattr(self.space, "start", 0)
-
     def observation(self) -> Observation:
-        """[N, D], or one such tensor a group.
+        """[N, ...], or one such tensor a group, as :class:`distill_lib.rl.spaces.Reader` reads it.
 
         Raises:
             ValueError: an observation that is not finite.
         """
-        found = _tensors(self.raw)
-        for group, values in found.items() if isinstance(found, dict) else [("", found)]:
-            bad = ~values.flatten(1).isfinite().all(-1) & torch.from_numpy(self.alive)
-            if bool(bad.any()):
-                raise ValueError(
-                    f"environment {int(bad.nonzero()[0])} gave an observation"
-                    f"{f' {group!r}' if group else ''} that is not finite (nan or inf): a "
-                    "simulation that blew up, or a broken wrapper; nothing can be learned from it"
-                )
-        return found
+        return self.reader.read(self.raw, self.alive)
 
     def close(self) -> None:
         """Close the environments."""
         self.envs.close()
 
 
-def _stack(seen: list[Any]) -> Any:
-    if isinstance(seen[0], dict):
-        return {k: np.stack([one[k] for one in seen]) for k in seen[0]}
-    return np.stack(seen)
-
-
-def _put(into: Any, i: int, seen: Any) -> None:
-    if isinstance(into, dict):
-        for k, v in into.items():
-            v[i] = seen[k]
-    else:
-        into[i] = seen
-
-
-def _tensors(raw: Any) -> Observation:
-    if isinstance(raw, dict):
-        return {k: torch.as_tensor(v, dtype=torch.float32).clone() for k, v in raw.items()}
-    return torch.as_tensor(raw, dtype=torch.float32).clone()
+def _time_limit(envs: gym.vector.VectorEnv[Any, Any, Any]) -> int:
+    """The longest time limit that the environments name; 0 for none."""
+    named = [getattr(envs.spec, "max_episode_steps", None)]
+    for env in getattr(envs, "envs", ()):
+        while isinstance(env, gym.Wrapper):
+            if isinstance(env, gym.wrappers.TimeLimit):
+                named.append(env._max_episode_steps)
+            env = env.env
+    return max((limit for limit in named if limit), default=0)

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from torch import Tensor
 
 from distill_lib.progress import bar
+from distill_lib.teachers.sb3 import adapted
 
-from .acting import act, ask, check_actions, size_of
-from .environments import Observation, Stage
+from .acting import act, asking, check_actions, size_of
+from .environments import Stage, single
+from .spaces import Observation
 
 __all__ = ["Returns", "evaluate", "group", "sanity"]
 
@@ -78,18 +79,8 @@ class Returns:
 
 
 def group(observation: Observation, name: str) -> Tensor:
-    """What teacher or student sees.
-
-    Raises:
-        KeyError: a mapping without that group.
-    """
-    if isinstance(observation, Tensor):
-        return observation
-    if name not in observation:
-        raise KeyError(
-            f"the environment's observation has no group {name!r}; it has: {', '.join(observation)}"
-        )
-    return observation[name]
+    """What teacher or student sees: its group, or all that there is."""
+    return observation if isinstance(observation, Tensor) else observation[name]
 
 
 def _rows(seen: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -99,11 +90,12 @@ def _rows(seen: Tensor, shape: tuple[int, ...]) -> Tensor:
 def evaluate(
     policy: Any,
     env: Any,
-    episodes: int = 100,
+    episodes: int | None = None,
     *,
     seed: int = 1_000_000,
     noise: float = 0.0,
     sees: str = "student",
+    max_steps: int | None = None,
 ) -> Returns:
     """Play whole episodes and sum their rewards.
 
@@ -113,56 +105,68 @@ def evaluate(
     ``s * episodes`` on; a single policy meets all of them with S times the episodes.
 
     Args:
-        policy: A module or a teacher; for S stacked policies each plays ``episodes``.
+        policy: A module or a teacher, also of Stable-Baselines3; for S stacked policies each plays
+            ``episodes``. It is asked about observations as :class:`distill_lib.rl.Rollouts` says.
         env: An id, a function that makes an environment, or a vector environment.
-        episodes: How many.
+        episodes: How many: 100, or one in each environment of a vector.
         seed: Of the first environment.
         noise: 0 plays greedily, 1 as the policy was trained.
         sees: The group of the observation that the policy sees, where there are several.
+        max_steps: An episode of more steps is an error. By default 10,000, or the environment's own
+            time limit where that is longer.
 
     Raises:
-        ValueError: spaces that differ, or observations that are not finite.
+        ValueError: spaces that differ or that no policy can read or act in, observations that are
+            not finite, an episode that does not end.
+        KeyError: a group that is not there.
 
     Example:
         >>> from distill_lib.zoo import Policy
         >>> evaluate(Policy(4, 2), "CartPole-v1", episodes=3).returns.shape
         torch.Size([3])
     """
+    policy = adapted(policy)
     stacked = size_of(policy)
-    stage = Stage(env, None if hasattr(env, "num_envs") else episodes * (stacked or 1))
+    vector = isinstance(env, gym.vector.VectorEnv)
+    if episodes is not None or not vector:
+        episodes = (100 if episodes is None else episodes) * (stacked or 1)
+    stage = Stage(env, episodes, [sees], max_steps)
+    if stage.size % (stacked or 1):
+        raise ValueError(f"{stacked} policies cannot share {stage.size} environments evenly")
     generator = torch.Generator().manual_seed(seed)
-    total, length = torch.zeros(2, stage.size)
-    shape = (stacked, -1) if stacked else (-1,)
+    shape = (stacked, stage.size // stacked) if stacked else (stage.size,)
     try:
         seen, begun = stage.begin(seed), False
-        with bar(iter(int, 1), "evaluate", None) as shown:
+        with bar(iter(int, 1), "evaluate", None) as shown, asking(policy) as say:
             while stage.alive.any():
-                said = ask(policy, _rows(group(seen, sees), shape))
+                said = say(_rows(group(seen, sees), shape), None)
                 if not begun:
-                    check_actions(said, stage.space, "policy")
+                    check_actions(said, stage.space, "policy", shape)
                     begun = True
                 actions = act(said, noise, generator)
-                length += torch.from_numpy(stage.alive)
-                reward, _, _ = stage.step(actions.flatten(0, 1) if stacked else actions)
-                total += reward
+                stage.step(actions.flatten(0, 1) if stacked else actions)
                 seen = stage.observation()
                 shown.update()
     finally:
         if stage.envs is not env:
             stage.close()
-    return Returns(total.view(shape), length.view(shape))
+    returns, lengths = (torch.from_numpy(v).view(shape) for v in (stage.returns, stage.lengths))
+    return Returns(returns, lengths)
 
 
 def _chance(env: Any) -> Callable[[Any], dict[str, Tensor]]:
     """A policy that knows nothing: all actions alike, or standard normal ones."""
-    stage = Stage(env, 1)
-    space = stage.space
-    stage.close()
+    if isinstance(env, gym.vector.VectorEnv):
+        space = env.single_action_space
+    else:
+        made = single(env)
+        space = made.action_space
+        made.close()
     if isinstance(space, gym.spaces.Discrete):
         name, width = "logits", int(space.n)
     else:
-        name, width = "gaussian", 2 * int(np.prod(space.shape or ()))
-    return lambda batch: {name: torch.zeros(*batch["inputs"].shape[:-1], width)}
+        name, width = "gaussian", 2 * torch.Size(space.shape or ()).numel()
+    return lambda batch: {name: torch.zeros(len(batch["inputs"]), width)}
 
 
 def sanity(
@@ -170,17 +174,19 @@ def sanity(
     env: Any,
     *,
     at_least: float | None = None,
-    episodes: int = 20,
+    episodes: int | None = None,
     sees: str = "teacher",
+    max_steps: int | None = None,
 ) -> Returns:
     """Catch a failing teacher before it teaches: let it play.
 
     Args:
         teacher: A module or a teacher.
-        env: An id, or a function that makes an environment.
+        env: An id, a function that makes an environment, or a vector environment.
         at_least: The mean return that it must reach, such as that on its card less a margin.
-        episodes: How many it plays.
+        episodes: How many it plays: 20, or one in each environment of a vector.
         sees: The group of the observation that it sees, where there are several.
+        max_steps: See :func:`evaluate`.
 
     Raises:
         ValueError: what is wrong, and what it usually means.
@@ -191,14 +197,16 @@ def sanity(
         Traceback (most recent call last):
         ValueError: the teacher reaches a return of ... over 20 episodes, expected at least 400...
     """
-    found = evaluate(teacher, env, episodes, sees=sees)
-    chance = evaluate(_chance(env), env, episodes, noise=1.0, sees=sees)
+    if episodes is None and not isinstance(env, gym.vector.VectorEnv):
+        episodes = 20
+    found = evaluate(teacher, env, episodes, sees=sees, max_steps=max_steps)
+    chance = evaluate(_chance(env), env, episodes, noise=1.0, sees=sees, max_steps=max_steps)
     if at_least is not None and found.mean < at_least:
         raise ValueError(
-            f"the teacher reaches a return of {found.mean:.1f} over {episodes} episodes, expected "
-            f"at least {at_least:g} (chance: {chance.mean:.1f}). Usual reasons: its observation "
-            "normalizer was not loaded, another version of the environment, other action bounds, "
-            "or weights of another run"
+            f"the teacher reaches a return of {found.mean:.1f} over {found.returns.numel()} "
+            f"episodes, expected at least {at_least:g} (chance: {chance.mean:.1f}). Usual reasons: "
+            "its observation normalizer was not loaded, another version of the environment, other "
+            "action bounds, or weights of another run"
         )
     if found.mean <= chance.mean:
         raise ValueError(

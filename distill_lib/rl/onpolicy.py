@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from distill_lib.losses import policy as policies
 
-from .acting import act, ask, check_actions, signal_of, size_of
+from .acting import Say, act, asking, check_actions, signal_of, size_of
 from .environments import make
 from .evaluation import group
+from .spaces import Reader, check_action_space, legal
 
 __all__ = ["OnPolicy", "advantages"]
 
@@ -70,9 +71,10 @@ class OnPolicy:
     from segment to segment; only after a resume do they begin anew. Observations are normalized by
     the student's own statistics, which do not change: take them from the teacher.
 
-    Batches have ``inputs``, ``actions``, ``log_prob``, ``advantages`` (mean 0 and standard
-    deviation 1 over the segment), ``returns``, ``index``, and ``privileged`` where the teacher has
-    a group of its own. S stacked students have their own environments, and batches [S, B, ...].
+    Batches have ``inputs`` (what :class:`distill_lib.rl.Rollouts` would show), ``actions``,
+    ``log_prob``, ``advantages`` (mean 0 and standard deviation 1 over the segment), ``returns``,
+    ``index``, and ``privileged`` where the teacher has a group of its own. S stacked students have
+    their own environments, and batches [S, B, ...].
 
     Args:
         env: An id, or a function that makes one environment.
@@ -92,7 +94,9 @@ class OnPolicy:
             the episodes that ended in it, one a student), ``probe``.
 
     Raises:
-        ValueError: a student without a value, spaces that differ, numbers out of range.
+        ValueError: a student without a value, spaces that differ or that no policy can read or act
+            in, numbers out of range.
+        KeyError: an observation with groups, but none for student or teacher.
 
     Reference:
         Schulman et al., *Proximal policy optimization algorithms*, 2017.
@@ -130,6 +134,10 @@ class OnPolicy:
         self.number = envs * (self.students or 1)
         self.shape = (self.students, envs) if self.students else (envs,)
         self.envs = make(env, self.number)
+        self.space = self.envs.single_action_space
+        check_action_space(self.space)
+        self.reader = Reader(self.envs.single_observation_space)
+        self.checked = False
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
         self.segments = 0
@@ -174,7 +182,8 @@ class OnPolicy:
         if self.seen is None:
             self.seen, _ = self.envs.reset(seed=self.seed * 1_000_003 + self.segments)
         ended: list[list[float]] = [[] for _ in range(self.students or 1)]
-        played = [self._step(ended) for _ in range(self.steps)]
+        with asking(self.student) as say:
+            played = [self._step(say, ended) for _ in range(self.steps)]
         track = {k: torch.stack([step[k] for step in played]) for k in played[0]}
         done, following = track.pop("done"), track.pop("following")
         rewards, values = track.pop("rewards"), track.pop("value")
@@ -194,33 +203,26 @@ class OnPolicy:
         """[T, (S,) n, ...] to [(S,) T·n, ...]."""
         return values.transpose(0, 1).flatten(1, 2) if self.students else values.flatten(0, 1)
 
-    def _step(self, ended: list[list[float]]) -> dict[str, Tensor]:
+    def _step(self, say: Say, ended: list[list[float]]) -> dict[str, Tensor]:
         """One step in every environment, in the students' shape."""
-        mine, theirs = (self._see(self.seen, who) for who in ("student", "teacher"))
-        said = ask(self.student, mine)
-        if "value" not in said:
-            raise ValueError(
-                f"the student says {', '.join(said)}, but no 'value': give it a critic, "
-                "Policy(..., critic=True)"
-            )
-        if self.segments == 0:
-            check_actions(said, self.envs.single_action_space, "student")
+        mine, grouped = self._see(self.seen), isinstance(self.seen, dict)
+        theirs = {"privileged": self._see(self.seen, "teacher")} if grouped else {}
+        said = say(mine, None)
+        if not self.checked:
+            self._check(said)
         name = signal_of(said)
         actions = act(said, 1.0, self.generator)
         of = policies.gaussian_log_prob if name == "gaussian" else policies.log_prob
-        space = self.envs.single_action_space
-        legal = actions.flatten(0, 1) if self.students else actions
-        if name == "gaussian":
-            legal = legal.clamp(torch.as_tensor(space.low), torch.as_tensor(space.high))  # type: ignore[attr-defined]
-        self.seen, reward, ended_now, cut, info = self.envs.step(legal.cpu().numpy())
+        flat = actions.flatten(0, 1) if self.students else actions
+        self.seen, reward, ended_now, cut, info = self.envs.step(legal(flat, self.space))
         stopped = torch.as_tensor(ended_now)
         done = stopped | torch.as_tensor(cut)
         rewards = torch.as_tensor(reward, dtype=torch.float32)
         self._count(rewards, done, ended)
-        after = ask(self.student, self._see(self.seen, "student"))["value"]
+        after = say(self._see(self.seen), None)["value"]
         if bool(done.any()):
             # the state in which an episode was cut, not the one that begins the next
-            last = ask(self.student, self._see(self._final(info, done), "student"))["value"]
+            last = say(self._see(self._final(info, done)), None)["value"]
             after = torch.where(done.view(self.shape), last, after)
         step = {
             "inputs": mine, "actions": actions, "log_prob": of(said[name], actions),
@@ -228,30 +230,37 @@ class OnPolicy:
             "following": torch.where(stopped.view(self.shape), 0.0, after),
             "done": done.view(self.shape),
         }  # fmt: skip
-        return {**step, "privileged": theirs} if isinstance(self.seen, dict) else step
+        return {**step, **theirs}
+
+    def _check(self, said: Mapping[str, Any]) -> None:
+        """Before the first step."""
+        if "value" not in said:
+            raise ValueError(
+                f"the student says {', '.join(said)}, but no 'value': give it a critic, "
+                "Policy(..., critic=True)"
+            )
+        check_actions(said, self.space, "student", self.shape)
+        if said["value"].shape != self.shape:
+            raise ValueError(
+                f"the student says 'value' of shape {list(said['value'].shape)} for "
+                f"{list(self.shape)} observations, expected one number each: value.squeeze(-1)"
+            )
+        self.checked = True
 
     def _final(self, info: Mapping[str, Any], done: Tensor) -> Any:
-        """What was seen last before the reset, for those that are done."""
-        finals = info["final_obs"]
-        if isinstance(self.seen, dict):
-            now = {k: v.copy() for k, v in self.seen.items()}
-        else:
-            now = self.seen.copy()
+        """What was seen last before the reset, for those that are done; what is seen for others."""
+        finals, over = info["final_obs"], done.tolist()
+        if not isinstance(self.seen, dict):
+            return [finals[i] if over[i] else one for i, one in enumerate(self.seen)]
+        now = {k: list(self.seen[k]) for k in self.reader.groups or ()}
         for i in done.nonzero().squeeze(-1).tolist():
-            if isinstance(now, dict):
-                for k in now:
-                    now[k][i] = finals[k][i] if isinstance(finals, dict) else finals[i][k]
-            else:
-                now[i] = finals[i]
+            for k in now:
+                now[k][i] = finals[k][i] if isinstance(finals, dict) else finals[i][k]
         return now
 
-    def _see(self, raw: Any, who: str) -> Tensor:
-        if isinstance(raw, dict):
-            raw = group({k: torch.as_tensor(v) for k, v in raw.items()}, who)
-        seen = torch.as_tensor(raw, dtype=torch.float32).clone()
-        if not bool(seen.isfinite().all()):
-            raise ValueError("an environment gave an observation that is not finite (nan or inf)")
-        return seen.view(*self.shape, -1)
+    def _see(self, raw: Any, who: str = "student") -> Tensor:
+        seen = group(self.reader.read(raw), who)
+        return seen.view(*self.shape, *seen.shape[1:])
 
     def _count(self, rewards: Tensor, done: Tensor, ended: list[list[float]]) -> None:
         self.running += rewards

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill_lib.progress import bar
 from distill_lib.schedules import Schedule, as_schedule
-from distill_lib.signals import Signals, as_batch
 from distill_lib.teachers.live import Source, Teacher
+from distill_lib.teachers.sb3 import adapted
 
-from .acting import act, ask, check_actions, size_of
+from .acting import act, ask, asking, check_actions, size_of
+from .answers import Answers, rows_at
 from .environments import Stage
 from .evaluation import group
 
@@ -36,15 +37,20 @@ class Rollouts:
     and ``updates`` batches are drawn from it. After ``rounds`` rounds nothing more is played, and
     walks only draw. So ``distill(student, rollouts.teacher, rollouts, KD(), epochs=rounds)``.
 
-    Batches have ``inputs`` [B, D] (what the student sees), ``index``, ``actions`` (what was done),
-    ``privileged`` (what the teacher sees, where that is another group), and ``weight`` with
-    ``priority``. For S stacked students each drives its own environments and learns from its own
-    states: [S, B, D].
+    Batches have ``inputs`` [B, D] (what the student sees), ``index``, ``actions`` (what was done;
+    discrete ones count from 0), ``privileged`` (what the teacher sees, where that is another
+    group), and ``weight`` with ``priority``. For S stacked students each drives its own
+    environments and learns from its own states: [S, B, D].
+
+    Inputs are the observations: [B, *shape] of a Box or of MultiBinary and MultiDiscrete, [B] of
+    Discrete, as numbers of the environment's type, unscaled. Only real numbers of other widths are
+    read as float32. Networks that want real numbers for integers get them from
+    ``gym.wrappers.DtypeObservation``, one-hot vectors from ``gym.wrappers.FlattenObservation``.
 
     Args:
         env: An id, or a function that makes one environment; its observation may have the groups
             ``student`` and ``teacher`` (:class:`distill_lib.rl.Privileged`).
-        teacher: A policy: a module or a teacher.
+        teacher: A policy: a module, a teacher, or a model of Stable-Baselines3.
         student: The module that is trained; needed where β < 1.
         beta: β, the share of steps that the teacher drives: a number, or a schedule over rounds.
         rounds: How often to play.
@@ -63,11 +69,13 @@ class Rollouts:
         augment: ``augment(inputs, generator)``: changed states; the teacher is asked anew about
             them.
         seeds: Without a student, give so many stacked students a batch each from the same states.
+        max_steps: An episode of more steps is an error. By default 10,000, or the environment's own
+            time limit where that is longer.
         seed: Of everything random here.
 
     Raises:
         ValueError: numbers out of range, no student where one drives, an augmentation where the
-            teacher sees something else, policies for other spaces.
+            teacher sees something else, policies for other spaces, an episode that does not end.
 
     Reference:
         Ross, Gordon and Bagnell, *A reduction of imitation learning and structured prediction to
@@ -94,10 +102,12 @@ class Rollouts:
         priority: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
         augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         seeds: int | None = None,
+        max_steps: int | None = None,
         seed: int = 0,
     ) -> None:
         counts = {"rounds": rounds, "episodes": episodes, "batch_size": batch_size,
-                  "updates": updates, "keep": keep, "labels": labels, "seeds": seeds}  # fmt: skip
+                  "updates": updates, "keep": keep, "labels": labels, "seeds": seeds,
+                  "max_steps": max_steps}  # fmt: skip
         for name, number in counts.items():
             if number is not None and number < 1:
                 raise ValueError(f"{name} is at least 1, got {number}")
@@ -107,8 +117,10 @@ class Rollouts:
             raise ValueError(f"beta is a share of steps, in [0, 1]; it runs through {shares}")
         if student is None and min(shares) < 1:
             raise ValueError(f"beta falls to {min(shares):g}: pass the student that drives then")
-        self.env, self.student = env, student
+        self.env, self.student, self.max_steps = env, adapted(student), max_steps
+        teacher = adapted(teacher)
         self.policy = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
+        self.driver = teacher  # at the wheel no batch is made for it
         self.rounds, self.episodes, self.updates = rounds, episodes, updates
         self.batch_size, self.keep, self.labels = batch_size, keep, labels
         self.noise = [noise] if isinstance(noise, (int, float)) else list(noise)
@@ -117,12 +129,13 @@ class Rollouts:
         self.rows = self.students or seeds  # how many students a batch is for
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
-        self.teacher = _Answers(self)
+        self.teacher = Answers(self)
         self.round, self.position = 0, updates
         self.buffer: dict[str, Tensor] = {}
         self.owned: dict[int, Tensor] = {}
         self.played: dict[str, Tensor] = {}
         self.log: list[dict[str, float]] = []
+        self.labeled = 0
 
     # ---- walking ----
 
@@ -144,10 +157,9 @@ class Rollouts:
             raise ValueError("nothing was played yet: call collect(), or walk the rollouts")
         owners: Sequence[int] = range(self.students) if self.students else [0] * (self.rows or 1)
         drawn = [self._rows_of(owner) for owner in owners]
-        index = torch.stack([rows for rows, _ in drawn])
-        index = index if self.rows else index[0]
+        index = torch.stack([rows for rows, _ in drawn]) if self.rows else drawn[0][0]
         shown = [k for k in ("inputs", "privileged", "actions") if k in self.buffer]
-        batch: dict[str, Tensor] = {k: self.buffer[k][index] for k in shown}
+        batch: dict[str, Tensor] = {k: rows_at(self.buffer[k], index) for k in shown}
         batch["index"] = index
         if self.augment is not None:
             if "privileged" in batch:
@@ -157,18 +169,18 @@ class Rollouts:
                 )
             batch["inputs"] = self.augment(batch["inputs"], self.generator)
         if self.priority is not None:
-            weight = torch.stack([w for _, w in drawn])
-            batch["weight"] = weight if self.rows else weight[0]
+            weights = [weight for _, weight in drawn if weight is not None]
+            batch["weight"] = torch.stack(weights) if self.rows else weights[0]
         return batch
 
-    def _rows_of(self, owner: int) -> tuple[Tensor, Tensor]:
+    def _rows_of(self, owner: int) -> tuple[Tensor, Tensor | None]:
         """Positions in the buffer for one student, and what corrects for drawing unevenly."""
         if owner not in self.owned:  # looked for once a round, not once a batch
             self.owned[owner] = (self.buffer["owner"] == owner).nonzero().squeeze(-1)
         mine = self.owned[owner]
         if self.priority is None:
             at = torch.randint(len(mine), (self.batch_size,), generator=self.generator)
-            return mine[at], torch.ones(self.batch_size)
+            return at if len(mine) == len(self.buffer["owner"]) else mine[at], None
         heavy = torch.as_tensor(self.priority(self.played)).double()
         if heavy.shape != self.played["return"].shape or not bool((heavy > 0).all()):
             raise ValueError(
@@ -189,13 +201,14 @@ class Rollouts:
             ValueError: an empty rollout, observations that are not finite, other spaces.
         """
         found = self._play(self.beta(self.round / max(self.rounds - 1, 1)))
-        rows = self._labeled(found.pop("owner_of_row"))
+        rows = self._labeled(found["owner"])
         if not len(rows):
             raise ValueError("the rollout is empty: no environment took a step")
         found = {k: v[rows] for k, v in found.items()}
         answers = ask(self.policy, found.get("privileged", found["inputs"]), found["index"])
         found |= {f"answer/{k}": v.cpu() for k, v in answers.items() if isinstance(v, Tensor)}
         found["round"] = torch.full((len(rows),), self.round)
+        self.labeled += len(rows)
         old = self.buffer
         if self.keep is not None and old:
             kept = old["round"] > self.round - self.keep
@@ -206,67 +219,66 @@ class Rollouts:
 
     def _play(self, beta: float) -> dict[str, Tensor]:
         """All steps of one round, [steps, ...] each."""
-        many = self.students or 1
-        stage = Stage(self.env, self.episodes * many)
-        begun = len(self.played.get("return", ()))
-        owner = torch.arange(many).repeat_interleave(self.episodes)
-        noise = torch.tensor(self.noise).repeat(stage.size)[: stage.size]
+        stage = Stage(self.env, self.episodes * (self.students or 1), max_steps=self.max_steps)
+        begun, everyone = len(self.played.get("return", ())), torch.arange(stage.size)
         steps: list[dict[str, Tensor]] = []
-        total, lengths = torch.zeros(2, stage.size)
         try:
             seen = stage.begin(self.seed * 1_000_003 + self.round * stage.size)
-            with bar(iter(int, 1), f"round {self.round + 1}", None) as shown:
+            with bar(iter(int, 1), f"round {self.round + 1}", None) as shown, ExitStack() as walk:
+                drive = self._driver(stage, beta, walk)
                 while stage.alive.any():
                     mine, theirs = group(seen, "student"), group(seen, "teacher")
-                    actions = self._drive(stage, mine, theirs, beta, noise, bool(steps))
-                    alive = torch.from_numpy(stage.alive.copy())
-                    at = alive.nonzero().squeeze(-1)
-                    step = {"inputs": mine[at], "actions": actions[at], "owner": owner[at],
-                            "episode": begun + at}  # fmt: skip
+                    actions = drive(mine, theirs)
+                    step = {"inputs": mine, "actions": actions, "at": everyone}
                     if isinstance(seen, dict):
-                        step["privileged"] = theirs[at]
+                        step["privileged"] = theirs
+                    if not stage.alive.all():
+                        at = everyone[torch.from_numpy(stage.alive)]
+                        step = {k: v[at] for k, v in step.items()}
                     steps.append(step)
-                    reward, _, _ = stage.step(actions)
-                    total, lengths = total + reward, lengths + alive
+                    stage.step(actions)
                     seen = stage.observation()
                     shown.update()
         finally:
             if stage.envs is not self.env:
                 stage.close()
-        self._note(total, lengths, beta)
+        self._note(torch.from_numpy(stage.returns), torch.from_numpy(stage.lengths), beta)
         found = {k: torch.cat([step[k] for step in steps]) for k in steps[0]}
-        found["index"] = torch.arange(len(found["inputs"]))
-        return {**found, "owner_of_row": found["owner"]}
+        at = found.pop("at")
+        owner, index = at // self.episodes, torch.arange(len(at))
+        return {**found, "owner": owner, "episode": begun + at, "index": index}
 
-    def _drive(
-        self,
-        stage: Stage,
-        mine: Tensor,
-        theirs: Tensor,
-        beta: float,
-        noise: Tensor,
-        begun: bool,
-    ) -> Tensor:
-        """[N] or [N, A] actions: each environment tosses a coin for who drives."""
-        actions: Tensor | None = None
-        if beta > 0:
-            said = ask(self.policy, theirs, torch.arange(len(theirs)))
-            if not begun:
-                check_actions(said, stage.space, "teacher")
-            actions = act(said, noise, self.generator).cpu()
-        if beta < 1:
-            shape = (self.students, -1) if self.students else (-1,)
-            said = ask(self.student, mine.view(*shape, *mine.shape[1:]))
-            if not begun:
-                check_actions(said, stage.space, "student")
-            own = act(said, self.student_noise, self.generator).cpu()
+    def _driver(
+        self, stage: Stage, beta: float, walk: ExitStack
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """From what student and teacher see to actions [N] or [N, A]; coins say who drives."""
+        teach = walk.enter_context(asking(self.driver)) if beta > 0 else None
+        study = walk.enter_context(asking(self.student)) if beta < 1 else None
+        everyone = torch.arange(stage.size)
+        noise = (
+            torch.tensor(self.noise).repeat(stage.size)[: stage.size] if any(self.noise) else 0.0
+        )
+        shape = (self.students, self.episodes) if self.students else (stage.size,)
+
+        def drive(mine: Tensor, theirs: Tensor) -> Tensor:
+            if teach is not None:
+                said = teach(theirs, everyone)
+                if not stage.taken:
+                    check_actions(said, stage.space, "teacher", (stage.size,))
+                actions = act(said, noise, self.generator)
+            if study is None:
+                return actions
+            said = study(mine.view(*shape, *mine.shape[1:]), None)
+            if not stage.taken:
+                check_actions(said, stage.space, "student", shape)
+            own = act(said, self.student_noise, self.generator)
             own = own.flatten(0, 1) if self.students else own
-            if actions is None:
+            if teach is None:
                 return own
             coin = torch.rand(stage.size, generator=self.generator) < beta
-            actions = torch.where(coin.view(-1, *[1] * (own.ndim - 1)), actions, own)
-        assert actions is not None
-        return actions
+            return torch.where(coin.view(-1, *[1] * (own.ndim - 1)), actions, own)
+
+        return drive
 
     def _labeled(self, owner: Tensor) -> Tensor:
         """Which of the visited states are kept."""
@@ -289,48 +301,20 @@ class Rollouts:
     @property
     def labels_used(self) -> int:
         """How many states the teacher has labeled for each student, all rounds together."""
-        return len(self.buffer.get("owner", ())) // (self.students or 1)
+        return self.labeled // (self.students or 1)
 
     # ---- keeping ----
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on exactly here."""
         return {"round": self.round, "position": self.position, "buffer": self.buffer,
-                "played": self.played, "log": self.log,
+                "played": self.played, "log": self.log, "labeled": self.labeled,
                 "generator": self.generator.get_state()}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another left off."""
         self.round, self.position = state["round"], state["position"]
         self.buffer, self.played = dict(state["buffer"]), dict(state["played"])
+        self.labeled = state.get("labeled", len(self.buffer.get("owner", ())))
         self.log, self.owned = list(state["log"]), {}
         self.generator.set_state(state["generator"])
-
-
-class _Answers:
-    """The teacher of the rollouts: what it said of each state when the state was visited."""
-
-    def __init__(self, rollouts: Rollouts) -> None:
-        self.rollouts = rollouts
-
-    def __call__(self, batch: Any) -> Signals:
-        named, home = as_batch(batch), self.rollouts
-        if home.augment is not None:
-            # a changed state has another answer
-            shape = named["inputs"].shape[:-1]
-            said = ask(home.policy, named["inputs"].flatten(0, -2), named["index"].flatten())
-            return {k: v.unflatten(0, shape) for k, v in said.items()}
-        at = cast(Tensor, named["index"])
-        rows = at.to(home.buffer["inputs"].device)
-        return {
-            k.removeprefix("answer/"): v[rows].to(at.device)
-            for k, v in home.buffer.items()
-            if k.startswith("answer/")
-        }
-
-    def fingerprint(self) -> str:
-        name = f"rollouts of {self.rollouts.policy.fingerprint()}"
-        return hashlib.sha256(name.encode()).hexdigest()
-
-    def models(self) -> Iterator[nn.Module]:
-        yield from getattr(self.rollouts.policy, "models", lambda: ())()

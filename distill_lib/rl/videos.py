@@ -15,9 +15,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from .acting import act, ask
+from distill_lib.teachers.sb3 import adapted
+
+from .acting import act, asking, check_actions
 from .environments import single
 from .evaluation import group
+from .spaces import Reader, check_action_space, legal
 
 __all__ = ["Video", "video"]
 
@@ -92,29 +95,29 @@ def video(
         **kwargs: For the environment.
 
     Raises:
-        ValueError: a film over 300 kB: make it shorter or smaller.
+        ValueError: a film over 300 kB: make it shorter or smaller; spaces that no policy can read
+            or act in.
+        KeyError: a group that is not there.
     """
     import imageio.v3 as iio
 
     stage = _renderer(env, size, **kwargs)
+    check_action_space(stage.action_space)
+    reader = Reader(stage.observation_space, [sees])
     steps_a_second = float(stage.metadata.get("render_fps", 30))
     generator = torch.Generator().manual_seed(seed)
     seen, _ = stage.reset(seed=seed)
     frames, total, steps, over = [_shrunk(stage.render(), size)], 0.0, 0, False
-    while not over and len(frames) < seconds * fps:
-        raw = (
-            {k: torch.as_tensor(v, dtype=torch.float32) for k, v in seen.items()}
-            if isinstance(seen, dict)
-            else torch.as_tensor(seen, dtype=torch.float32)
-        )
-        action = act(ask(policy, group(raw, sees).unsqueeze(0)), noise, generator)[0].numpy()
-        space = stage.action_space
-        if isinstance(space, gym.spaces.Box):
-            action = np.clip(action, space.low, space.high)
-        seen, reward, ended, cut, _ = stage.step(action)
-        total, steps, over = total + float(reward), steps + 1, ended or cut
-        if steps * fps >= len(frames) * steps_a_second:
-            frames.append(_shrunk(stage.render(), size))
+    with asking(adapted(policy)) as say:
+        while not over and len(frames) < seconds * fps:
+            answer = say(group(reader.read([seen]), sees), None)
+            if not steps:
+                check_actions(answer, stage.action_space, "policy", [1])
+            action = legal(act(answer, noise, generator), stage.action_space)[0]
+            seen, reward, ended, cut, _ = stage.step(action)
+            total, steps, over = total + float(reward), steps + 1, ended or cut
+            if steps * fps >= len(frames) * steps_a_second:
+                frames.append(_shrunk(stage.render(), size))
     stage.close()
     frames += [frames[-1]] * (fps if over else 0)
     said = f"A policy in {stage.spec.id if stage.spec else 'its environment'}"

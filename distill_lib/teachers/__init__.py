@@ -8,6 +8,7 @@ from .ensemble import Ensemble
 from .live import EMA, Source, Teacher, fingerprint
 from .peers import Peers
 from .recorded import Recorded
+from .sb3 import SB3Policy
 
 __all__ = [
     "EMA",
@@ -17,6 +18,7 @@ __all__ = [
     "Ensemble",
     "Peers",
     "Recorded",
+    "SB3Policy",
     "Source",
     "Teacher",
     "fingerprint",

@@ -35,6 +35,8 @@ from distill_lib.signals import (
 )
 from distill_lib.stacked import Stacked, fold, unfold
 
+from .sb3 import adapted
+
 __all__ = ["EMA", "Source", "Teacher", "fingerprint", "models_of"]
 
 EXACT = "exact/"  # before the names of averages kept in float32
@@ -123,7 +125,8 @@ class Teacher:
     r"""A model that teaches and never learns: eval mode for ever, no gradient, never changed.
 
     Args:
-        model: Any module. It is shared, not copied, and put in eval mode at every call.
+        model: Any module, or one that :class:`~distill_lib.teachers.SB3Policy` takes. It is shared,
+            not copied, and put in eval mode at every call.
         preprocess: ``preprocess(batch) -> batch``, where the teacher sees the world differently:
             another resolution, normalization or tokenizer.
         bn_train: Let batch normalization use the statistics of the batch, as some papers do. The
@@ -143,15 +146,14 @@ class Teacher:
         bn_train: bool = False,
         forward: Forward | None = None,
     ) -> None:
+        model = adapted(model) if forward is None else model
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"Teacher expected an nn.Module, got {type(model).__name__}; "
                 "for outputs on disk use Cache(path), for several models Ensemble([...])"
             )
         self.model = model
-        self.preprocess = preprocess
-        self.bn_train = bn_train
-        self.forward = forward
+        self.preprocess, self.bn_train, self.forward = preprocess, bn_train, forward
         self._settle()
 
     def _settle(self) -> None:

@@ -6,7 +6,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from worlds import Line
+from gymnasium import spaces
+from worlds import LENGTH, Line, Reads, World
 
 from distill_lib import rl
 from distill_lib.rl.environments import Stage
@@ -115,3 +116,55 @@ def test_a_vector_of_another_size_is_refused() -> None:
         Stage(rl.make("CartPole-v1", 2), 3)
     with pytest.raises(ValueError, match="expected at least one episode, got 0"):
         Stage("CartPole-v1", 0)
+
+
+# ---- what an environment may be ----
+
+
+def test_an_environment_that_was_made_already_is_refused() -> None:
+    one = World(spaces.Discrete(2))
+    for env in (one, 3, None, gym.make_vec("CartPole-v1", 2)):
+        with pytest.raises(ValueError, match="a function that makes one environment, as many"):
+            rl.OnPolicy(env, Reads(), envs=2)
+    with pytest.raises(ValueError, match=r"not a gymnasium\.Env"):
+        rl.evaluate(Reads(), lambda: gym.make_vec("CartPole-v1", 2), 2)
+
+
+@pytest.mark.parametrize("mode", ["sync", "vector_entry_point"])
+def test_a_vector_plays_one_episode_in_each(mode: str) -> None:
+    envs = gym.make_vec("CartPole-v1", 3, vectorization_mode=mode)
+    found = rl.evaluate(Reads(), envs)
+    assert found.lengths.shape == (3,) and bool((found.lengths < 100).all())
+    with pytest.raises(ValueError, match="100 episodes at a time need as many environments"):
+        rl.evaluate(Reads(), envs, 100)
+
+
+# ---- episodes that do not end ----
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_an_episode_that_does_not_end_is_an_error(vector: bool) -> None:
+    space = spaces.Box(-1, 1, (2,), np.float32)
+    endless = lambda: World(space, endless=True)  # noqa: E731
+    envs = gym.vector.SyncVectorEnv([endless] * 2) if vector else endless
+    episodes = None if vector else 2
+    for limit, named in ((7, 7), (None, 10_000)):
+        with pytest.raises(ValueError, match=rf"not ended after {named} steps.*TimeLimit.*max_st"):
+            rl.evaluate(Reads(), envs, episodes, max_steps=limit)
+    with pytest.raises(ValueError, match="not ended after 5 steps"):
+        rl.Rollouts(endless, Reads(), episodes=2, max_steps=5).collect()
+    with pytest.raises(ValueError, match="not ended after 5 steps"):
+        rl.sanity(Reads(), endless, episodes=2, sees="student", max_steps=5)
+    limited = lambda: gym.wrappers.TimeLimit(endless(), 9)  # noqa: E731
+    assert rl.evaluate(Reads(), limited, 2).lengths.tolist() == [9, 9]
+    # a limit counts what is allowed, not one less
+    assert rl.evaluate(Reads(), lambda: World(space), 2, max_steps=LENGTH).mean == LENGTH
+    for job in (rl.evaluate, rl.sanity):
+        with pytest.raises(ValueError, match="max_steps is at least 1, got 0"):
+            job(Reads(), endless, episodes=2, max_steps=0)
+
+
+def test_a_time_limit_that_is_longer_is_kept() -> None:
+    space = spaces.Box(-1, 1, (1,), np.float32)
+    long = lambda: gym.wrappers.TimeLimit(World(space, endless=True), 10_003)  # noqa: E731
+    assert rl.evaluate(Reads(), long, 1).lengths.tolist() == [10_003]

@@ -278,7 +278,7 @@ def test_numbers_out_of_range_are_named() -> None:
 
 def test_an_empty_rollout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     found = rollouts()
-    nothing = {k: torch.zeros(0) for k in ("inputs", "index", "owner", "owner_of_row")}
+    nothing = {k: torch.zeros(0) for k in ("inputs", "index", "owner")}
     monkeypatch.setattr(found, "_play", lambda beta: dict(nothing))
     with pytest.raises(ValueError, match="the rollout is empty"):
         found.collect()
