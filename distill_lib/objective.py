@@ -98,11 +98,11 @@ class Term(nn.Module):
 
     def count(self, values: Tensor, batch: Mapping[str, Any], other: Mapping[str, Any]) -> Tensor:
         """What a batch adds to the denominator, for a term that gave ``values`` for ``batch``."""
-        mine, theirs = self.counts(batch), self.counts(other)
+        mine, theirs, about = self.counts(batch), self.counts(other), self.about(other)
         if mine is None or theirs is None:
-            return count_like(values, self.labeled, self.about(batch), self.about(other))
+            return count_like(values, self.labeled, self.about(batch), about)
         shape = torch.Size([*values.shape[: values.ndim - mine.ndim], *theirs.shape])
-        kept = _kept(shape, self, other)
+        kept = _kept(shape, self, about)
         return (theirs.expand(shape) if kept is None else theirs * kept).sum()
 
     def text(self) -> str:
@@ -245,15 +245,15 @@ class Objective(nn.Module):
 
     def needs_teacher(self, progress: float = 0.0) -> bool:
         """Whether a term of weight ≠ 0 reads the teacher."""
-        return any(w(progress) != 0.0 and term.reads["teacher"] for w, term in self.pairs())
+        both = zip(self.weights, self.terms, strict=True)
+        return any(term.reads["teacher"] and weight(progress) != 0.0 for weight, term in both)  # type: ignore[index]
 
     def reads(self, who: str) -> list[str]:
         """The signals that the terms read of ``"student"`` or ``"teacher"``."""
         return list(dict.fromkeys(path for _, term in self.pairs() for path in term.reads[who]))
 
     def __add__(self, other: Term | Objective) -> Objective:
-        if isinstance(other, Term):
-            other = 1.0 * other
+        other = 1.0 * other if isinstance(other, Term) else other
         if not isinstance(other, Objective):
             return NotImplemented
         return Objective([*self.pairs(), *other.pairs()])
@@ -284,16 +284,16 @@ def _sum(summands: Iterable[str]) -> str:
     return " + ".join(summands).replace("+ -", "− ")
 
 
-def _kept(shape: torch.Size, term: Term, batch: Mapping[str, Any]) -> Tensor | None:
-    masks = list(masks_of(shape, term.labeled, term.about(batch)).values())
+def _kept(shape: torch.Size, term: Term, about: Mapping[str, Any]) -> Tensor | None:
+    masks = list(masks_of(shape, term.labeled, about).values())
     return functools.reduce(torch.logical_and, masks) if masks else None
 
 
-def _clean(found: Tensor, term: Term, batch: Mapping[str, Any]) -> Tensor:
+def _clean(found: Tensor, term: Term, about: Mapping[str, Any]) -> Tensor:
     """A teacher's signal without the nan that is left out: its gradient would be 0 · nan."""
     axis = -1 if term.axis is None else term.axis
     last = found if axis == -1 else found.movedim(axis, -1)
-    kept = _kept(last.shape[:-1], term, batch)
+    kept = _kept(last.shape[:-1], term, about)
     if kept is None:
         return found
     dropped = ~kept
@@ -323,14 +323,15 @@ def _reduce(
         seen = of_items(batch, term.labeled)
         if isinstance(denom, Step):
             denom = Step([of_items(b, term.labeled) for b in denom.batches], denom.total)
+    about = term.about(seen)
     if teacher is not None:
         paths = term.reads["teacher"]
-        teacher = {path: _clean(pick(teacher, path, "teacher"), term, seen) for path in paths}
+        teacher = {path: _clean(pick(teacher, path, "teacher"), term, about) for path in paths}
     values = term.values(student, teacher, batch, progress)
     if term.axis is None:
-        check_tokens(term.text, values.shape, term.about(seen), term.paths_read(), term.labeled)
+        check_tokens(term.text, values.shape, about, term.paths_read(), term.labeled)
     values = weighted(term.text, batch, values)
-    kept = _kept(values.shape, term, seen)
+    kept = _kept(values.shape, term, about)
     if kept is not None:
         # filled, not multiplied: 0 * nan would be nan
         values = values.masked_fill(~kept, 0.0)
