@@ -313,8 +313,7 @@ def _reduce(
 ) -> Tensor:
     if teacher is None and term.reads["teacher"]:
         raise ValueError(
-            f"{term.text()} reads the teacher, and none was given; "
-            "pass teacher signals, or give the term weight 0"
+            f"{term.text()} reads the teacher, and none was given; pass its signals, or weight 0"
         )
     seen = batch  # what leaves values out; the term itself is given the whole batch
     if of_items(batch, term.labeled) is not batch and all(
