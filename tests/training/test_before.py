@@ -215,3 +215,15 @@ def test_trying_leaves_nothing_behind_and_keeps_an_older_file(tmp_path: Path) ->
     assert before.cannot_write(tmp_path / "new" / "c", 10) is None
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["c"]
     assert (tmp_path / "new" / "c").read_text() == "older"
+
+
+def test_a_training_that_is_done_needs_no_room(tmp_path: Path, monkeypatch: Any) -> None:
+    settings: dict[str, Any] = {"checkpoint": tmp_path / "c"}
+    student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+    distill(student, teacher, data(), KD(), epochs=1, **settings)
+    monkeypatch.setattr("distill_lib.training.run.cannot_write", lambda *_: "read-only")
+    again = nn.Linear(4, 3)
+    assert len(distill(again, teacher, data(), KD(), epochs=1, **settings)) == 3
+    assert torch.equal(again.weight, student.weight)
+    with pytest.raises(OSError, match=r"cannot be written \(read-only\)"):
+        distill(again, teacher, data(), KD(), epochs=2, **settings)
