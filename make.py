@@ -6,6 +6,7 @@
     python make.py lab        JupyterLab; a double click opens a chapter as a notebook
     python make.py notebooks  the clean notebooks for Colab, in _build/notebooks
     python make.py bench      measure distill_lib beside its peers, into _build/bench.json
+    python make.py fuzz       changed files, by the thousand, for all that opens one (resumable)
     python make.py stress     every page under other seeds, arithmetic and load (hours; resumable)
     python make.py teachers   train the shipped teachers again (hours)
     python make.py lint       ruff        python make.py types   mypy
@@ -165,6 +166,11 @@ def bench() -> None:
     module("benchmarks", *sys.argv[2:])
 
 
+def fuzz() -> None:
+    setup()
+    run(python(), "tests/fuzz", *sys.argv[2:])
+
+
 def stress() -> None:
     setup()
     run(python(), "book/_tools/stress.py", *sys.argv[2:])
@@ -192,7 +198,7 @@ def clean() -> None:
     shutil.rmtree(BUILD, ignore_errors=True)
 
 
-COMMANDS = [book, test, lab, notebooks, bench, stress, teachers, lint, types, setup, clean]
+COMMANDS = [book, test, lab, notebooks, bench, fuzz, stress, teachers, lint, types, setup, clean]
 
 if __name__ == "__main__":
     commands = {command.__name__: command for command in COMMANDS}

@@ -15,8 +15,16 @@ import torch
 from torch import Tensor
 
 from .files import checked_zip, torch_load
+from .manifests import verify, write_manifest
 
-__all__ = ["Checkpoint", "CheckpointError", "from_state", "load_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "from_state",
+    "load_checkpoint",
+    "verify",
+    "write_manifest",
+]
 
 
 def __dir__() -> list[str]:
@@ -24,7 +32,7 @@ def __dir__() -> list[str]:
 
 
 GROWTH = 32  # what an archive of Stable-Baselines3 may unpack to, in times its own bytes
-SETTINGS = 64 << 20  # the bytes that a text of settings may have
+SETTINGS = 16 << 20  # the bytes that a text of settings may have; in memory it is 40 times as large
 
 
 class CheckpointError(RuntimeError):
@@ -142,9 +150,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     ``model_state_dict`` or ``model``; RSL-RL / Isaac Lab (2 to 5); Stable-Baselines3 archives; and
     Hugging Face folders.
 
-    Nothing is read that could run code, and no more memory taken than the file has bytes, or 32
-    times as many for the compressed archives of Stable-Baselines3. What has checksums is compared
-    with them: all zip archives; safetensors and files of before torch 1.6 have none.
+    Nothing is read that could run code. Weights take no more memory than the file has bytes, or 32
+    times as many for the compressed archives of Stable-Baselines3; what is beside them, pickled or
+    as settings, takes 100 times its own bytes at most, and settings may have 16 MiB.
+
+    What has checksums is compared with them: all zip archives, so what torch has saved since 1.6.
+    Safetensors and older files have none: a flipped bit in them gives other numbers, and no error.
+    :func:`write_manifest` and :func:`verify` find it.
 
     Args:
         path: The file, or the folder that ``save_pretrained`` wrote.
@@ -184,6 +196,9 @@ def _read(path: Path) -> Checkpoint:
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
+    path.open(
+        "rb"
+    ).close()  # its reader says of every file that it cannot open that it is not there
     try:
         with safe_open(path, framework="pt") as file:
             return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
@@ -213,12 +228,12 @@ def _weights(source: Any, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} was expected to hold tensors by name, and holds {type(state).__name__}"
         )
-    return dict(state)
+    return _numbers(state)
 
 
 def _json(text: bytes, path: Path) -> dict[str, Any]:
     if len(text) > SETTINGS:
-        raise CheckpointError(f"the settings in {path} have {len(text)} bytes, at most {SETTINGS}")
+        raise CheckpointError(f"the settings in {path} have more than {SETTINGS:,} bytes")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -242,7 +257,10 @@ def _sb3(path: Path) -> Checkpoint:
 
 def _folder(path: Path) -> Checkpoint:
     config = path / "config.json"
-    meta = _json(config.read_bytes(), config) if config.is_file() else {}
+    meta = {}
+    if config.is_file():
+        with config.open("rb") as file:
+            meta = _json(file.read(SETTINGS + 1), config)
     for name in ("model.safetensors", "adapter_model.safetensors"):
         if (path / name).is_file():
             return Checkpoint("hf", _safetensors(path / name)[0], meta)
@@ -262,9 +280,17 @@ def _is_weights(value: Any) -> bool:
     )
 
 
+def _numbers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same without what a pickle can hang on a tensor, hooks of any kind among it."""
+    return {name: tensor.detach() for name, tensor in weights.items()}
+
+
 def _joined(state: Mapping[str, Any], *names: str) -> dict[str, Tensor]:
     parts = {n: state.get(f"{n}_state_dict") for n in names}
-    return {f"{n}.{k}": v for n, p in parts.items() if _is_weights(p) for k, v in (p or {}).items()}
+    found = {
+        f"{n}.{k}": v for n, p in parts.items() if _is_weights(p) for k, v in (p or {}).items()
+    }
+    return _numbers(found)
 
 
 def _rsl_rl(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]] | None:
@@ -284,7 +310,7 @@ def _rsl_rl(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]] | None:
     if task is None:
         return None
     new = any("obs_normalizer" in owner for owner in owners)
-    return f"rsl_rl-{3 if new else 2}/{task}", dict(inner)
+    return f"rsl_rl-{3 if new else 2}/{task}", _numbers(inner)
 
 
 def from_state(state: Any, path: str | Path = "the state") -> Checkpoint:
@@ -298,20 +324,20 @@ def from_state(state: Any, path: str | Path = "the state") -> Checkpoint:
         CheckpointError: a layout not known; the message lists what was found.
     """
     if _is_weights(state):
-        return Checkpoint("state_dict", dict(state))
+        return Checkpoint("state_dict", _numbers(state))
     if isinstance(state, Mapping):
         meta = {k: v for k, v in state.items() if isinstance(v, (str, int, float, bool))}
         if (found := _rsl_rl(state)) is not None:
             kind, tensors = found
             extra = {
-                k: v
+                k: _numbers(v)
                 for k, v in state.items()
                 if str(k).endswith("norm_state_dict") and _is_weights(v)
             }
             return Checkpoint(kind, tensors, {**meta, **extra})
         for key in ("state_dict", "model_state_dict", "model"):
             if _is_weights(state.get(key)):
-                return Checkpoint("state_dict", dict(state[key]), meta)
+                return Checkpoint("state_dict", _numbers(state[key]), meta)
         have = (
             ", ".join(f"{k} ({type(v).__name__})" for k, v in list(state.items())[:12]) or "nothing"
         )

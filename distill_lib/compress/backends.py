@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import tempfile
@@ -12,13 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.checkpoints.files import written_whole
 from distill_lib.ties import copied, readers
 
 from ._layers import FUSED, name_the_rest
 from ._needs import need
-from .export import OnnxModel
+from .export import ExportError, OnnxModel
 
 __all__ = ["int4_weight_only", "int8_dynamic", "int8_weight_only", "quantize_onnx"]
+
+
+class _OfBatches(Exception):
+    """What is wrong with the batches, and no fault of the file."""
 
 
 class _Reader:
@@ -31,7 +37,10 @@ class _Reader:
         self.feeds = itertools.chain([first], feeds)
 
     def get_next(self) -> dict[str, Any] | None:
-        return next(self.feeds, None)
+        try:
+            return next(self.feeds, None)
+        except Exception as error:
+            raise _OfBatches from error
 
 
 def quantize_onnx(
@@ -60,6 +69,8 @@ def quantize_onnx(
 
     Raises:
         ValueError: batches that are empty, or kinds of which the file holds none.
+        ExportError: a torn file, one that is not ONNX, or with operators that cannot be rounded.
+        OSError: the file cannot be written; an older one is whole.
         ModuleNotFoundError: onnx or onnxruntime is not installed.
 
     Reference:
@@ -70,14 +81,15 @@ def quantize_onnx(
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it recommends a pass that changes nothing here
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, written_whole(out) as made:
             plain = Path(folder) / "plain.onnx"
-            model = onnx.load(path)
-            held = {node.op_type for node in model.graph.node}
+            with _understood(path):
+                model = onnx.load(path)
+                held = {node.op_type for node in model.graph.node}
+                del model.graph.value_info[:]  # shapes that quantize_dynamic finds contradictory
+                onnx.save(model, plain)
             if kinds is not None and held.isdisjoint(kinds):
                 raise ValueError(f"none of kinds={list(kinds)} occurs: {', '.join(sorted(held))}")
-            del model.graph.value_info[:]  # shapes that quantize_dynamic finds contradictory
-            onnx.save(model, plain)
             common: dict[str, Any] = {"per_channel": per_channel}
             common["weight_type"] = tools.QuantType.QInt8
             if batches is None:
@@ -86,16 +98,34 @@ def quantize_onnx(
                 found = list(kinds or ["MatMul", "Gemm", "Gather"])
                 # a Gemm is first written as a product and a sum
                 common["op_types_to_quantize"] = found + ["MatMul"] * ("Gemm" in found)
-                tools.quantize_dynamic(plain, out, **common)
+                with _understood(path):
+                    tools.quantize_dynamic(plain, made, **common)
             else:
                 source = OnnxModel(plain)
                 reader = _Reader(source.feed(batch) for batch in batches)
                 unsigned = tools.QuantType.QUInt8
                 common["op_types_to_quantize"] = kinds
-                tools.quantize_static(plain, out, reader, activation_type=unsigned, **common)
+                with _understood(path):
+                    tools.quantize_static(plain, made, reader, activation_type=unsigned, **common)
+            OnnxModel(made)
     finally:
         logging.disable(level)
     return OnnxModel(out)
+
+
+@contextlib.contextmanager
+def _understood(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except _OfBatches as error:
+        raise error.__cause__ or error from None
+    except Exception as error:  # of many classes, of onnx and ONNX Runtime
+        raise ExportError(
+            f"{path} is torn, no ONNX file, or holds what ONNX Runtime cannot round: "
+            f"{type(error).__name__} {str(error)[:300]}"
+        ) from error
 
 
 def _torchao(model: nn.Module, config: str, what: str) -> nn.Module:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.checkpoints.files import written_whole
 from distill_lib.signals import DESCRIPTIVE, Batch, Signals, as_batch, call, eval_mode
 
 from ._needs import need
@@ -135,6 +136,7 @@ def to_onnx(
     Raises:
         ExportError: an operator that ONNX lacks, by its name; a model that decides by values; or
             answers that differ.
+        OSError: the file cannot be written; an older one is whole.
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -145,31 +147,33 @@ def to_onnx(
         view = _Answers(model, inputs, outputs)
         view.train(False)
         expected = view(*inputs.values())
-        try:
-            with _quiet():
-                torch.onnx.export(
-                    view,
-                    tuple(inputs.values()),
-                    str(path),
-                    input_names=list(inputs),
-                    output_names=list(outputs),
-                    dynamic_shapes=(_varying(inputs, dynamic),),
-                    dynamo=True,
-                    external_data=False,
-                    verbose=False,
-                )
-        except Exception as error:  # of many classes, each its own
-            raise ExportError(f"cannot write this model as ONNX: {_why(error)}") from error
-    _strip(path)
-    found = OnnxModel(path)
-    for name, mine, theirs in zip(outputs, expected, found(inputs).values(), strict=True):
-        gap = (mine - theirs).abs().max().item()
-        if not gap <= tolerance * max(1.0, mine.abs().max().item()):
-            raise ExportError(f"ONNX Runtime's {name} is off by {gap:.2g}, more than {tolerance:g}")
-    return found
+        with written_whole(path) as made:
+            try:
+                with _quiet():
+                    torch.onnx.export(
+                        view,
+                        tuple(inputs.values()),
+                        str(made),
+                        input_names=list(inputs),
+                        output_names=list(outputs),
+                        dynamic_shapes=(_varying(inputs, dynamic),),
+                        dynamo=True,
+                        external_data=False,
+                        verbose=False,
+                    )
+            except Exception as error:  # of many classes, each its own
+                raise ExportError(f"cannot write this model as ONNX: {_why(error)}") from error
+            _strip(made)
+            said = OnnxModel(made)(inputs).values()
+            for name, mine, theirs in zip(outputs, expected, said, strict=True):
+                gap = (mine - theirs).abs().max().item()
+                if not gap <= tolerance * max(1.0, mine.abs().max().item()):
+                    far = f"{gap:.2g}, more than {tolerance:g}"
+                    raise ExportError(f"ONNX Runtime's {name} is off by {far}")
+    return OnnxModel(path)
 
 
-def _strip(path: str | Path) -> None:
+def _strip(path: Path) -> None:
     """Take out what the exporter notes for debugging, most of a small file, and weights twice."""
     onnx = need("onnx", "compress.to_onnx")
     model = onnx.load(path)
@@ -209,24 +213,26 @@ def to_exported(
 
     Raises:
         ExportError: a model that decides by values, or an operator that cannot be traced.
+        OSError: the file cannot be written; an older one is whole.
     """
     inputs = _example(example, dynamic)
     free = dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC)
     with eval_mode([model]), torch.no_grad():
         view = _Answers(model, inputs, _outputs(model, inputs))
         view.train(False)
-        try:
-            with _quiet():
-                program = torch.export.export(
-                    view,
-                    tuple(inputs.values()),
-                    dynamic_shapes=(_varying(inputs, free),),
-                    strict=False,
-                )
-                names = "\n".join([*view.inputs, "", *view.outputs])
-                torch.export.save(program, path, extra_files={"names.txt": names})
-        except Exception as error:  # of many classes, each its own
-            raise ExportError(f"cannot export this model: {_why(error)}") from error
+        with written_whole(path) as made:
+            try:
+                with _quiet():
+                    program = torch.export.export(
+                        view,
+                        tuple(inputs.values()),
+                        dynamic_shapes=(_varying(inputs, free),),
+                        strict=False,
+                    )
+                    names = "\n".join([*view.inputs, "", *view.outputs])
+                    torch.export.save(program, made, extra_files={"names.txt": names})
+            except Exception as error:  # of many classes, each its own
+                raise ExportError(f"cannot export this model: {_why(error)}") from error
     return Path(path).stat().st_size
 
 
@@ -252,7 +258,8 @@ def load_exported(path: str | Path) -> nn.Module:
     """Read a program of :func:`to_exported`: a model for :func:`distill_lib.evaluate`.
 
     Nothing in the file is run or unpickled but numbers: torch gets a copy of it that holds nothing
-    else. What the program computes when it is asked is made of torch's operators on tensors.
+    else, and is 100 times as large in memory at most. What the program computes when it is asked is
+    made of torch's operators on tensors, and may take any time and memory.
 
     Args:
         path: The file.
@@ -282,6 +289,9 @@ def load_exported(path: str | Path) -> nn.Module:
 class OnnxModel:
     """An ONNX file on ONNX Runtime: a teacher like any other, for ``evaluate`` and ``distill``.
 
+    Reading it runs nothing in it, and takes at most 100 times its bytes in memory; weights outside
+    the file are read from its folder alone. What it takes when it is asked is up to the program.
+
     Args:
         path: The file.
         device: ``cpu``, ``cuda`` or ``tensorrt``.
@@ -309,7 +319,14 @@ class OnnxModel:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            self.session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
+            self.session = ort.InferenceSession(
+                str(path),
+                options,
+                providers=[PROVIDERS[device]],
+                # a file of 200 bytes can say a constant of gigabytes, to be folded as it is read
+                disabled_optimizers=["ConstantFolding"],
+                enable_fallback=0,  # which would print, and try the same again
+            )
         except Exception as error:  # of many classes, each ONNX Runtime's own
             raise ExportError(f"{path} is torn, or no ONNX file: {error}") from error
         self.inputs = [one.name for one in self.session.get_inputs()]

@@ -180,6 +180,9 @@ def save_packed(model: nn.Module, path: str | Path, plan: Mapping[str, Any] | No
 def load_packed(model: nn.Module, path: str | Path) -> nn.Module:
     """Read a packed file into a freshly built model, in place.
 
+    It takes memory for the file, for the model once more, and for a header of at most 4 KiB for
+    each tensor and module; a flipped bit is found by the checksum.
+
     Args:
         model: Of the class and sizes that were saved; or, for a file with a plan, as it was before
             it was made narrower.

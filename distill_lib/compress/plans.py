@@ -174,7 +174,8 @@ def save_pruned(model: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> 
 def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     """Read a pruned network.
 
-    No more memory is taken than for the file and the network that ``build`` makes.
+    No more memory is taken than for the file and the network that ``build`` makes. The format is
+    safetensors, which has no checksum: see :func:`distill_lib.checkpoints.write_manifest`.
 
     Args:
         build: Makes the network as it was before pruning, such as ``lambda: ResNet(width=16)``.

@@ -82,6 +82,11 @@ def load(name: str, split: str = "train", root: str | Path | None = None) -> Any
     ``vaderSentiment``, which pip downloads; ``sst2`` is the hub's. ``digits`` comes with
     scikit-learn.
 
+    A file is compared with the SHA-256 of the published one before it is used, an archive also
+    before it is unpacked. None may unpack to more than 256 MiB, a file of images to more than
+    47 MB, the hub's table of them to more than 128 MiB; reading takes at most three times as much
+    memory.
+
     Args:
         name: One of :func:`names`.
         split: ``"train"`` or ``"test"``; film reviews also have ``"validation"`` and

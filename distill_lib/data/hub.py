@@ -54,7 +54,9 @@ def sst2(split: str) -> TextDataset:
     try:
         table = parquet.read_table(path)
         texts = tuple(text.strip() for text in table.column("sentence").to_pylist())
-        labels, index = (torch.tensor(table.column(n).to_pylist()) for n in ("label", "idx"))
+        labels, index = (
+            torch.tensor(table.column(n).to_pylist(), dtype=torch.int64) for n in ("label", "idx")
+        )
     except Exception as error:  # PyArrow's own errors, of many kinds
         raise DataError(
             f"{path} cannot be read by this PyArrow ({places.said(error)}): pip install -U pyarrow"

@@ -62,7 +62,9 @@ class Cache:
     """A teacher whose answers lie in one memory-mapped file.
 
     The file holds a header, the id of every row, a checksum for every block of rows, and the rows.
-    Rows are found by the ``index`` of the batch, never by position, so shuffling is harmless.
+    Rows are found by the ``index`` of the batch, never by position, so shuffling is harmless. The
+    header says no more than the file has bytes; rows stay on the disk until they are asked for, and
+    24 bytes an id are kept in memory where ids are not the positions.
 
     Args:
         path: A file made by :meth:`build`.

@@ -11,7 +11,6 @@ import errno
 import importlib
 import json
 import os
-import secrets
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
+
+from distill_lib.checkpoints.parts import part_of
 
 __all__ = ["HEADER", "Blocks", "CacheError", "checksum", "create", "map_rows", "mismatch"]
 
@@ -176,17 +177,14 @@ def create(path: Path, meta: Mapping[str, Any]) -> None:
     if len(head) > HEADER:
         raise CacheError("the header of the cache is too long; shorten the augmentation's name")
     target = Path(os.path.realpath(path))  # a link stays a link
-    part = target.with_name(f"{secrets.token_hex(8)}.part")
     size = _places(meta)[-1]
-    with _way_out(path, size):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("xb") as file:
-                file.write(head.ljust(HEADER, b"\x00"))
-                _reserve(file, size)
-            _name(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+    with _way_out(path, size), part_of(target) as (file, part):
+        file.write(head.ljust(HEADER, b"\x00"))
+        file.flush()
+        _reserve(file, size)
+        if os.name == "nt":  # an open file cannot be renamed there
+            file.close()
+        _name(part, target)
 
 
 def _reserve(file: BinaryIO, size: int) -> None:

@@ -109,6 +109,8 @@ def distill(
         run.prepare(optimizer, lr, clip_norm)
         saver = run.saver(checkpoint, batches) if checkpoint else None
         at = saver.load() if saver is not None and resume else resuming.Start()
+        if checkpoint and at.step < total:  # a training that is done writes nothing
+            run.check_place(checkpoint)
         if seed is not None and at.step == 0:
             run.seed_everything(seed)
         return _walk(run, batches, total, saver, at, save_every)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -137,11 +138,13 @@ class Saver:
     def load(self) -> Start:
         """Restore every part from the file, if there is one.
 
+        Its checksums are compared; the bounds are those of ``checkpoints.load_checkpoint``.
+
         Raises:
             ValueError: the file is torn, of another teacher, objective or student, or no such file
                 at all.
         """
-        if not self.path.exists():
+        if not os.path.isfile(self.path):
             return Start()
         try:
             state = torch_load(self.path)
@@ -177,6 +180,8 @@ class Saver:
         step, epoch, skip = (int(state[key]) for key in ("step", "epoch", "skip"))
         start = Start(step, epoch, skip, dict(state["rng"]), list(state["records"]))
         self._begun = state["source"]
+        now = rng_state()
+        set_rng_state(start.rng)  # tried here: it is needed after hours of work
         # the epoch is walked again from its beginning; the generators move on when it catches up
-        set_rng_state(state["epoch_rng"])
+        set_rng_state(state["epoch_rng"] or now)
         return start

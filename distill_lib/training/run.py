@@ -151,7 +151,19 @@ class Run:
         self.undo.callback(_set_rates, optimizer, rates)
 
     def saver(self, path: str | Path, batches: Iterable[Any]) -> resuming.Saver:
-        """What writes and reads the checkpoint; one that cannot be written is found here."""
+        """What writes and reads the checkpoint."""
+        inner = getattr(batches, "base_dataloader", batches)
+        # a loader of Accelerate says that it has a state, also around one that has none
+        source = batches if hasattr(inner, "load_state_dict") else inner
+        write = bool(self.accelerator.is_main_process)
+        return resuming.Saver(path, self.parts(), self.identity(), source, write)
+
+    def check_place(self, path: str | Path) -> None:
+        """Whether the checkpoint can be written, asked before the first step.
+
+        Raises:
+            OSError: it cannot.
+        """
         write = bool(self.accelerator.is_main_process)
         size = sum(p.nbytes for p in self.params if not is_lazy(p))
         problem = [cannot_write(Path(path), size) if write else None]
@@ -164,10 +176,6 @@ class Run:
                 f"the checkpoint {str(path)!r} cannot be written ({problem[0]}); give a file in a "
                 "folder that can be written to, before the work of an epoch is lost"
             )
-        inner = getattr(batches, "base_dataloader", batches)
-        # a loader of Accelerate says that it has a state, also around one that has none
-        source = batches if hasattr(inner, "load_state_dict") else inner
-        return resuming.Saver(path, self.parts(), self.identity(), source, write)
 
     def parts(self) -> dict[str, Any]:
         """Everything whose state a checkpoint holds."""

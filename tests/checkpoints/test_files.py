@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
 import pickle
 import random
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -21,7 +23,7 @@ from mutants import flips, mutants, odd_json
 from torch import nn
 
 from distill_lib.checkpoints import CheckpointError, load_checkpoint
-from distill_lib.checkpoints.files import torch_load, whole_file
+from distill_lib.checkpoints.files import torch_load, whole_file, written_whole
 
 # ---- writing ----
 
@@ -82,6 +84,17 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"x"
 
 
+def test_what_others_write_takes_its_place_whole(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    with written_whole(path) as made:
+        assert made.name == path.name and made.parent != path.parent
+        made.write_bytes(b"first")
+    with pytest.raises(RuntimeError, match="half"), written_whole(path) as made:
+        made.write_bytes(b"second")
+        raise RuntimeError("half")
+    assert path.read_bytes() == b"first" and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
 def test_a_place_that_cannot_be_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="could not be written"), whole_file(tmp_path / "file" / "c"):
@@ -138,6 +151,124 @@ def test_a_pickle_that_asks_for_memory_is_refused(what, n: int, archive: bool) -
         data = content.getvalue()
     with pytest.raises(ValueError, match="asks for memory"):
         torch_load(io.BytesIO(data))
+
+
+ASKING = {
+    "sets": b"(" + b"\x8f" * 100_000 + b"t",
+    "names": b"(" + b"ca\nb\n" * 100_000 + b"t",
+    "bytes of a terabyte": b"\x8e" + (2**40).to_bytes(8, "little"),
+    "letters of gigabytes": b"X" + (2**32 - 1).to_bytes(4, "little"),
+    "an array of a terabyte": b"\x96" + (2**40).to_bytes(8, "little"),
+    "a frame of a terabyte": b"\x95" + (2**40).to_bytes(8, "little"),
+    "a number of gigabytes": b"\x8b" + (2**31 - 1).to_bytes(4, "little"),
+    "a memo of gigabytes": b"Nr" + (2**32 - 1).to_bytes(4, "little"),
+}
+
+
+@pytest.mark.parametrize("what", ASKING)
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_pickle_takes_little_more_than_its_bytes(what: str, archive: bool) -> None:
+    data = b"\x80\x02" + ASKING[what] + b"."
+    if archive:
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as file:
+            file.writestr("a/data.pkl", data)
+            file.writestr("a/version", "3")
+        data = content.getvalue()
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(Exception):
+            torch_load(io.BytesIO(data))
+        assert tracemalloc.get_traced_memory()[1] < 100 * len(data) + 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.sampled_from([0, 3, None, "x", 1.5, True, {"a": 1}]))
+def test_what_hangs_on_a_tensor_is_left_behind(tmp_path_factory, hooks: Any) -> None:
+    class Odd:
+        def __reduce__(self) -> Any:
+            return torch._utils._rebuild_tensor_v2, (
+                torch.ones(4)._typed_storage(), 0, (4,), (1,), True, hooks,
+            )  # fmt: skip
+
+    path = tmp_path_factory.mktemp("t") / "w.pt"
+    for state in ({"a": Odd()}, {"model": {"a": Odd()}}, {"actor_state_dict": {"a": Odd()}}):
+        torch.save(state, path)
+        (tensor,) = load_checkpoint(path).tensors.values()
+        assert not tensor.requires_grad and torch.equal(tensor, torch.ones(4))
+        torch.save(tensor, io.BytesIO())
+
+
+class Built:
+    """A tensor that a pickle says to be other than it is."""
+
+    def __init__(self, function: Any, *given: Any) -> None:
+        self.function, self.given = function, given
+
+    def __reduce__(self) -> Any:
+        return self.function, self.given
+
+
+def built(how: str, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Any:
+    utils, none = torch._utils, OrderedDict()
+    store = torch.ones(4)._typed_storage()
+    view = (store, offset, size, stride)
+    if how == "v3":
+        bare = torch.ones(4, dtype=torch.uint64)._typed_storage()._untyped_storage
+        return Built(utils._rebuild_tensor_v3, bare, *view[1:], False, none, torch.uint64)
+    if how == "quantized":
+        store = torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8)._typed_storage()
+        affine = (torch.per_tensor_affine, 0.1, 0)
+        return Built(utils._rebuild_qtensor, store, *view[1:], affine, False, none)
+    if how == "with attributes":
+        inner = (utils._rebuild_tensor_v2, torch.Tensor, (*view, False, none), {})
+        return Built(torch._tensor._rebuild_from_type_v2, *inner)
+    return Built(utils._rebuild_tensor_v2, *view, False, none)
+
+
+BEYOND = {
+    "a size": (0, (2**33,), (1,)), "a stride": (0, (2, 2), (2**33, 1)),
+    "an offset": (2**33, (1,), (1,)),
+    "just": (1, (4,), (1,)), "below": (-1, (2,), (1,)), "a negative stride": (3, (2,), (-1,)),
+    "a number": (2**33, (), ()), "axes": (0, (4,), (1, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("where", BEYOND)
+@pytest.mark.parametrize("how", ["v2", "v3", "quantized", "with attributes"])
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_view_beyond_its_storage_is_refused(where: str, how: str, archive: bool) -> None:
+    """torch makes the storage longer, as long as the view says."""
+    data = saved({"a": built(how, *BEYOND[where])}, _use_new_zipfile_serialization=archive)
+    with pytest.raises(ValueError, match=r"asks for memory|no shape"):
+        torch_load(io.BytesIO(data))
+    if how == "v3" and not archive:
+        return  # torch itself reads none
+    fine = saved({"a": built(how, 1, (3,), (1,))}, _use_new_zipfile_serialization=archive)
+    assert torch_load(io.BytesIO(fine))["a"].shape == (3,)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_a_quantized_view_is_made_whole_and_so_is_no_larger_than_its_storage() -> None:
+    with pytest.raises(ValueError, match="asks for memory"):
+        torch_load(io.BytesIO(saved({"a": built("quantized", 0, (2**33,), (0,))})))
+    plain = torch_load(io.BytesIO(saved({"a": built("v2", 0, (2**33,), (0,))})))["a"]
+    assert plain.shape == (2**33,) and plain.untyped_storage().nbytes() == 16
+
+
+def test_many_storages_are_together_no_larger_than_the_file() -> None:
+    """Of before torch 1.6, where a storage has no record of its own."""
+    many = {f"{n}": torch.ones(1) for n in range(100)}
+    data = saved(many, _use_new_zipfile_serialization=False)
+    key = data.index(b"cpuq")
+    one = data.index(b"K\x01N", key)
+    each = len(data) // 4 - 10
+    said = data.replace(data[one : one + 3], b"M" + struct.pack("<H", each) + b"N")
+    with pytest.raises(ValueError, match="numbers where it does not hold so many"):
+        torch_load(io.BytesIO(said))
+    assert len(torch_load(io.BytesIO(data))) == 100
 
 
 @pytest.mark.parametrize("archive", [True, False])

@@ -194,3 +194,56 @@ def test_shared_and_rounded_models_are_exported_when_baked(tmp_path: Path) -> No
     to_exported(compress.bake(rounded), x, tmp_path / "q.pt2")
     again = load_exported(tmp_path / "q.pt2")(x)["logits"]
     torch.testing.assert_close(again, rounded.eval()(x))
+
+
+# ---- files of others, and disks without room ----
+
+
+def test_a_constant_of_gigabytes_is_not_made_while_reading(tmp_path: Path) -> None:
+    """ONNX Runtime folds constants: 200 bytes took 3 GB."""
+    from onnx import TensorProto, helper
+
+    size = helper.make_tensor("size", TensorProto.INT64, [1], [2**60])
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["c"]),
+        helper.make_node("ReduceSum", ["c"], ["r"], keepdims=0),
+        helper.make_node("Add", ["inputs", "r"], ["logits"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in ("inputs", "logits")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [size])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "m.onnx")
+    found = OnnxModel(tmp_path / "m.onnx")
+    with pytest.raises(ExportError, match="cannot answer this batch"):
+        found(torch.zeros(2))
+
+
+def test_what_cannot_be_rounded_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"no onnx", b"\x08\x07" * 50):
+        (tmp_path / "m.onnx").write_bytes(content)
+        with pytest.raises((ExportError, ValueError)):
+            quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx")
+    with pytest.raises(FileNotFoundError):
+        quantize_onnx(tmp_path / "none.onnx", tmp_path / "q.onnx")
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_errors_of_the_batches_stay_what_they_are(written, tmp_path: Path) -> None:
+    good = {"inputs": torch.zeros(6, 1, 8, 8)}
+    with pytest.raises(KeyError, match="asks for"):
+        quantize_onnx(written[1].path, tmp_path / "q.onnx", [good, {"x": torch.zeros(1)}])
+
+
+@pytest.mark.parametrize("write", [to_onnx, to_exported])
+def test_a_failed_write_costs_no_older_file(write, tmp_path: Path, monkeypatch) -> None:
+    path, example = tmp_path / "m", torch.zeros(2, 3)
+    write(nn.Linear(3, 2), example, path)
+    older = path.read_bytes()
+
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"could not be written, and what was there before"):
+        write(nn.Linear(3, 5), example, path)
+    assert path.read_bytes() == older and [p.name for p in tmp_path.iterdir()] == ["m"]

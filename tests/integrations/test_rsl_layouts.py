@@ -308,3 +308,35 @@ def test_a_network_without_a_deviation_needs_one(teacher_file):
     assert saved.policy("elu", std=0.5)(torch.zeros(1, 3))["gaussian"][0, 2:].exp().tolist() == (
         pytest.approx([0.5, 0.5])
     )
+
+
+def plain_actor() -> dict[str, torch.Tensor]:
+    return {
+        "mlp.0.weight": torch.ones(3, 4), "mlp.0.bias": torch.ones(3), "std": torch.ones(2),
+        "mlp.2.weight": torch.ones(2, 3), "mlp.2.bias": torch.ones(2),
+        "obs_normalizer._mean": torch.ones(1, 4), "obs_normalizer._var": torch.ones(1, 4),
+        "obs_normalizer._std": torch.ones(1, 4), "obs_normalizer.count": torch.tensor(3),
+    }  # fmt: skip
+
+
+ODD = [
+    torch.ones(0), torch.tensor(1.0), torch.ones(7), torch.ones(1, 7), torch.ones(2, 2, 2),
+    torch.ones(3, dtype=torch.complex64), torch.eye(3).to_sparse(), torch.ones(3, device="meta"),
+    torch.ones(3, dtype=torch.bool), torch.ones(3).to(torch.float8_e4m3fn), torch.ones(3, 0),
+]  # fmt: skip
+
+
+@given(st.sampled_from(sorted(plain_actor())), st.sampled_from(ODD), st.booleans())
+def test_tensors_of_other_kinds_and_shapes_are_refused(tmp_path_factory, name, odd, log) -> None:
+    path = tmp_path_factory.mktemp("p") / "model_1.pt"
+    actor = plain_actor()
+    if log:
+        actor["log_std"] = actor.pop("std")
+        name = "log_std" if name == "std" else name
+    torch.save({"actor_state_dict": actor, "iter": 1}, path)
+    load_teacher(path, "elu")
+    torch.save({"actor_state_dict": {**actor, name: odd}, "iter": 1}, path)
+    if name.endswith("count"):  # not used by a policy of the zoo
+        return
+    with pytest.raises(CheckpointError):
+        load_teacher(path, "elu")

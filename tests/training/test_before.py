@@ -285,3 +285,15 @@ def test_items_are_no_batches(items: Any, way: str) -> None:
 def test_an_optimizer_that_asks_several_times_a_step_is_refused() -> None:
     with pytest.raises(TypeError, match=r"LBFGS asks for the loss several times.*SGD or AdamW"):
         distill(linear(), linear(), data(), KD(), epochs=1, optimizer=torch.optim.LBFGS)
+
+
+def test_a_training_that_is_done_needs_no_room(tmp_path: Path, monkeypatch: Any) -> None:
+    settings: dict[str, Any] = {"checkpoint": tmp_path / "c"}
+    student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+    distill(student, teacher, data(), KD(), epochs=1, **settings)
+    monkeypatch.setattr("distill_lib.training.run.cannot_write", lambda *_: "read-only")
+    again = nn.Linear(4, 3)
+    assert len(distill(again, teacher, data(), KD(), epochs=1, **settings)) == 3
+    assert torch.equal(again.weight, student.weight)
+    with pytest.raises(OSError, match=r"cannot be written \(read-only\)"):
+        distill(again, teacher, data(), KD(), epochs=2, **settings)

@@ -109,3 +109,15 @@ def test_the_state_of_every_generator_comes_back() -> None:
     assert draw() == first
     set_rng_state({})
     assert draw() != first
+
+
+@pytest.mark.parametrize("which", ["rng", "epoch_rng"])
+@pytest.mark.parametrize("odd", [{"python": 1}, {"python": (3, [1], None)}, {"torch": None}, 3])
+def test_an_odd_state_of_the_generators_is_refused_at_once(tmp_path: Path, which, odd) -> None:
+    path = tmp_path / "c"
+    Training().run(path)
+    state = torch.load(path, weights_only=True)
+    state[which] = {**state[which], **odd} if isinstance(odd, dict) else odd
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"does not fit this training"):
+        Training().run(path)

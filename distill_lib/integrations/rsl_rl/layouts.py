@@ -26,12 +26,14 @@ import torch
 from torch import Tensor
 
 from distill_lib.checkpoints import Checkpoint, CheckpointError, from_state, load_checkpoint
+from distill_lib.checkpoints.files import whole_file
 from distill_lib.models.control import Policy
 
 __all__ = ["EPS", "SavedPolicy", "load_teacher", "read_policy", "upgrade"]
 
 EPS = 1e-2  # RSL-RL divides by the standard deviation plus this, in all releases
 ROLES = ("actor", "student", "teacher", "critic")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NORMALIZER = ("_mean", "_var", "_std", "count")
 
 
@@ -90,7 +92,7 @@ class SavedPolicy:
         if self.normalizer is not None:
             own["obs_mean"] = self.normalizer["_mean"].flatten()
             own["obs_var"] = (self.normalizer["_std"].flatten() + EPS).square() - 1e-8
-        policy.load_state_dict(own)
+        Checkpoint(self.kind, own).load_into(policy)
         return policy.eval()
 
     def state_dict(self, log: bool = False) -> dict[str, Tensor]:
@@ -110,6 +112,9 @@ class SavedPolicy:
 
 def read_policy(path: str | Path, role: str | None = None) -> SavedPolicy:
     """Read one network from a checkpoint of RSL-RL 2, 3, 4 or 5, without running any of its code.
+
+    What is checked, and the memory it may take: see
+    :func:`distill_lib.checkpoints.load_checkpoint`.
 
     Args:
         path: A ``model_*.pt`` of RSL-RL or Isaac Lab.
@@ -154,9 +159,11 @@ def upgrade(path: str | Path, out: str | Path) -> Path:
 
     Raises:
         CheckpointError: see :func:`read_policy`.
+        OSError: the file cannot be written; an older one is whole.
     """
     saved = read_policy(path)
-    torch.save({"actor_state_dict": saved.state_dict(), "iter": 0, "infos": None}, out)
+    with whole_file(out) as file:
+        torch.save({"actor_state_dict": saved.state_dict(), "iter": 0, "infos": None}, file)
     return Path(out)
 
 
@@ -206,6 +213,11 @@ def _of_old(found: Checkpoint, role: str, roles: tuple[str, str]) -> dict[str, T
 
 def _sorted(kind: str, role: str, named: Mapping[str, Tensor]) -> SavedPolicy:
     """The parts of a network, with an error that names every weight that fits nowhere."""
+    for name, tensor in named.items():
+        plain = tensor.layout == torch.strided and not tensor.is_meta and tensor.dtype in FLOATS
+        if not plain and not name.endswith("count"):
+            what = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+            raise CheckpointError(f"{name} of the {role} holds no plain floats but {what}")
     layers: dict[str, Tensor] = {}
     normalizer: dict[str, Tensor] = {}
     std: Tensor | None = None
@@ -263,7 +275,18 @@ def _gaps(layers: Mapping[str, Tensor]) -> list[str]:
 
 
 def _fits_itself(found: SavedPolicy) -> None:
+    named = {f"mlp.{name}": w for name, w in found.layers.items()}
+    named |= {f"obs_normalizer.{n}": w for n, w in (found.normalizer or {}).items() if n != "count"}
+    named |= {} if found.std is None else {"std": found.std}
+    for name, tensor in named.items():
+        rank = 2 if name.endswith(("weight", "_mean", "_var", "_std")) else 1
+        if tensor.ndim != rank or tensor.numel() == 0:
+            shape = list(tensor.shape)
+            raise CheckpointError(f"{name} of the {found.role} has shape {shape}, no {rank} axes")
     weights = [w for _, w in sorted(found.layers.items(), key=_place) if w.ndim == 2]
+    for name, bias in found.layers.items():
+        if name.endswith("bias") and len(bias) != len(found.layers[f"{name[:-4]}weight"]):
+            raise CheckpointError(f"mlp.{name} of the {found.role} does not fit its weight")
     for below, above in pairwise(weights):
         if len(below) != above.shape[1]:
             raise CheckpointError(

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+
+from distill_lib.checkpoints.files import whole_file
 
 __all__ = ["read", "write"]
 
@@ -19,19 +21,27 @@ MOST = 2**20  # bytes of the note: fingerprints, and an objective in words
 
 
 def write(folder: Path, identity: Mapping[str, str], parts: Mapping[str, Any]) -> None:
-    """Write what must be the same later, and the state of each part."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / NOTE).write_text(json.dumps(identity, indent=1), encoding="utf-8")
+    """Write what must be the same later, and the state of each part.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
     state = {
         f"{name}.{key}": value.detach().cpu().contiguous().clone()
         for name, part in parts.items()
         for key, value in part.state_dict().items()
     }
-    save_file(state, folder / TENSORS)
+    # the note last: a folder without it is refused
+    for name, content in ((TENSORS, save(state)), (NOTE, json.dumps(identity, indent=1).encode())):
+        with whole_file(folder / name) as file:
+            file.write(content)
 
 
 def read(folder: Path, identity: Mapping[str, str], parts: Mapping[str, Any]) -> None:
     """Fill the parts, if the teacher and the objective are the same; else they stay as they are.
+
+    The note may have 1 MiB, and takes 40 times as much in memory; the tensors take their own bytes,
+    and have no checksum.
 
     Raises:
         ValueError: a checkpoint of another training, or a torn one.
