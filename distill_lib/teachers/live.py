@@ -80,6 +80,8 @@ def _feed(digest: Any, name: str, value: Any) -> None:
     if isinstance(value, (tuple, list)):
         parts = {str(k): v for k, v in enumerate(value)}
     elif isinstance(value, Tensor):
+        # spread over several processes, it is the same tensor
+        value = value.full_tensor() if hasattr(value, "full_tensor") else value
         parts = _inner(value.detach())
     if parts is not None:
         for key, part in parts.items():

@@ -19,6 +19,7 @@ from distill_lib.teachers.live import Source
 from . import resume as resuming
 from .before import check_batches
 from .history import History
+from .processes import together
 from .run import Optimizer, Run
 from .shares import length, walk
 
@@ -58,6 +59,9 @@ def distill(
     one does with as many times the accumulation, for any number of batches; a loader that is
     already shared out, by ``accelerator.prepare`` or a ``DistributedSampler``, is taken as it is.
     Running statistics of batch normalization are those of the first process, as always under DDP.
+    All draw batches from one stream of random numbers, and everything else, such as dropout, each
+    from its own. When one fails or dies, the others end with an error that names it. A student may
+    be sharded (FSDP2) by ``fully_shard`` or the accelerator; checkpoints hold whole tensors.
 
     The student is in train mode, except for frozen parts in eval mode, such as a fixed batch
     normalization. Afterwards every module is in the mode that it was in, and no hook is left.
@@ -80,7 +84,7 @@ def distill(
         accelerator: 🤗 Accelerate's; by default one for the best device there is.
         checkpoint: A file that training can resume from, written after each epoch and at the end.
         save_every: Also write it after so many steps.
-        resume: Go on from ``checkpoint`` where it exists.
+        resume: Go on from ``checkpoint`` where it exists, with as many processes as made it.
         seed: Seeds Python, NumPy and torch first.
         forward: ``forward(student, batch)`` for students that are not called as ``model(inputs)``.
 
@@ -93,6 +97,7 @@ def distill(
             or objective.
         OSError: a checkpoint that cannot be written, before the first step.
         FloatingPointError: a loss that is not finite.
+        RuntimeError: another process failed, or is gone.
 
     Example:
         >>> import torch
@@ -105,15 +110,16 @@ def distill(
     """
     run = Run(student, teacher, objective, accelerator, forward)
     try:
-        total = _total_steps(run, batches, epochs, steps)
-        run.prepare(optimizer, lr, clip_norm)
-        saver = run.saver(checkpoint, batches) if checkpoint else None
-        at = saver.load() if saver is not None and resume else resuming.Start()
-        if checkpoint and at.step < total:  # a training that is done writes nothing
-            run.check_place(checkpoint)
-        if seed is not None and at.step == 0:
-            run.seed_everything(seed)
-        return _walk(run, batches, total, saver, at, save_every)
+        with together(run.streams, run.wrapped):
+            total = _total_steps(run, batches, epochs, steps)
+            run.prepare(optimizer, lr, clip_norm)
+            saver = run.saver(checkpoint, batches) if checkpoint else None
+            at = saver.load() if saver is not None and resume else resuming.Start()
+            if checkpoint and at.step < total:  # a training that is done writes nothing
+                run.check_place(checkpoint)
+            if at.step == 0:
+                run.seed_everything(seed)
+            return _walk(run, batches, total, saver, at, save_every)
     finally:
         run.undo.close()
 
@@ -130,7 +136,7 @@ def _walk(
     history = History(at.records)
     run.logged = len(at.records)
     if at.step >= total:
-        resuming.set_rng_state(at.rng)
+        run.streams.set(at.rng)
     with bar(itertools.repeat(None), "distill", total) as shown:
         shown.update(at.step)
         for epoch in itertools.count(at.epoch):
@@ -138,7 +144,7 @@ def _walk(
                 break
             begun = saver.begin_epoch() if saver is not None else None
             drawn = at.skip
-            for drawn, group in _groups(walk(run.accelerator, batches), run.accumulation, at):
+            for drawn, group in _groups(run, batches, at):
                 record = run.step(group, at.step / total)
                 at.step += 1
                 history.add(at.step, record)
@@ -150,7 +156,7 @@ def _walk(
                 if saver is not None and save_every and at.step % save_every == 0:
                     saver.save(at.step, epoch, drawn, begun, history)
             else:
-                place = (epoch + 1, 0, resuming.rng_state())
+                place = (epoch + 1, 0, run.streams.state())
                 if drawn == 0 or at.skip:
                     raise ValueError(
                         f"batches gave nothing after {at.skip} steps of an epoch that were done "
@@ -164,16 +170,16 @@ def _walk(
 
 
 def _groups(
-    batches: Iterator[tuple[Any, bool]], size: int, at: resuming.Start
+    run: Run, batches: Iterable[Any], at: resuming.Start
 ) -> Iterator[tuple[int, list[tuple[Any, bool]]]]:
     """How many groups were drawn, and the last; after a resume, those already used are dropped."""
-    number = 0
-    while group := list(itertools.islice(batches, size)):
+    number, drawn = 0, walk(run.accelerator, batches, run.streams)
+    while group := list(itertools.islice(drawn, run.accumulation)):
         number += 1
         if number > at.skip:
             yield number, group
         elif number == at.skip:
-            resuming.set_rng_state(at.rng)
+            run.streams.set(at.rng)
             at.skip = 0
 
 

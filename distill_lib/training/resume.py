@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.serialization import config
 
 from distill_lib.checkpoints.files import torch_load, whole_file
 
 from .history import History
+from .processes import Streams, everyones, from_first
+from .sharded import gathered, laid_out
 
-__all__ = ["Saver", "Start", "rng_state", "set_rng_state"]
+__all__ = ["Saver", "Start"]
+
+
+PROCESSES = "number of processes"
 
 
 @dataclass
@@ -31,32 +34,6 @@ class Start:
     records: list[dict[str, float]] = field(default_factory=list)
 
 
-def rng_state() -> dict[str, Any]:
-    """The state of the generators of Python, NumPy and torch, in plain types and tensors."""
-    kind, keys, *rest = np.random.get_state()
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(np.asarray(keys).copy()), *rest],
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Put the generators back; an empty mapping changes nothing."""
-    if not state:
-        return
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy(), *rest))
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
 class Saver:
     """Writes and reads one checkpoint file.
 
@@ -65,7 +42,7 @@ class Saver:
         parts: Objects with ``state_dict`` and ``load_state_dict``, by name.
         identity: Texts that must be the same when training goes on.
         batches: The source of batches; its own state is kept where it has one.
-        write: Whether this process writes; of several, one does.
+        streams: The random numbers; of several processes the first writes, and each finds its own.
 
     Raises:
         OSError: there is no file yet, and none can be written.
@@ -77,9 +54,9 @@ class Saver:
         parts: Mapping[str, Any],
         identity: Mapping[str, str],
         batches: Any,
-        write: bool = True,
+        streams: Streams | None = None,
     ) -> None:
-        self.write = write
+        self.streams = streams or Streams()
         self.path = Path(path)
         self.parts = parts
         self.identity = dict(identity)
@@ -101,7 +78,7 @@ class Saver:
     def begin_epoch(self) -> dict[str, Any]:
         """Remember the state of the source before it is walked; returns that of the generators."""
         self._begun = self._source_state()
-        return rng_state()
+        return self.streams.state()
 
     def save(
         self, step: int, epoch: int, skip: int, begun: Mapping[str, Any] | None, history: History
@@ -109,31 +86,48 @@ class Saver:
         """Write the file in one move, so that a kill leaves the old one or the new one.
 
         Raises:
-            OSError: it cannot be written; the older one is whole.
+            OSError: it cannot be written, said in every process; the older one is whole.
         """
         history.settle()
+        several = self.streams.world > 1
         if self.midway:
-            skip, begun = 0, rng_state()
+            skip, begun = 0, self.streams.state()
         if skip == 0:
             self._begun = self._source_state()
-        if not self.write:
-            return
+        mine = {
+            "epoch_rng": dict(begun or {}),
+            "rng": self.streams.state(),
+            "source": self._begun,
+        }
+        first, *others = everyones(mine) if several else [mine]
         state = {
             "format": 1,
             "identity": self.identity,
             "step": step,
             "epoch": epoch,
             "skip": skip,
-            "epoch_rng": dict(begun or {}),
-            "rng": rng_state(),
-            "source": self._begun,
+            **first,
+            "others": others,
             "records": history.records,
-            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "parts": {name: gathered(part.state_dict()) for name, part in self.parts.items()},
         }
+        problem = self._write(state) if self.streams.rank == 0 else None
+        # nobody goes on, to read the file or without one, before it is there
+        said = from_first(problem and [problem.errno, problem.strerror]) if several else None
+        if problem is not None:
+            raise problem
+        if said is not None:
+            raise OSError(*said)
+
+    def _write(self, state: Mapping[str, Any]) -> OSError | None:
         # with checksums, whatever the user chose: they are compared when training goes on
         checked = config.patch("save.compute_crc32", True)  # type: ignore[attr-defined]
-        with whole_file(self.path) as file, checked:
-            torch.save(state, file)
+        try:
+            with whole_file(self.path) as file, checked:
+                torch.save(state, file)
+        except OSError as error:
+            return error
+        return None
 
     def load(self) -> Start:
         """Restore every part from the file, if there is one.
@@ -141,14 +135,22 @@ class Saver:
         Its checksums are compared; the bounds are those of ``checkpoints.load_checkpoint``.
 
         Raises:
-            ValueError: the file is torn, of another teacher, objective or student, or no such file
-                at all.
+            ValueError: the file is torn, of another teacher, objective, student or number of
+                processes, no such file at all, or not the same in all processes.
         """
-        if not os.path.isfile(self.path):
-            return Start()
+        start = self._load() if os.path.isfile(self.path) else Start()
+        steps = everyones(start.step) if self.streams.world > 1 else [start.step]
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"the processes find {self.path} at different steps ({steps}; 0: no such file): "
+                "put it on a disk that all of them see"
+            )
+        return start
+
+    def _load(self) -> Start:
         try:
             state = torch_load(self.path)
-            found = dict(state["identity"])
+            found = {PROCESSES: "1", **state["identity"]}  # files of before say nothing of it
         except Exception as error:  # bytes that are no checkpoint can end in any error
             raise ValueError(
                 f"{self.path} is torn, or not a checkpoint of distill ({type(error).__name__}: "
@@ -172,16 +174,17 @@ class Saver:
 
     def _restore(self, state: Mapping[str, Any]) -> Start:
         for name, part in self.parts.items():
-            part.load_state_dict(state["parts"][name])
+            laid_out(part, state["parts"][name])
+        mine = [state, *state.get("others", ())][self.streams.rank]
         if self.batches is not None:
-            self.batches.load_state_dict(state["source"]["batches"])
+            self.batches.load_state_dict(mine["source"]["batches"])
         if isinstance(self.generator, torch.Generator):
-            self.generator.set_state(state["source"]["generator"])
+            self.generator.set_state(mine["source"]["generator"])
         step, epoch, skip = (int(state[key]) for key in ("step", "epoch", "skip"))
-        start = Start(step, epoch, skip, dict(state["rng"]), list(state["records"]))
-        self._begun = state["source"]
-        now = rng_state()
-        set_rng_state(start.rng)  # tried here: it is needed after hours of work
+        start = Start(step, epoch, skip, dict(mine["rng"]), list(state["records"]))
+        self._begun = mine["source"]
+        now = self.streams.state()
+        self.streams.set(start.rng)  # tried here: it is needed after hours of work
         # the epoch is walked again from its beginning; the generators move on when it catches up
-        set_rng_state(state["epoch_rng"] or now)
+        self.streams.set(mine["epoch_rng"] or now)
         return start

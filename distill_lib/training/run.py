@@ -39,6 +39,8 @@ from .before import (
     fixed_parts,
 )
 from .history import History
+from .processes import Streams, from_first
+from .sharded import ready, reshard
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -76,6 +78,9 @@ class Run:
         self.accumulation = self.accelerator.gradient_accumulation_steps
         check_relations(self.objective, self.accumulation)
         self.world = self.accelerator.num_processes
+        self.streams = Streams(self.world, self.accelerator.process_index)
+        self.undo.callback(self.streams.end)
+        self.wrapped: list[nn.Module] = []
 
     def _default(self) -> Accelerator:
         from accelerate import Accelerator
@@ -90,6 +95,9 @@ class Run:
         self, optimizer: Optimizer | None, lr: Schedule | float | None, clip_norm: float | None
     ) -> None:
         device = self.accelerator.device
+        self.sharded = ready(
+            self.accelerator, self.student, self.objective, self.teacher, optimizer
+        )
         self.undo.callback(set_modes, self.modes)
         self._settle_teacher(device)
         self.undo.callback(tell(self.student, self.objective.reads("student")))
@@ -97,8 +105,9 @@ class Run:
         view = capture(self.student, *layers) if layers else self.student
         if isinstance(view, Captured) and view is not self.student:
             self.undo.callback(view.release)
-        view.to(device)
-        self.objective.to(device)
+        if not self.sharded:
+            view.to(device)
+            self.objective.to(device)
         self.params = [
             p for m in (self.student, self.objective) for p in m.parameters() if p.requires_grad
         ]
@@ -109,10 +118,14 @@ class Run:
         self._note_rates(optimizer)
         has_params = any(p.requires_grad for p in self.objective.parameters())
         self.loss_of = (
-            self.accelerator.prepare_model(self.objective) if has_params else self.objective
+            self.accelerator.prepare_model(self.objective, evaluation_mode=self.sharded)
+            if has_params
+            else self.objective
         )
-        self.view = self.accelerator.prepare_model(view)
-        for model in (self.view, self.loss_of):
+        # what is sharded averages its own gradients
+        self.view = self.accelerator.prepare_model(view, evaluation_mode=self.sharded)
+        self.wrapped += [self.view, self.loss_of]
+        for model in self.wrapped:
             self.undo.callback(self.accelerator.unwrap_model, model, keep_fp32_wrapper=False)
         self._track()
         # one process in full precision: the wrappers would do nothing, a hundred times a second
@@ -155,8 +168,7 @@ class Run:
         inner = getattr(batches, "base_dataloader", batches)
         # a loader of Accelerate says that it has a state, also around one that has none
         source = batches if hasattr(inner, "load_state_dict") else inner
-        write = bool(self.accelerator.is_main_process)
-        return resuming.Saver(path, self.parts(), self.identity(), source, write)
+        return resuming.Saver(path, self.parts(), self.identity(), source, self.streams)
 
     def check_place(self, path: str | Path) -> None:
         """Whether the checkpoint can be written, asked before the first step.
@@ -164,16 +176,13 @@ class Run:
         Raises:
             OSError: it cannot.
         """
-        write = bool(self.accelerator.is_main_process)
         size = sum(p.nbytes for p in self.params if not is_lazy(p))
-        problem = [cannot_write(Path(path), size) if write else None]
+        problem = cannot_write(Path(path), size) if self.streams.rank == 0 else None
         if self.world > 1:
-            from accelerate.utils import broadcast_object_list
-
-            broadcast_object_list(problem)
-        if problem[0] is not None:
+            problem = from_first(problem)
+        if problem is not None:
             raise OSError(
-                f"the checkpoint {str(path)!r} cannot be written ({problem[0]}); give a file in a "
+                f"the checkpoint {str(path)!r} cannot be written ({problem}); give a file in a "
                 "folder that can be written to, before the work of an epoch is lost"
             )
 
@@ -195,12 +204,16 @@ class Run:
         return {
             "teacher": self.teacher.fingerprint() if self.teacher is not None else "none",
             "objective": str(self.objective),
+            resuming.PROCESSES: str(self.world),
         }
 
-    def seed_everything(self, seed: int) -> None:
-        from accelerate.utils import set_seed
+    def seed_everything(self, seed: int | None) -> None:
+        """Seed the generators, if asked, and give each of several processes its own."""
+        if seed is not None:
+            from accelerate.utils import set_seed
 
-        set_seed(seed)
+            set_seed(seed)
+        self.streams.begin()
 
     def step(self, group: list[tuple[Any, bool]], progress: float) -> dict[str, Tensor | float]:
         """One optimizer step over micro-batches, each with whether it counts."""
@@ -229,9 +242,21 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if hasattr(self.teacher, "update"):
-            self.teacher.update(self.student)
+            self._follow()
         rates = [settings["lr"] for settings in self.optimizer.param_groups]
         return {**self._over_processes(sums), "lr": max(rates, key=lambda rate: rate or 0.0)}
+
+    def _follow(self) -> None:
+        """Let the average follow the student; its buffers are those of the first process."""
+        buffers = list(self.student.buffers())
+        if self.world > 1 and buffers:
+            from accelerate.utils import broadcast
+
+            broadcast(buffers)
+        if self.sharded:
+            for model in models_of(self.teacher):
+                reshard(model)
+        self.teacher.update(self.student)
 
     def _whole(self, named: list[Mapping[str, Any]], counts: list[bool]) -> Step:
         """What the denominators are counted over: the batches of all processes that count."""

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
+
+from .processes import Streams
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -52,7 +55,9 @@ def length(accelerator: Accelerator, batches: Iterable[Any]) -> int:
     return int(lengths.max())
 
 
-def walk(accelerator: Accelerator, batches: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+def walk(
+    accelerator: Accelerator, batches: Iterable[Any], streams: Streams
+) -> Iterator[tuple[Any, bool]]:
     """This process's batches of one walk, and whether each counts.
 
     Every process gets as many. One whose share is shorter sees a batch again that does not count:
@@ -64,24 +69,49 @@ def walk(accelerator: Accelerator, batches: Iterable[Any]) -> Iterator[tuple[Any
     world, rank = accelerator.num_processes, accelerator.process_index
     if world == 1:
         yield from ((batch, True) for batch in batches)
-    elif is_shared(batches):
-        yield from _as_shared(accelerator, batches)
-    else:
-        from accelerate.utils import synchronize_rng_states
-
-        synchronize_rng_states(["torch"])
+        return
+    alike = _drawn_alike(batches)
+    if alike:
+        streams.align()
+    with streams.drawing(alike):
         drawn = iter(batches)
-        while round_ := list(itertools.islice(drawn, world)):
-            counts = rank < len(round_)
-            yield round_[rank if counts else -1], counts
+    if is_shared(batches):
+        yield from _as_shared(accelerator, drawn, streams, alike)
+        return
+    while round_ := _next(drawn, world, streams, alike):
+        counts = rank < len(round_)
+        yield round_[rank if counts else -1], counts
 
 
-def _as_shared(accelerator: Accelerator, batches: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+def _next(drawn: Iterator[Any], number: int, streams: Streams, alike: bool) -> list[Any]:
+    with streams.drawing(alike):
+        return list(itertools.islice(drawn, number))
+
+
+def _drawn_alike(batches: Iterable[Any]) -> bool:
+    """Whether the processes share out one order, which all of them have to draw alike.
+
+    Not where each has a loader whose order comes from a generator of its own, or from none: there
+    each draws its own items, and augments them by its own random numbers.
+    """
+    if not is_shared(batches) or "torch" in (getattr(batches, "rng_types", None) or ()):
+        return True
+    sampler = getattr(batches, "sampler", None)
+    grouped = getattr(batches, "batch_sampler", None)
+    while grouped is not None:  # Accelerate wraps them in one another
+        sampler = getattr(grouped, "sampler", sampler)
+        grouped = getattr(grouped, "batch_sampler", None)
+    own = isinstance(getattr(sampler, "generator", None), torch.Generator)
+    return not (own or isinstance(sampler, (SequentialSampler, DistributedSampler)))
+
+
+def _as_shared(
+    accelerator: Accelerator, drawn: Iterator[Any], streams: Streams, alike: bool
+) -> Iterator[tuple[Any, bool]]:
     """The own share, until every process is through with its own."""
-    nothing = object()
-    drawn, last = iter(batches), nothing
+    last = nothing = object()
     while True:
-        batch = next(drawn, nothing)
+        batch = next(iter(_next(drawn, 1, streams, alike)), nothing)
         last = last if batch is nothing else batch
         flags = torch.tensor([[batch is not nothing, last is not nothing]]).int()
         all_flags = accelerator.gather(flags.to(accelerator.device))

@@ -14,7 +14,7 @@ from torch import nn
 from trainings import Killable, Killed, Training, loader
 
 from distill_lib import CE, distill
-from distill_lib.training.resume import rng_state, set_rng_state
+from distill_lib.training.processes import rng_state, set_rng_state
 
 # ---- what is refused ----
 
@@ -91,6 +91,22 @@ def test_a_loss_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="step 5"):
         distill(Killable(), None, batches, CE(), epochs=1, checkpoint=path, save_every=2)
     assert torch.load(path, weights_only=True)["step"] == 4
+
+
+@pytest.mark.parametrize("processes", [None, "1", "2"])
+def test_another_number_of_processes_is_refused(tmp_path: Path, processes: str | None) -> None:
+    path = tmp_path / "c"
+    Training().run(path, steps=3)
+    state = torch.load(path, weights_only=True)
+    state["identity"].pop("number of processes")  # files of before say nothing of it
+    if processes is not None:
+        state["identity"]["number of processes"] = processes
+    torch.save(state, path)
+    if processes == "2":
+        with pytest.raises(ValueError, match=r"another number of processes: '2', now '1'.*anew"):
+            Training().run(path)
+    else:
+        assert len(Training().run(path)) == 14
 
 
 # ---- generators ----
