@@ -15,6 +15,7 @@ from torch.utils.serialization import config
 from distill_lib.checkpoints.files import torch_load, whole_file
 
 from .history import History
+from .order import OrderOf
 
 __all__ = ["Saver", "Start", "rng_state", "set_rng_state"]
 
@@ -82,24 +83,12 @@ class Saver:
         self.path = Path(path)
         self.parts = parts
         self.identity = dict(identity)
-        self.batches = batches if hasattr(batches, "load_state_dict") else None
-        # such a source knows its place in a walk, which then need not be walked again
-        self.midway = bool(getattr(batches, "midway", False))
-        sampler = getattr(batches, "sampler", None)
-        self.generator = getattr(batches, "generator", None) or getattr(sampler, "generator", None)
-        self._begun: Any = self._source_state()
-
-    def _source_state(self) -> dict[str, Any]:
-        state = {}
-        if self.batches is not None:
-            state["batches"] = self.batches.state_dict()
-        if isinstance(self.generator, torch.Generator):
-            state["generator"] = self.generator.get_state()
-        return state
+        self.order = OrderOf(batches)
+        self._begun: Any = self.order.state()
 
     def begin_epoch(self) -> dict[str, Any]:
         """Remember the state of the source before it is walked; returns that of the generators."""
-        self._begun = self._source_state()
+        self._begun = self.order.state()
         return rng_state()
 
     def save(
@@ -111,10 +100,10 @@ class Saver:
             OSError: it cannot be written; the older one is whole.
         """
         history.settle()
-        if self.midway:
+        if self.order.midway:
             skip, begun = 0, rng_state()
         if skip == 0:
-            self._begun = self._source_state()
+            self._begun = self.order.state()
         if not self.write:
             return
         state = {
@@ -169,11 +158,10 @@ class Saver:
 
     def _restore(self, state: Mapping[str, Any]) -> Start:
         for name, part in self.parts.items():
-            part.load_state_dict(state["parts"][name])
-        if self.batches is not None:
-            self.batches.load_state_dict(state["source"]["batches"])
-        if isinstance(self.generator, torch.Generator):
-            self.generator.set_state(state["source"]["generator"])
+            # older files know nothing of epochs
+            if name in state["parts"] or name != "epochs":
+                part.load_state_dict(state["parts"][name])
+        self.order.set(state["source"])
         step, epoch, skip = (int(state[key]) for key in ("step", "epoch", "skip"))
         start = Start(step, epoch, skip, dict(state["rng"]), list(state["records"]))
         self._begun = state["source"]
