@@ -22,6 +22,8 @@ _HOMES = {
     "cosine": "schedules",
     "exp": "schedules",
     "steps": "schedules",
+    "piecewise": "schedules",
+    "warmup": "schedules",
     "Schedule": "schedules",
     "capture": "signals",
     "Teacher": "teachers.live",
@@ -93,12 +95,14 @@ __all__ = [
     "linear",
     "losses",
     "models",
+    "piecewise",
     "sanity",
     "schedules",
     "signals",
     "steps",
     "teachers",
     "tinybert",
+    "warmup",
     "zoo",
 ]
 
@@ -107,7 +111,7 @@ if TYPE_CHECKING:
     from .evaluation import agreement, evaluate, sanity
     from .fusion import combine as fusion
     from .objective import Objective, Term
-    from .schedules import Schedule, cosine, exp, linear, steps
+    from .schedules import Schedule, cosine, exp, linear, piecewise, steps, warmup
     from .signals import capture
     from .stacked import Stacked
     from .teachers import live as teachers

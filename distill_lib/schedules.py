@@ -6,14 +6,65 @@ the one takes the other. ``progress`` is the share of the training that is done.
 
 from __future__ import annotations
 
+import bisect
 import math
+import operator
 from collections.abc import Callable, Mapping
+from functools import partial
 
-__all__ = ["Schedule", "as_schedule", "constant", "cosine", "exp", "linear", "steps"]
+__all__ = [
+    *("Schedule", "as_schedule", "constant", "cosine", "exp", "linear", "piecewise", "steps"),
+    "warmup",
+]
+
+
+# schedules are made of partials of these, not of closures: those cannot be pickled
+
+
+def _both(op: Callable[[float, float], float], left: Schedule, right: Schedule, s: float) -> float:
+    return op(left(s), right(s))
+
+
+def _constant(value: float, s: float) -> float:
+    return value
+
+
+def _linear(a: float, b: float, s: float) -> float:
+    return a + (b - a) * s
+
+
+def _cosine(a: float, b: float, s: float) -> float:
+    return b + 0.5 * (a - b) * (1 + math.cos(math.pi * s))
+
+
+def _exp(a: float, b: float, s: float) -> float:
+    return float(a * (b / a) ** s)
+
+
+def _stairs(at: list[float], values: list[float], s: float) -> float:
+    return values[bisect.bisect_right(at, s) - 1]
+
+
+def _interpolated(at: list[float], values: list[float], s: float) -> float:
+    i = bisect.bisect_right(at, s)
+    if i in (0, len(at)):
+        return values[max(i - 1, 0)]
+    share = (s - at[i - 1]) / (at[i] - at[i - 1])
+    return (1 - share) * values[i - 1] + share * values[i]
+
+
+def _warmup(share: float, start: float, then: Schedule, s: float) -> float:
+    if s < share:
+        return then(0.0) * (start + (1 - start) * s / share)
+    return then((s - share) / (1 - share))
 
 
 class Schedule:
     r"""A function of progress :math:`s \in [0, 1]`, with ``+ - * /`` and ``1 - s``.
+
+    Those of this module can be pickled, and so can what is computed from them: for processes that
+    are spawned, joblib, Ray. One around a function of yours can where that function can: one that
+    is defined at the top of a file, not a lambda.
 
     Args:
         function: From progress to a number. Progress is clamped to [0, 1] first.
@@ -55,31 +106,31 @@ class Schedule:
         left, right = (as_schedule(other), self) if swap else (self, as_schedule(other))
         if left.fixed is not None and right.fixed is not None:
             return constant(op(left.fixed, right.fixed))
-        return Schedule(lambda s: op(left(s), right(s)), f"({left}{sign}{right})")
+        return Schedule(partial(_both, op, left, right), f"({left}{sign}{right})")
 
     def __add__(self, other: Schedule | float) -> Schedule:
-        return self._with(other, lambda a, b: a + b, " + ", swap=False)
+        return self._with(other, operator.add, " + ", swap=False)
 
     def __radd__(self, other: Schedule | float) -> Schedule:
-        return self._with(other, lambda a, b: a + b, " + ", swap=True)
+        return self._with(other, operator.add, " + ", swap=True)
 
     def __sub__(self, other: Schedule | float) -> Schedule:
-        return self._with(other, lambda a, b: a - b, " − ", swap=False)
+        return self._with(other, operator.sub, " − ", swap=False)
 
     def __rsub__(self, other: Schedule | float) -> Schedule:
-        return self._with(other, lambda a, b: a - b, " − ", swap=True)
+        return self._with(other, operator.sub, " − ", swap=True)
 
     def __mul__(self, other: Schedule | float) -> Schedule:
-        return self._with(other, lambda a, b: a * b, "·", swap=False)
+        return self._with(other, operator.mul, "·", swap=False)
 
     def __rmul__(self, other: Schedule | float) -> Schedule:
-        return self._with(other, lambda a, b: a * b, "·", swap=True)
+        return self._with(other, operator.mul, "·", swap=True)
 
     def __truediv__(self, other: Schedule | float) -> Schedule:
-        return self._with(other, lambda a, b: a / b, "/", swap=False)
+        return self._with(other, operator.truediv, "/", swap=False)
 
     def __rtruediv__(self, other: Schedule | float) -> Schedule:
-        return self._with(other, lambda a, b: a / b, "/", swap=True)
+        return self._with(other, operator.truediv, "/", swap=True)
 
     def __neg__(self) -> Schedule:
         return 0.0 - self
@@ -95,7 +146,7 @@ def constant(value: float) -> Schedule:
     value = float(value)
     if not math.isfinite(value):
         raise ValueError(f"a schedule needs finite numbers, got {value}")
-    schedule = Schedule(lambda s: value, f"{value:g}")
+    schedule = Schedule(partial(_constant, value), f"{value:g}")
     schedule.fixed = value
     return schedule
 
@@ -135,7 +186,7 @@ def linear(start: float, end: float) -> Schedule:
         4.5
     """
     a, b, name = _ends(start, end)
-    return Schedule(lambda s: a + (b - a) * s, name)
+    return Schedule(partial(_linear, a, b), name)
 
 
 def cosine(start: float, end: float) -> Schedule:
@@ -155,7 +206,7 @@ def cosine(start: float, end: float) -> Schedule:
         0.5
     """
     a, b, name = _ends(start, end)
-    return Schedule(lambda s: b + 0.5 * (a - b) * (1 + math.cos(math.pi * s)), name)
+    return Schedule(partial(_cosine, a, b), name)
 
 
 def exp(start: float, end: float) -> Schedule:
@@ -177,7 +228,19 @@ def exp(start: float, end: float) -> Schedule:
     a, b, name = _ends(start, end)
     if a <= 0 or b <= 0:
         raise ValueError(f"exp needs positive ends, got {a:g} and {b:g}; linear can pass through 0")
-    return Schedule(lambda s: a * (b / a) ** s, name)
+    return Schedule(partial(_exp, a, b), name)
+
+
+def _points(values: Mapping[float, float], who: str) -> tuple[list[float], list[float], str]:
+    """Progress in order, the value at each, and the name."""
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"{who} expected a mapping from progress to value, such as {{0: 1, 0.5: 0.1}}, got "
+            f"{type(values).__name__} {values!r}"
+        )
+    points = sorted((constant(at)(0.0), constant(value)(0.0)) for at, value in values.items())
+    name = "→".join(f"{value:g}" for _, value in points)
+    return [at for at, _ in points], [value for _, value in points], name
 
 
 def steps(values: Mapping[float, float]) -> Schedule:
@@ -187,6 +250,7 @@ def steps(values: Mapping[float, float]) -> Schedule:
         values: From the progress at which a step begins to its value; the first begins at 0.
 
     Raises:
+        TypeError: no mapping.
         ValueError: when no step begins at 0, or one lies outside [0, 1].
 
     Example:
@@ -194,11 +258,74 @@ def steps(values: Mapping[float, float]) -> Schedule:
         >>> lr(0.49), lr(0.5)
         (0.1, 0.01)
     """
-    stairs = sorted((float(at), constant(value)(0.0)) for at, value in values.items())
-    if not stairs or stairs[0][0] != 0.0 or stairs[-1][0] > 1.0:
+    at, heights, name = _points(values, "steps")
+    if not at or at[0] != 0.0 or at[-1] > 1.0:
         raise ValueError(
             "steps expected a mapping whose first step begins at 0 and none after 1, "
             f"got {dict(values)}"
         )
-    name = "→".join(f"{value:g}" for _, value in stairs)
-    return Schedule(lambda s: next(v for at, v in reversed(stairs) if s >= at), name)
+    return Schedule(partial(_stairs, at, heights), name)
+
+
+def piecewise(values: Mapping[float, float]) -> Schedule:
+    r"""Straight lines from point to point: linear interpolation, as ``numpy.interp``.
+
+    .. math:: f(s) = v_i + (v_{i+1} - v_i)\, \frac{s - s_i}{s_{i+1} - s_i}, \qquad
+       s_i \le s \le s_{i+1}
+
+    Before the first point and after the last, their values hold.
+
+    Args:
+        values: From progress :math:`s_i` to the value :math:`v_i` there.
+
+    Raises:
+        TypeError: no mapping.
+        ValueError: no points, or one outside [0, 1].
+
+    Example:
+        >>> lr = piecewise({0: 0.0, 0.5: 1.0, 1: 0.5})
+        >>> lr(0.25), lr(0.5), lr(0.75)
+        (0.5, 1.0, 0.75)
+    """
+    at, heights, name = _points(values, "piecewise")
+    if not at or at[0] < 0.0 or at[-1] > 1.0:
+        raise ValueError(
+            f"piecewise expected a mapping with points of progress in [0, 1], got {dict(values)}"
+        )
+    return Schedule(partial(_interpolated, at, heights), name)
+
+
+def warmup(share: float, then: Schedule | float, start: float = 0.0) -> Schedule:
+    r"""A straight rise, and then another schedule over the rest of the training.
+
+    .. math::
+        f(s) = \begin{cases}
+            g(0)\,\bigl(r + (1 - r)\, s / w\bigr) & s < w \\
+            g\bigl((s - w) / (1 - w)\bigr) & s \ge w
+        \end{cases}
+
+    Args:
+        share: The share :math:`w` of the training in [0, 1): for 500 of 10,000 steps
+            ``500 / 10_000``.
+        then: What follows, :math:`g`; a number stays.
+        start: Where it begins, as a share :math:`r` of :math:`g(0)`. At 0, as usual, the first
+            step changes nothing.
+
+    Raises:
+        ValueError: a share outside [0, 1).
+
+    Reference:
+        Goyal et al., *Accurate, large minibatch SGD*, 2017.
+
+    Example:
+        >>> lr = warmup(0.2, cosine(1.0, 0.0))
+        >>> lr(0.1), lr(0.2), round(lr(0.6), 12), lr(1.0)
+        (0.5, 1.0, 0.5, 0.0)
+    """
+    share, start, then = constant(share)(0.0), constant(start)(0.0), as_schedule(then)
+    if not 0 <= share < 1:
+        raise ValueError(
+            f"warmup expected a share of the training in [0, 1), got {share:g}; for a number of "
+            f"steps divide by that of the training: warmup({share:g} / 10_000, …)"
+        )
+    return Schedule(partial(_warmup, share, start, then), f"{start * then(0.0):g}→{then}")

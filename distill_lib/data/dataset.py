@@ -178,8 +178,9 @@ class Dataset(Labeled):
 class Batches:
     """An iterable of batches; each walk is an epoch with an order of its own.
 
-    ``epoch`` is the number of the next walk. :meth:`state_dict` keeps it, so that a training that
-    goes on after a kill sees the same batches as one that was never interrupted.
+    ``epoch`` is the number of the next walk. A look at the first batch, ``next(iter(batches))``, is
+    no walk. :meth:`state_dict` keeps the number, so that a training that goes on after a kill sees
+    the same batches as one that was never interrupted.
     """
 
     def __init__(
@@ -206,14 +207,25 @@ class Batches:
         )
         self.augment, self.drop_last, self.stacked = augment, drop_last, stacked
         self.epoch = 0
+        self._begun = -1  # the walk whose first batch was given last
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.dataset), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        return self._walk(epoch)
+        epoch = self.epoch
+        for number, batch in enumerate(self._walk(epoch)):
+            self._begun, self.epoch = epoch, max(self.epoch, epoch + (number > 0))
+            yield batch
+        self.epoch = max(self.epoch, epoch + 1)
+
+    def broken_off(self) -> None:
+        """Count the last walk, also where one batch was all that was needed of it.
+
+        A training of one step calls it, so that the next does not see the same batch.
+        """
+        self.epoch = max(self.epoch, self._begun + 1)
 
     def _walk(self, epoch: int) -> Iterator[dict[str, Any]]:
         data = self.dataset

@@ -14,7 +14,10 @@ __all__ = ["History"]
 class History:
     """The record of a training: one row a step.
 
-    ``history["kd"]`` is a part's course as a list, ``history.last`` the final row.
+    ``history["kd"]`` is a part's course as a list, ``history.last`` the final row,
+    ``history.records`` all of them, as ``pandas.DataFrame(history.records)`` takes them. The
+    numbers of ``distill(…, each_epoch=…)`` stand in the row of the last step of their epoch, so
+    that ``history["accuracy"]`` has one value an epoch, and ``history.last`` holds them too.
 
     Args:
         records: Earlier rows, when training goes on.
@@ -23,6 +26,7 @@ class History:
     def __init__(self, records: Sequence[Mapping[str, float]] = ()) -> None:
         self.records: list[dict[str, float]] = [dict(r) for r in records]
         self._fresh: list[tuple[int, dict[str, Tensor | float]]] = []
+        self._noted = len(self.records)  # rows of epochs that are over
 
     def add(self, step: int, row: dict[str, Tensor | float]) -> None:
         """One step's values; tensors stay where they are until :meth:`settle`."""
@@ -50,6 +54,22 @@ class History:
                     "(sanity(teacher, batches))"
                 )
         self._fresh = []
+
+    def note(self, numbers: Mapping[str, float]) -> None:
+        """The numbers of an epoch, beside those of its last step.
+
+        Raises:
+            ValueError: a name that the steps have.
+        """
+        self.settle()
+        steps = {name for row in self.records[self._noted :] for name in row}
+        if taken := sorted(steps & numbers.keys()):
+            raise ValueError(
+                f"each_epoch gave {', '.join(taken)}, which is a name of the steps in the history; "
+                f"call it {', '.join(f'val_{name}' for name in taken)}"
+            )
+        self.records[-1] |= numbers
+        self._noted = len(self.records)
 
     def __len__(self) -> int:
         return len(self.records) + len(self._fresh)

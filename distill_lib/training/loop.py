@@ -12,14 +12,15 @@ from torch import nn
 
 from distill_lib.objective import Objective, Term
 from distill_lib.progress import bar
-from distill_lib.schedules import Schedule
 from distill_lib.signals import Forward
 from distill_lib.teachers.live import Source
 
 from . import resume as resuming
 from .before import check_batches
+from .epochs import EachEpoch, Epochs
 from .history import History
 from .processes import together
+from .rates import Rate
 from .run import Optimizer, Run
 from .shares import length, walk
 
@@ -37,7 +38,7 @@ def distill(
     *,
     epochs: int | None = None,
     steps: int | None = None,
-    lr: Schedule | float | None = None,
+    lr: Rate | None = None,
     optimizer: Optimizer | None = None,
     clip_norm: float | None = None,
     accelerator: Accelerator | None = None,
@@ -46,6 +47,9 @@ def distill(
     resume: bool = True,
     seed: int | None = None,
     forward: Forward | None = None,
+    each_epoch: EachEpoch | None = None,
+    keep_best: str | None = None,
+    patience: int | None = None,
 ) -> History:
     r"""Train a student to minimize an objective.
 
@@ -66,6 +70,14 @@ def distill(
     The student is in train mode, except for frozen parts in eval mode, such as a fixed batch
     normalization. Afterwards every module is in the mode that it was in, and no hook is left.
 
+    Progress :math:`s` runs from 0 to 1 once in a call, so schedules do too: a loop around
+    ``distill(…, epochs=1)`` would begin each of them anew. To look at the student as it learns,
+    call once, with all epochs, and give ``each_epoch``. It is called after every walk over
+    ``batches`` and at the end, with the number of that epoch, 1 for the first, and the history; its
+    numbers stand in the history and go to the trackers. Modes, random generators and the order of
+    the batches are put back, so that training is the same with it and without. Of several
+    processes all call it, and the numbers of the first count.
+
     Args:
         student: The model to train, in place.
         teacher: A teacher; a module becomes a :class:`distill_lib.Teacher`; None where no term
@@ -78,7 +90,10 @@ def distill(
         steps: optimizer steps. Give one of the two.
         lr: Learning rate, a number or a schedule of progress. By default 1e-3, or the rate that a
             given optimizer came with. Of several parameter groups it is the highest rate; the
-            others stay in proportion. A given optimizer has its own rates again afterwards.
+            others stay in proportion. A given optimizer has its own rates again afterwards. Or a
+            scheduler of torch on the given optimizer, or a function from the optimizer to one,
+            ``lambda optimizer: StepLR(optimizer, 100)``: it is stepped after every optimizer step,
+            ``ReduceLROnPlateau`` after every epoch with the number of ``keep_best``.
         optimizer: An instance, or a function from parameters to one; AdamW by default.
         clip_norm: Largest norm of the gradient.
         accelerator: 🤗 Accelerate's; by default one for the best device there is.
@@ -87,39 +102,57 @@ def distill(
         resume: Go on from ``checkpoint`` where it exists, with as many processes as made it.
         seed: Seeds Python, NumPy and torch first.
         forward: ``forward(student, batch)`` for students that are not called as ``model(inputs)``.
+        each_epoch: ``each_epoch(epoch, history)``: a mapping of numbers, or None where it did not
+            look, as in ``lambda epoch, history: evaluate(student, validation)``.
+        keep_best: The name of one of its numbers; ``"-nll"`` where smaller is better. In the end
+            student and projectors, and an average of the student, are those of its best epoch, the
+            first of equal ones.
+        patience: Stop after so many epochs that were no better. Schedules still run over all the
+            epochs or steps that were asked for.
 
     Returns:
         What happened, step by step.
 
     Raises:
-        ValueError: neither or both of epochs and steps; an optimizer that forgets parameters; a
-            teacher that is the student or shares what is trained; a checkpoint of another teacher
-            or objective.
+        TypeError: ``each_epoch`` gave something else; a learning rate that is none.
+        ValueError: neither or both of epochs and steps; an optimizer that forgets parameters, or
+            has a scheduler that would be overridden; a teacher that is the student or shares what
+            is trained; a checkpoint of another teacher or objective; a number for ``keep_best``
+            that is not there, or nan.
         OSError: a checkpoint that cannot be written, before the first step.
         FloatingPointError: a loss that is not finite.
         RuntimeError: another process failed, or is gone.
 
     Example:
         >>> import torch
-        >>> from distill_lib import KD
+        >>> from distill_lib import CE, KD, cosine, evaluate, warmup
         >>> _ = torch.manual_seed(0)
         >>> data = [{"inputs": torch.randn(8, 4)} for _ in range(5)]
         >>> history = distill(nn.Linear(4, 3), nn.Linear(4, 3), data, KD(), epochs=2)
         >>> len(history), history["kd"][0] > history["kd"][-1]
         (10, True)
+        >>> student, batches = nn.Linear(4, 3), [(torch.eye(4), torch.arange(4) % 3)]
+        >>> history = distill(student, None, batches, CE(), epochs=9, lr=warmup(0.1, cosine(1, 0)),
+        ...     each_epoch=lambda epoch, history: evaluate(student, batches), keep_best="-nll")
+        >>> evaluate(student, batches)["nll"] == min(history["nll"])
+        True
     """
+    watch = Epochs(each_epoch, keep_best, patience)
     run = Run(student, teacher, objective, accelerator, forward)
     try:
         with together(run.streams, run.wrapped):
             total = _total_steps(run, batches, epochs, steps)
             run.prepare(optimizer, lr, clip_norm)
+            watch.check(run.rates)
             saver = run.saver(checkpoint, batches) if checkpoint else None
+            if saver is not None and each_epoch is not None:
+                saver.parts = {**saver.parts, "epochs": watch}
             at = saver.load() if saver is not None and resume else resuming.Start()
             if checkpoint and at.step < total:  # a training that is done writes nothing
                 run.check_place(checkpoint)
             if at.step == 0:
                 run.seed_everything(seed)
-            return _walk(run, batches, total, saver, at, save_every)
+            return _walk(run, batches, total, saver, at, save_every, watch)
     finally:
         run.undo.close()
 
@@ -131,16 +164,17 @@ def _walk(
     saver: resuming.Saver | None,
     at: resuming.Start,
     save_every: int | None,
+    watch: Epochs,
 ) -> History:
     """All steps from where ``at`` stands."""
     history = History(at.records)
     run.logged = len(at.records)
-    if at.step >= total:
+    if at.step >= total or watch.stopped:
         run.streams.set(at.rng)
     with bar(itertools.repeat(None), "distill", total) as shown:
         shown.update(at.step)
         for epoch in itertools.count(at.epoch):
-            if at.step >= total:
+            if at.step >= total or watch.stopped:
                 break
             begun = saver.begin_epoch() if saver is not None else None
             drawn = at.skip
@@ -152,6 +186,7 @@ def _walk(
                 shown.update()
                 if at.step >= total:
                     place = (epoch, drawn, begun)
+                    getattr(batches, "broken_off", lambda: None)()
                     break
                 if saver is not None and save_every and at.step % save_every == 0:
                     saver.save(at.step, epoch, drawn, begun, history)
@@ -164,8 +199,10 @@ def _walk(
                     )
             history.settle()
             run.log(history)
+            watch.over(run, batches, epoch + 1, at.step, history)
             if saver is not None:
                 saver.save(at.step, *place, history)
+    watch.finish(run)
     return history
 
 

@@ -14,6 +14,7 @@ from torch.utils.serialization import config
 from distill_lib.checkpoints.files import torch_load, whole_file
 
 from .history import History
+from .order import OrderOf
 from .processes import Streams, everyones, from_first
 from .sharded import gathered, laid_out
 
@@ -60,24 +61,12 @@ class Saver:
         self.path = Path(path)
         self.parts = parts
         self.identity = dict(identity)
-        self.batches = batches if hasattr(batches, "load_state_dict") else None
-        # such a source knows its place in a walk, which then need not be walked again
-        self.midway = bool(getattr(batches, "midway", False))
-        sampler = getattr(batches, "sampler", None)
-        self.generator = getattr(batches, "generator", None) or getattr(sampler, "generator", None)
-        self._begun: Any = self._source_state()
-
-    def _source_state(self) -> dict[str, Any]:
-        state = {}
-        if self.batches is not None:
-            state["batches"] = self.batches.state_dict()
-        if isinstance(self.generator, torch.Generator):
-            state["generator"] = self.generator.get_state()
-        return state
+        self.order = OrderOf(batches)
+        self._begun: Any = self.order.state()
 
     def begin_epoch(self) -> dict[str, Any]:
         """Remember the state of the source before it is walked; returns that of the generators."""
-        self._begun = self._source_state()
+        self._begun = self.order.state()
         return self.streams.state()
 
     def save(
@@ -90,10 +79,10 @@ class Saver:
         """
         history.settle()
         several = self.streams.world > 1
-        if self.midway:
+        if self.order.midway:
             skip, begun = 0, self.streams.state()
         if skip == 0:
-            self._begun = self._source_state()
+            self._begun = self.order.state()
         mine = {
             "epoch_rng": dict(begun or {}),
             "rng": self.streams.state(),
@@ -174,12 +163,11 @@ class Saver:
 
     def _restore(self, state: Mapping[str, Any]) -> Start:
         for name, part in self.parts.items():
-            laid_out(part, state["parts"][name])
+            # older files know nothing of epochs
+            if name in state["parts"] or name != "epochs":
+                laid_out(part, state["parts"][name])
         mine = [state, *state.get("others", ())][self.streams.rank]
-        if self.batches is not None:
-            self.batches.load_state_dict(mine["source"]["batches"])
-        if isinstance(self.generator, torch.Generator):
-            self.generator.set_state(mine["source"]["generator"])
+        self.order.set(mine["source"])
         step, epoch, skip = (int(state[key]) for key in ("step", "epoch", "skip"))
         start = Start(step, epoch, skip, dict(mine["rng"]), list(state["records"]))
         self._begun = mine["source"]

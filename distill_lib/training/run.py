@@ -15,7 +15,6 @@ from torch.optim import Optimizer as TorchOptimizer
 
 from distill_lib.masks.tokens import aligned
 from distill_lib.objective import Objective, Step, Term
-from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.signals import (
     Captured,
     Forward,
@@ -40,6 +39,7 @@ from .before import (
 )
 from .history import History
 from .processes import Streams, from_first
+from .rates import Rate, Rates
 from .sharded import ready, reshard
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Run:
         return Accelerator()
 
     def prepare(
-        self, optimizer: Optimizer | None, lr: Schedule | float | None, clip_norm: float | None
+        self, optimizer: Optimizer | None, lr: Rate | None, clip_norm: float | None
     ) -> None:
         device = self.accelerator.device
         self.sharded = ready(
@@ -111,11 +111,11 @@ class Run:
         self.params = [
             p for m in (self.student, self.objective) for p in m.parameters() if p.requires_grad
         ]
-        self.lr = None if lr is None else as_schedule(lr)
         self.clip_norm = clip_norm
         optimizer = _make_optimizer(optimizer, self.params)
         check_optimizer(optimizer)
-        self._note_rates(optimizer)
+        self.rates = Rates(optimizer, lr)
+        self.undo.callback(self.rates.undo)
         has_params = any(p.requires_grad for p in self.objective.parameters())
         self.loss_of = (
             self.accelerator.prepare_model(self.objective, evaluation_mode=self.sharded)
@@ -154,21 +154,9 @@ class Run:
         mine = set(self.student.modules())
         self.shared = [part for m in models for part in m.modules() if part in mine]
 
-    def _note_rates(self, optimizer: TorchOptimizer) -> None:
-        """How the rates of the groups stand to each other, which a schedule keeps."""
-        if self.lr is None:
-            return
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
-        top = max(rates)
-        self.shares = [rate / top if top else 1.0 for rate in rates]
-        self.undo.callback(_set_rates, optimizer, rates)
-
     def saver(self, path: str | Path, batches: Iterable[Any]) -> resuming.Saver:
         """What writes and reads the checkpoint."""
-        inner = getattr(batches, "base_dataloader", batches)
-        # a loader of Accelerate says that it has a state, also around one that has none
-        source = batches if hasattr(inner, "load_state_dict") else inner
-        return resuming.Saver(path, self.parts(), self.identity(), source, self.streams)
+        return resuming.Saver(path, self.parts(), self.identity(), batches, self.streams)
 
     def check_place(self, path: str | Path) -> None:
         """Whether the checkpoint can be written, asked before the first step.
@@ -197,6 +185,8 @@ class Run:
             parts["teacher"] = self.teacher
         if self.accelerator.scaler is not None:
             parts["scaler"] = self.accelerator.scaler
+        if self.rates.scheduler is not None:
+            parts["scheduler"] = self.rates.scheduler
         return parts
 
     def identity(self) -> dict[str, str]:
@@ -227,8 +217,7 @@ class Run:
         alone = len(named) == 1 and self.world == 1
         whole = None if alone else self._whole(named, counts)
         asked = self.teacher is not None and self.objective.needs_teacher(progress)
-        if self.lr is not None:
-            _set_rates(self.optimizer, [share * self.lr(progress) for share in self.shares])
+        self.rates.before(progress)
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(named):
             with self._synced(last=i == len(named) - 1):
@@ -244,7 +233,11 @@ class Run:
         if hasattr(self.teacher, "update"):
             self._follow()
         rates = [settings["lr"] for settings in self.optimizer.param_groups]
-        return {**self._over_processes(sums), "lr": max(rates, key=lambda rate: rate or 0.0)}
+        record = {**self._over_processes(sums), "lr": max(rates, key=lambda rate: rate or 0.0)}
+        # as accelerate does: a step that half precision skipped is none
+        if not getattr(self.optimizer, "step_was_skipped", False):
+            self.rates.after()
+        return record
 
     def _follow(self) -> None:
         """Let the average follow the student; its buffers are those of the first process."""
@@ -330,11 +323,6 @@ class Run:
             self.undo.callback(self.accelerator.trackers.clear)
             for tracker in self.accelerator.trackers:
                 self.undo.callback(tracker.finish)
-
-
-def _set_rates(optimizer: Any, rates: list[float]) -> None:
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
 
 
 def _make_optimizer(optimizer: Optimizer | None, params: list[nn.Parameter]) -> TorchOptimizer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -137,11 +139,28 @@ def test_a_seed_that_differs_above_32_bits_gives_another_order():
     assert ids(make().batches(7, seed=1)) != ids(make().batches(7, seed=1 + 2**32))
 
 
-def test_a_walk_broken_off_is_over():
+@given(looks=st.lists(st.integers(0, 5), max_size=5), size=st.sampled_from([7, 30, 31]))
+def test_a_look_at_the_first_batch_is_no_walk_and_two_batches_are(looks, size):
+    batches, again = make().batches(size), make().batches(size)
+    walks = 0
+    for count in looks:
+        list(itertools.islice(batches, count))
+        walks += count > 1  # a walk that is over counts as well
+    assert batches.epoch == walks
+    for _ in range(walks):
+        list(again)
+    assert ids(batches) == ids(again)
+
+
+def test_a_walk_broken_off_after_one_batch_can_be_made_to_count():
     batches, whole = make().batches(7), make().batches(7)
+    batches.broken_off()
+    assert batches.epoch == 0, "there was none"
     next(iter(batches))
-    next(iter(whole))
-    assert ids(batches) == ids(whole)
+    batches.broken_off()
+    batches.broken_off()
+    list(whole)
+    assert batches.epoch == 1 and ids(batches) == ids(whole)
 
 
 def test_a_state_goes_on_where_it_was_taken():

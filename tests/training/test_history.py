@@ -30,6 +30,29 @@ def test_an_unknown_part_names_those_there_are() -> None:
         History()["loss"]
 
 
+def test_numbers_of_an_epoch_stand_in_the_row_of_its_last_step() -> None:
+    history = History()
+    for step in range(1, 5):
+        history.add(step, {"loss": torch.tensor(float(step))})
+        if step % 2 == 0:
+            history.note({"accuracy": step / 10})
+    assert history["accuracy"] == [0.2, 0.4] and history["loss"] == [1, 2, 3, 4]
+    assert len(history) == 4 and history.last == {"step": 4, "loss": 4.0, "accuracy": 0.4}
+    assert repr(history) == "History(4 steps: loss 4, accuracy 0.4)"
+    again = History(history.records)
+    assert again["accuracy"] == [0.2, 0.4]
+
+
+@pytest.mark.parametrize("name", ["step", "loss", "kd"])
+def test_a_name_of_the_steps_is_refused_for_an_epoch(name: str) -> None:
+    history = History()
+    history.add(1, {"loss": torch.tensor(1.0), "kd": 1.0})
+    history.add(2, {"loss": torch.tensor(1.0)})  # a part that fell to weight 0
+    with pytest.raises(ValueError, match=f"gave {name}, which is a name of.*call it val_{name}"):
+        history.note({"accuracy": 1.0, name: 2.0})
+    assert history.last == {"step": 2, "loss": 1.0}
+
+
 def test_it_prints_its_last_row() -> None:
     assert repr(History()) == "History(empty)"
     history = History([{"step": 1, "loss": 1.23456, "lr": 0.1}])

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from trainings import Killable, Killed
 
 from distill_lib import CE, KD, Match, Teacher, cosine, distill, linear, steps
+from distill_lib.data import Dataset
 
 
 def mlp() -> nn.Sequential:
@@ -97,6 +102,193 @@ def test_an_instance_keeps_its_rate_unless_there_is_a_schedule() -> None:
     optimizer = sgd(student.parameters())
     history = distill(student, None, data(2), CE(), steps=2, optimizer=optimizer, lr=linear(1, 0))
     assert history["lr"] == [1, 0.5]
+
+
+# ---- schedulers of torch ----
+
+SCHEDULERS: dict[str, Callable[..., Any]] = {
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 3),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [2, 5]),
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda i: 1 / (1 + i)),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda i: 0.9),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o, 0.5, 4),
+    "LinearLR": lambda o: lr_scheduler.LinearLR(o, 0.1, total_iters=6),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.8),
+    "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 9, 2.0),
+    "CosineAnnealingLR": functools.partial(lr_scheduler.CosineAnnealingLR, T_max=8),
+    "WarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3, 2),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.3, 2),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.3, total_steps=12),
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.ConstantLR(o, 0.1, 2), lr_scheduler.ExponentialLR(o, 0.9)]
+    ),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, 0.1, total_iters=3), lr_scheduler.StepLR(o, 2)], [3]
+    ),
+    "SWALR": lambda o: torch.optim.swa_utils.SWALR(o, 0.01, anneal_epochs=5),
+}
+
+
+def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("how", ["function", "instance"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_scheduler_of_torch_does_what_it_does_by_hand(name: str, how: str) -> None:
+    student, batches = mlp(), data(4)
+    by_hand = copy.deepcopy(student)
+    optimizer = sgd(list(student.parameters()))
+    given, before = SCHEDULERS[name], settings_of(optimizer)
+    lr = given if how == "function" else given(optimizer)
+    history = distill(student, None, batches, CE(), epochs=3, optimizer=optimizer, lr=lr)
+
+    optimizer2 = sgd(list(by_hand.parameters()))
+    scheduler, rates = given(optimizer2), []
+    for x, y in batches * 3:
+        F.cross_entropy(by_hand(x), y).backward()
+        rates.append(optimizer2.param_groups[0]["lr"])
+        optimizer2.step()
+        optimizer2.zero_grad()
+        scheduler.step()
+    assert history["lr"] == rates and len(set(rates)) > 1
+    assert torch.allclose(weights(student), weights(by_hand), atol=1e-6)
+    if how == "function":  # it was ours: the optimizer is as it came, and may be given again
+        assert settings_of(optimizer) == before
+        distill(student, None, batches, CE(), steps=1, optimizer=optimizer, lr=linear(1, 0))
+    else:  # it is the user's, and stands where it stands
+        assert settings_of(optimizer) == settings_of(optimizer2)
+        assert lr.last_epoch == scheduler.last_epoch if hasattr(lr, "last_epoch") else True
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_scheduler_of_torch_survives_a_kill(name: str, tmp_path: Path) -> None:
+    def run(path: str, kill_at: int = -1) -> tuple[Any, Tensor]:
+        torch.manual_seed(1)
+        student = Killable(kill_at)
+        history = distill(
+            student, None, data(4), CE(), epochs=3, optimizer=sgd, lr=SCHEDULERS[name],
+            checkpoint=tmp_path / path, save_every=3,
+        )  # fmt: skip
+        return history.records, weights(student)
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", kill_at=8)
+    again = run("killed")
+    assert again[0] == whole[0] and torch.equal(again[1], whole[1])
+
+
+def test_groups_have_the_rates_that_a_scheduler_of_torch_gives_them() -> None:
+    student, seen = mlp(), []
+    groups = [{"params": student[0].parameters(), "lr": 1e-5}, {"params": student[2].parameters()}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    optimizer.register_step_pre_hook(lambda o, *_: seen.append([g["lr"] for g in o.param_groups]))
+    distill(student, None, data(4), CE(), epochs=1, optimizer=optimizer,
+            lr=lambda o: lr_scheduler.StepLR(o, 2))  # fmt: skip
+    assert seen[:2] == [[1e-5, 0.1]] * 2
+    assert seen[2:] == [pytest.approx([1e-6, 0.01])] * 2
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_reduce_on_plateau_gets_the_number_that_is_kept(mode: str) -> None:
+    scores = [1, 2, 2, 3, 1] if mode == "max" else [3, 2, 2, 1, 3]
+    history = distill(
+        mlp(), None, data(2), CE(), epochs=5, optimizer=sgd,
+        lr=lambda o: lr_scheduler.ReduceLROnPlateau(o, mode, patience=0),
+        each_epoch=lambda e, h: {"score": scores[e - 1]},
+        keep_best="score" if mode == "max" else "-score",
+    )  # fmt: skip
+    assert history["lr"][::2] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_reduce_on_plateau_without_its_number_is_refused() -> None:
+    def plateau(optimizer: Any) -> Any:
+        return lr_scheduler.ReduceLROnPlateau(optimizer)
+
+    with pytest.raises(ValueError, match="needs a number after each epoch"):
+        distill(mlp(), None, data(), CE(), epochs=1, lr=plateau)
+    with pytest.raises(ValueError, match=r"mode='min', but keep_best='accuracy'"):
+        distill(mlp(), None, data(), CE(), epochs=1, lr=plateau, keep_best="accuracy",
+                each_epoch=lambda e, h: {"accuracy": 1.0})  # fmt: skip
+
+
+@pytest.mark.parametrize("lr", [0.5, linear(1, 0), SCHEDULERS["StepLR"], None])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_scheduler_of_the_users_is_not_overridden_and_not_forgotten(name: str, lr: Any) -> None:
+    student = mlp()
+    optimizer = sgd(list(student.parameters()))
+    scheduler = SCHEDULERS[name](optimizer)
+    before, start = settings_of(optimizer), weights(student)
+    words = "nobody would step" if lr is None else "which lr would override"
+    with pytest.raises(ValueError, match=rf"{words}: pass the scheduler itself as lr"):
+        distill(student, None, data(), CE(), epochs=1, optimizer=optimizer, lr=lr)
+    assert settings_of(optimizer) == before and torch.equal(weights(student), start)
+    assert scheduler.optimizer is optimizer
+
+
+def test_who_steps_his_scheduler_himself_may() -> None:
+    for hook in (False, True):
+        student = mlp()
+        optimizer = sgd(list(student.parameters()))
+        scheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)
+        look = None if hook else lambda e, h, s=scheduler: s.step()
+        if hook:
+            optimizer.register_step_post_hook(lambda *_, s=scheduler: s.step())
+        history = distill(
+            student, None, data(2), CE(), epochs=2, optimizer=optimizer, each_epoch=look
+        )
+        # the rate of a step is read after it, and so after the hook
+        assert history["lr"] == ([0.05, 0.025, 0.0125, 0.00625] if hook else [0.1, 0.1, 0.05, 0.05])
+
+
+def test_a_scheduler_of_another_optimizer_is_refused() -> None:
+    student = mlp()
+    scheduler = lr_scheduler.StepLR(sgd(list(student.parameters())), 3)
+    for optimizer in (None, sgd, sgd(list(student.parameters()))):
+        with pytest.raises(ValueError, match="StepLR of another optimizer: pass that one"):
+            distill(student, None, data(), CE(), epochs=1, optimizer=optimizer, lr=scheduler)
+
+
+@pytest.mark.parametrize(
+    "lr", [lambda s: 0.1 * s, lambda s: 0.1, lr_scheduler.CosineAnnealingLR, lambda o: None]
+)
+def test_a_function_that_makes_no_scheduler_is_refused(lr: Any) -> None:
+    with pytest.raises(TypeError, match=r"a function from the optimizer.*Schedule\(function, 'n"):
+        distill(mlp(), None, data(), CE(), epochs=1, lr=lr)
+
+
+def test_a_function_that_fails_leaves_the_optimizer_as_it_was() -> None:
+    student = mlp()
+    optimizer = sgd(list(student.parameters()))
+    before = settings_of(optimizer)
+
+    def forgets_to_return(o: Any) -> None:
+        lr_scheduler.OneCycleLR(o, 0.3, total_steps=12)
+
+    with pytest.raises(TypeError, match="it gave NoneType"):
+        distill(student, None, data(), CE(), epochs=1, optimizer=optimizer, lr=forgets_to_return)
+    assert settings_of(optimizer) == before
+    assert len(distill(student, None, data(), CE(), epochs=1, optimizer=optimizer)) == 6
+
+
+@pytest.mark.usefixtures("own_accelerate")
+def test_a_scheduler_is_stepped_once_an_optimizer_step_under_accumulation() -> None:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(gradient_accumulation_steps=3, mixed_precision="bf16", cpu=True)
+    history = distill(mlp(), None, data(6), CE(), epochs=2, optimizer=sgd,
+                      lr=lambda o: lr_scheduler.StepLR(o, 1), accelerator=accelerator)  # fmt: skip
+    assert history["lr"] == pytest.approx([0.1, 0.01, 1e-3, 1e-4])
+
+
+def test_one_step_after_another_sees_one_batch_after_another() -> None:
+    items = Dataset(torch.randn(12, 5), torch.arange(12) % 3, ("a", "b", "c"))
+    seen, batches = [], items.batches(4)
+    for _ in range(6):
+        distill(mlp(), None, batches, CE(), steps=1,
+                forward=lambda m, b: seen.append(b["index"]) or m(b["inputs"]))  # fmt: skip
+    assert batches.epoch == 6 and len({tuple(index.tolist()) for index in seen}) == 6
 
 
 def test_progress_moves_weights_and_temperatures() -> None:

@@ -1,0 +1,140 @@
+"""Who sets an optimizer's learning rates: a schedule of ours, a scheduler of torch, or nobody."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from distill_lib.schedules import Schedule, as_schedule
+
+__all__ = ["Rate", "Rates"]
+
+MARK = "_wrapped_by_lr_sched"  # of torch, on the step of an optimizer that has a scheduler
+
+Rate = Schedule | float | LRScheduler | Callable[[Any], LRScheduler]
+
+
+class Rates:
+    """Sets the rates before each step, or has a scheduler do so after each.
+
+    Args:
+        optimizer: The optimizer itself, before an accelerator wraps it.
+        lr: A number or a schedule: the highest rate of the groups, the others in proportion. A
+            scheduler of torch on this optimizer, or a function from the optimizer to one. None:
+            the optimizer has its own rates.
+
+    Raises:
+        TypeError: anything else.
+        ValueError: a scheduler of another optimizer, or one on this optimizer that would be
+            overridden.
+    """
+
+    def __init__(self, optimizer: Optimizer, lr: Rate | None) -> None:
+        self.optimizer: Any = optimizer
+        self.schedule: Schedule | None = None
+        self.scheduler: Any = None
+        self._undo: list[dict[str, Any]] | None = None
+        if isinstance(lr, LRScheduler):
+            self._take(lr)
+        elif lr is not None:
+            if self.has_other:
+                raise ValueError(
+                    "the optimizer has a scheduler of torch, which lr would override: pass the "
+                    "scheduler itself as lr, or an optimizer without one"
+                )
+            settings = [{k: v for k, v in g.items() if k != "params"} for g in self._groups]
+            self._undo = copy.deepcopy(settings)
+            self._step = vars(optimizer).get("step")
+            if callable(lr) and not isinstance(lr, Schedule):
+                self._make(lr)
+            else:
+                self.schedule = as_schedule(lr)
+                rates = [float(group["lr"]) for group in self._groups]
+                top = max(rates)
+                # how the rates of the groups stand to each other, which a schedule keeps
+                self._shares = [rate / top if top else 1.0 for rate in rates]
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = self.optimizer.param_groups
+        return groups
+
+    @property
+    def _inner(self) -> Any:
+        # Accelerate's optimizer is a shell around the one that a scheduler was made for
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    @property
+    def plateau(self) -> str | None:
+        """The mode of a scheduler that asks for a number after each epoch: min or max."""
+        return self.scheduler.mode if isinstance(self.scheduler, ReduceLROnPlateau) else None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the optimizer has a scheduler of the user's that no hook could step."""
+        hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+        return self.has_other and not any(getattr(self._inner, name, None) for name in hooks)
+
+    def _take(self, scheduler: LRScheduler) -> None:
+        if scheduler.optimizer is not self.optimizer and scheduler.optimizer is not self._inner:
+            raise ValueError(
+                f"lr is a {type(scheduler).__name__} of another optimizer: pass that one as "
+                "optimizer= too, or as lr a function from the optimizer to its scheduler"
+            )
+        self.scheduler = scheduler
+
+    @property
+    def has_other(self) -> bool:
+        """Whether a scheduler was made for the optimizer elsewhere."""
+        unseen = self._undo is None and self.scheduler is None
+        return unseen and hasattr(getattr(self._inner, "step", None), MARK)
+
+    def before(self, progress: float) -> None:
+        """Set the rates of the step that is to come."""
+        if self.schedule is not None:
+            rate = self.schedule(progress)
+            for group, share in zip(self._groups, self._shares, strict=True):
+                group["lr"] = share * rate
+
+    def after(self) -> None:
+        """Have the scheduler set those of the next."""
+        if self.scheduler is not None and self.plateau is None:
+            self.scheduler.step()
+
+    def undo(self) -> None:
+        """Leave the optimizer with the rates that it came with, as far as they were set here."""
+        if self._undo is None:
+            return
+        for group, settings in zip(self._groups, self._undo, strict=True):
+            if self.schedule is not None:
+                group["lr"] = settings["lr"]
+            else:  # a scheduler sets more: momentum, and marks of its own
+                for key in group.keys() - settings.keys() - {"params"}:
+                    del group[key]
+                group.update(settings)
+        if self.schedule is None:
+            # a scheduler counts the optimizer's steps by a method of its own
+            vars(self.optimizer).pop("step", None)
+            vars(self.optimizer).update({} if self._step is None else {"step": self._step})
+
+    def _make(self, lr: Callable[[Any], LRScheduler]) -> None:
+        """Have a function make the scheduler."""
+        cause, made = None, None
+        try:
+            made = lr(self.optimizer)
+        except TypeError as error:
+            cause = error
+        if isinstance(made, LRScheduler) and made.optimizer is self.optimizer:
+            self.scheduler = made
+            return
+        self.undo()
+        raise TypeError(
+            "lr expected a number, a schedule, or a function from the optimizer to one of torch's "
+            "schedulers on it, such as lambda optimizer: StepLR(optimizer, 100); it gave "
+            f"{cause or type(made).__name__}. A function of progress becomes a schedule by "
+            "Schedule(function, 'name')"
+        ) from cause
