@@ -1,7 +1,7 @@
 """Distil a small student of the digits, in as many processes as the launcher starts.
 
-    python book/scripts/train_digits.py one
-    torchrun --standalone --nproc_per_node 2 book/scripts/train_digits.py two
+    python -m distill_lib.booktools.processes.train_digits one
+    torchrun --nproc_per_node 2 -m distill_lib.booktools.processes.train_digits two
 
 The folder gets ``student.safetensors`` and ``history.json``, and ``dropped.<rank>.json``: how many
 units the dropout of each process took at each pass. Nothing is printed. A step always sees

@@ -1,7 +1,7 @@
 """What the time of a step is made of, in as many processes as the launcher starts.
 
-    python book/scripts/cost_of_a_step.py one.json
-    torchrun --standalone --nproc_per_node 2 book/scripts/cost_of_a_step.py two.json
+    python -m distill_lib.booktools.processes.cost_of_a_step one.json
+    torchrun --nproc_per_node 2 -m distill_lib.booktools.processes.cost_of_a_step two.json
 
 Writes the medians over the steps, in milliseconds: the teacher's pass, the student's pass, its
 backward pass alone, the averaging of the gradients (the backward pass with it less the one
