@@ -89,6 +89,8 @@ class Schedule:
         self.fixed: float | None = None
 
     def __call__(self, progress: float) -> float:
+        if self.fixed is not None:
+            return self.fixed
         return float(self._function(min(max(progress, 0.0), 1.0)))
 
     def __repr__(self) -> str:

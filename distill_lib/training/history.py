@@ -41,7 +41,10 @@ class History:
             FloatingPointError: a loss that is not finite.
         """
         tensors = [v for _, row in self._fresh for v in row.values() if isinstance(v, Tensor)]
-        numbers = iter(torch.stack([t.float() for t in tensors]).tolist() if tensors else ())
+        if all(t.device.type == "cpu" for t in tensors):
+            numbers = iter([t.item() for t in tensors])
+        else:
+            numbers = iter(torch.stack([t.float() for t in tensors]).tolist())
         for step, row in self._fresh:
             plain = {k: next(numbers) if isinstance(v, Tensor) else v for k, v in row.items()}
             self.records.append({"step": step, **plain})
