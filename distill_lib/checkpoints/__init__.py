@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill_lib.arguments import as_path, checked
+
 from .files import checked_zip, torch_load
 from .manifests import verify, write_manifest
 
@@ -39,6 +41,7 @@ class CheckpointError(RuntimeError):
     """A file that holds no weights that can be read; the message says what was found."""
 
 
+@checked
 @dataclass
 class Checkpoint:
     """What a file held.
@@ -55,6 +58,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     meta: dict[str, Any] = field(default_factory=dict)
 
+    @checked
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The weights under a prefix, without it.
 
@@ -65,12 +69,11 @@ class Checkpoint:
         found = {k.removeprefix(start): v for k, v in self.tensors.items() if k.startswith(start)}
         if not found:
             have = sorted({k.split(".")[0] for k in self.tensors})
-            raise CheckpointError(
-                f"no weights under {prefix!r} in a {self.kind} checkpoint; "
-                f"it has: {', '.join(have)}"
-            )
+            what = f"no weights under {prefix!r} in a {self.kind} checkpoint"
+            raise CheckpointError(f"{what}; it has: {', '.join(have)}")
         return found
 
+    @checked
     def load_into(self, module: torch.nn.Module, prefix: str = "") -> None:
         """Copy the weights into a module, all of them.
 
@@ -135,14 +138,15 @@ def check_fit(kind: str, found: Shapes, wanted: Shapes) -> None:
         ],
     }
     if any(faults.values()):
+        named = {what: names for what, names in faults.items() if names}
         words = [
-            f"{what}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
-            for what, names in faults.items()
-            if names
+            f"{what}: {', '.join(names[:8])}{', …' * (len(names) > 8)}"
+            for what, names in named.items()
         ]
         raise CheckpointError(f"the {kind} checkpoint does not fit the model. {'; '.join(words)}")
 
 
+@checked
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read weights from a file or folder of a known layout.
 
@@ -165,9 +169,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: no such file, one that cannot be read or is torn, a pickle that holds more
             than data, or a layout not known; the message lists what was found.
     """
-    path = Path(path)
     try:
-        return _read(path)
+        return _read(as_path(path))
     except CheckpointError:
         raise
     except Exception as error:  # bytes that are no checkpoint can end in any error
@@ -196,9 +199,8 @@ def _read(path: Path) -> Checkpoint:
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
-    path.open(
-        "rb"
-    ).close()  # its reader says of every file that it cannot open that it is not there
+    # its reader says of every file that it cannot open that it is not there
+    path.open("rb").close()
     try:
         with safe_open(path, framework="pt") as file:
             return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
@@ -313,6 +315,7 @@ def _rsl_rl(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]] | None:
     return f"rsl_rl-{3 if new else 2}/{task}", _numbers(inner)
 
 
+@checked
 def from_state(state: Any, path: str | Path = "the state") -> Checkpoint:
     """Name the layout of something that ``torch.load`` gave.
 
@@ -329,18 +332,14 @@ def from_state(state: Any, path: str | Path = "the state") -> Checkpoint:
         meta = {k: v for k, v in state.items() if isinstance(v, (str, int, float, bool))}
         if (found := _rsl_rl(state)) is not None:
             kind, tensors = found
-            extra = {
-                k: _numbers(v)
-                for k, v in state.items()
-                if str(k).endswith("norm_state_dict") and _is_weights(v)
-            }
+            norms = [k for k in state if str(k).endswith("norm_state_dict")]
+            extra = {k: _numbers(state[k]) for k in norms if _is_weights(state[k])}
             return Checkpoint(kind, tensors, {**meta, **extra})
         for key in ("state_dict", "model_state_dict", "model"):
             if _is_weights(state.get(key)):
                 return Checkpoint("state_dict", _numbers(state[key]), meta)
-        have = (
-            ", ".join(f"{k} ({type(v).__name__})" for k, v in list(state.items())[:12]) or "nothing"
-        )
+        some = [f"{k} ({type(v).__name__})" for k, v in list(state.items())[:12]]
+        have = ", ".join(some) or "nothing"
     else:
         have = type(state).__name__
     raise CheckpointError(

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+from distill_lib.arguments import as_path
+
 from .parts import part_of
 
 __all__ = ["checked_zip", "torch_load", "whole_file", "written_whole"]
@@ -34,7 +36,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     handled = sys.exc_info()[1]
     try:
-        place = Path(os.path.realpath(path))
+        place = Path(os.path.realpath(as_path(path)))
         with part_of(place) as (file, part):
             yield file
             file.flush()
@@ -57,7 +59,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A file of the same name for others to write, which then takes its place in one move."""
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / Path(path).name
+        made = Path(folder) / as_path(path).name
         yield made
         with made.open("rb") as source, whole_file(path) as file:
             shutil.copyfileobj(source, file)

@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from distill_lib.arguments import as_path, checked
+
 from .files import whole_file
 
 __all__ = ["MANIFEST", "sums_of", "verify", "write_manifest"]
@@ -28,6 +30,7 @@ def sums_of(folder: Path) -> dict[bytes, str]:
     return found
 
 
+@checked
 def write_manifest(folder: str | Path) -> str:
     """Write down the SHA-256 of every file in a folder, as ``SHA256SUMS`` in it.
 
@@ -47,7 +50,7 @@ def write_manifest(folder: str | Path) -> str:
         ValueError: no folder, one without files, or a name with a line break or backslash.
         OSError: a file cannot be read, or the manifest not be written; an older one is whole.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     lines = [f"{digest}  ".encode() + name + b"\n" for name, digest in sums_of(folder).items()]
     if not lines:
         raise ValueError(f"{folder} is no folder with files, so there is nothing to write down")
@@ -59,6 +62,7 @@ def write_manifest(folder: str | Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@checked
 def verify(folder: str | Path, digest: str | None = None) -> None:
     """Compare every file in a folder with its manifest.
 
@@ -89,7 +93,7 @@ def verify(folder: str | Path, digest: str | None = None) -> None:
     """
     from . import CheckpointError
 
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     try:
         with (folder / MANIFEST).open("rb") as file:
             content = file.read(MOST + 1)

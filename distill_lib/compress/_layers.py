@@ -46,6 +46,8 @@ def layers_of(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str
             raise TypeError(
                 f"layers is a sequence of names, got the string {layers!r}: ({layers!r},)"
             )
+        if not len(layers):
+            raise ValueError("layers expected names, got none: nothing would be compressed")
         chosen: set[str] = set()
         for name in layers:
             if name not in known:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import as_path, checked
 from distill_lib.checkpoints.files import written_whole
 from distill_lib.ties import copied, readers
 
@@ -43,6 +44,7 @@ class _Reader:
             raise _OfBatches from error
 
 
+@checked
 def quantize_onnx(
     path: str | Path,
     out: str | Path,
@@ -78,13 +80,14 @@ def quantize_onnx(
     """
     onnx = need("onnx", "compress.quantize_onnx")
     tools = need("onnxruntime.quantization", "compress.quantize_onnx")
+    source = as_path(path)
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it recommends a pass that changes nothing here
     try:
         with tempfile.TemporaryDirectory() as folder, written_whole(out) as made:
             plain = Path(folder) / "plain.onnx"
             with _understood(path):
-                model = onnx.load(path)
+                model = onnx.load(source)
                 held = {node.op_type for node in model.graph.node}
                 del model.graph.value_info[:]  # shapes that quantize_dynamic finds contradictory
                 onnx.save(model, plain)
@@ -101,8 +104,8 @@ def quantize_onnx(
                 with _understood(path):
                     tools.quantize_dynamic(plain, made, **common)
             else:
-                source = OnnxModel(plain)
-                reader = _Reader(source.feed(batch) for batch in batches)
+                asked = OnnxModel(plain)
+                reader = _Reader(asked.feed(batch) for batch in batches)
                 unsigned = tools.QuantType.QUInt8
                 common["op_types_to_quantize"] = kinds
                 with _understood(path):
@@ -158,6 +161,7 @@ def _linear(model: nn.Module, what: str) -> dict[nn.Module, list[nn.Module]]:
     return found
 
 
+@checked
 def int8_weight_only(model: nn.Module) -> nn.Module:
     """A copy whose linear layers keep int8 weights, and compute in floats; by torchao.
 
@@ -168,6 +172,7 @@ def int8_weight_only(model: nn.Module) -> nn.Module:
     return _torchao(model, "Int8WeightOnlyConfig", "int8_weight_only")
 
 
+@checked
 def int8_dynamic(model: nn.Module) -> nn.Module:
     """A copy whose linear layers keep int8 weights and round their inputs as they come; by torchao.
 
@@ -177,6 +182,7 @@ def int8_dynamic(model: nn.Module) -> nn.Module:
     return _torchao(model, "Int8DynamicActivationInt8WeightConfig", "int8_dynamic")
 
 
+@checked
 def int4_weight_only(model: nn.Module) -> nn.Module:
     """A copy on the GPU whose linear layers keep int4 weights, in bfloat16; by torchao.
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import as_path, checked
 from distill_lib.signals import as_batch, call, eval_mode, place
 from distill_lib.ties import copied, memory
 
@@ -69,6 +70,7 @@ def _count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
+@checked
 def file_bytes(model: nn.Module, path: str | Path | None = None) -> int:
     """The bytes of the model's state in a file that is really written.
 
@@ -84,7 +86,7 @@ def file_bytes(model: nn.Module, path: str | Path | None = None) -> int:
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(path) if path is not None else Path(folder) / "model"
+        file = Path(folder) / "model" if path is None else as_path(path)
         state = {}
         once = set()
         for name, tensor in model.state_dict(keep_vars=True).items():
@@ -104,6 +106,7 @@ def _is_plain(value: Any) -> bool:
     return kind and value.layout == torch.strided and not value.is_quantized
 
 
+@checked
 def macs(model: nn.Module, example: Any) -> int:
     """Multiplications, each with an addition, of convolutions and products of matrices.
 
@@ -140,6 +143,7 @@ def _ask(model: nn.Module | OnnxModel, example: Any) -> Callable[[], Any]:
     return lambda: call(model, inputs)
 
 
+@checked
 def compare(
     models: Mapping[str, nn.Module | OnnxModel], example: Any, runs: int = 30
 ) -> dict[str, Latency]:
@@ -182,6 +186,7 @@ def _settle(model: nn.Module | OnnxModel) -> None:
         torch.cuda.synchronize()
 
 
+@checked
 def report(
     model: nn.Module | OnnxModel,
     example: Any,
@@ -209,9 +214,9 @@ def report(
     """
     latency = compare({"": model}, example, runs)[""]
     if isinstance(model, OnnxModel):
-        file = Path(path) if path is not None else model.path
+        file = model.path if path is None else as_path(path)
         return Report(name or file.name, None, None, file.stat().st_size, None, latency)
-    size = file_bytes(model) if path is None else Path(path).stat().st_size
+    size = file_bytes(model) if path is None else as_path(path).stat().st_size
     plain = (Tensor, nn.Parameter)  # torchao's weights are of types of their own
     # one weight is one weight, also where two parameters merely share its numbers
     once = {memory(p): p for p in reversed([*_plain(model).parameters()])}

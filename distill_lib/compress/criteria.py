@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill_lib.arguments import check_numbers, checked
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place, suggest
 
 from ._layers import TABLES, check_share, users_of, weights_of
@@ -41,6 +42,7 @@ class Masks(dict[str, Tensor]):
         kept = sum(int(mask.sum()) for mask in self.values())
         return 1 - kept / sum(mask.numel() for mask in self.values())
 
+    @checked
     @torch.no_grad()
     def apply(self, model: nn.Module) -> nn.Module:
         """Set the removed weights to zero, in place.
@@ -54,6 +56,7 @@ class Masks(dict[str, Tensor]):
             param.masked_fill_(~mask.to(param.device), 0.0)
         return model
 
+    @checked
     def of(self, model: nn.Module) -> dict[str, tuple[nn.Parameter, Tensor]]:
         """The parameters of the masks, each with its mask, by the names that the masks use.
 
@@ -80,6 +83,7 @@ class Masks(dict[str, Tensor]):
         return f"Masks({len(self)} weight{s}, {self.sparsity:.1%} removed)".replace("%", " %")
 
 
+@checked
 def mask_lowest(scores: Mapping[str, Tensor], sparsity: float, scope: str = "global") -> Masks:
     r"""Remove the weights with the lowest scores.
 
@@ -112,7 +116,12 @@ def mask_lowest(scores: Mapping[str, Tensor], sparsity: float, scope: str = "glo
         raise ValueError(f"scope is one of {', '.join(SCOPES)}, got {scope!r}")
     if scope == "2:4" and sparsity != 0.5:
         raise ValueError(f"2:4 removes one half, so sparsity is 0.5, got {sparsity:g}")
+    if not scores:
+        raise ValueError("scores expected one weight at least, got an empty mapping")
     for name, score in scores.items():
+        check_numbers(f"the scores of {name!r}", score)
+        if scope == "row" and not score.ndim:
+            raise ValueError(f"the scores of {name!r} expected rows, got a single number")
         if not bool(score.isfinite().all()):
             raise ValueError(f"the scores of {name!r} are not finite: broken weights or batches")
     if scope == "global":
@@ -142,6 +151,7 @@ def _two_of_four(scores: Tensor) -> Tensor:
     return kept.view(last.shape).movedim(-1, 1).contiguous()
 
 
+@checked
 def magnitude(
     model: nn.Module,
     sparsity: float,
@@ -167,6 +177,7 @@ def magnitude(
     return mask_lowest({n: w.detach().abs() for n, w in weights.items()}, sparsity, scope)
 
 
+@checked
 def two_four(model: nn.Module, layers: Sequence[str] | None = None) -> Masks:
     """Remove the smaller two of each four neighboring inputs: the pattern that GPUs speed up.
 
@@ -180,6 +191,7 @@ def two_four(model: nn.Module, layers: Sequence[str] | None = None) -> Masks:
     return magnitude(model, 0.5, "2:4", layers)
 
 
+@checked
 def random(
     model: nn.Module,
     sparsity: float,
@@ -195,6 +207,7 @@ def random(
     return mask_lowest(scores, sparsity, scope)
 
 
+@checked
 def wanda(
     model: nn.Module,
     batches: Iterable[Any],

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import as_path, checked
 from distill_lib.checkpoints.files import written_whole
 from distill_lib.signals import DESCRIPTIVE, as_batch, call, eval_mode
 
@@ -102,6 +103,7 @@ def _why(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
 
 
+@checked
 def to_onnx(
     model: nn.Module,
     example: Any,
@@ -188,6 +190,7 @@ def _strip(path: Path) -> None:
     onnx.save(model, path)
 
 
+@checked
 def to_exported(
     model: nn.Module, example: Any, path: str | Path, dynamic: Mapping[int, str] = BATCH
 ) -> int:
@@ -245,6 +248,7 @@ class _Exported(nn.Module):
         return dict(zip(self.outputs, said, strict=True))
 
 
+@checked
 def load_exported(path: str | Path) -> nn.Module:
     """Read a program of :func:`to_exported`: a model for :func:`distill_lib.evaluate`.
 
@@ -260,7 +264,7 @@ def load_exported(path: str | Path) -> nn.Module:
             pickled weights or compiled code.
     """
     try:
-        archive, inputs, outputs = rebuilt(Path(path))
+        archive, inputs, outputs = rebuilt(as_path(path))
         with _quiet():
             program = torch.export.load(archive).module()
     except UnsafeProgram as error:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import checked
 from distill_lib.signals import as_batch, eval_mode, place
 from distill_lib.ties import copied, memory, readers
 
@@ -35,6 +36,7 @@ def _blocks(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+@checked
 def unit_scores(
     model: nn.Module, batches: Iterable[Any], loss: Callable[[nn.Module, Any], Tensor]
 ) -> dict[str, Tensor]:
@@ -93,6 +95,7 @@ def _heads(block: nn.Module) -> int:
     return int(block.get_submodule("attention.self").num_attention_heads)  # type: ignore[arg-type]
 
 
+@checked
 @torch.no_grad()
 def prune_transformer(
     model: nn.Module,

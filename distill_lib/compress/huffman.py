@@ -8,6 +8,8 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+from distill_lib.arguments import told
+
 __all__ = ["decode", "encode", "huffman_bits", "lengths_of"]
 
 LONGEST = 16  # bits of a code word, so that a table of all words stays small
@@ -73,7 +75,10 @@ def huffman_bits(codes: Ints) -> int:
         >>> huffman_bits(np.array([0, 0, 0, 0, 0, 1, 2, 2]))
         11
     """
-    counts = np.bincount(np.asarray(codes).reshape(-1))
+    found = np.asarray(codes)
+    if found.dtype.kind not in "iub" or (found.size and found.min() < 0):
+        raise TypeError(f"codes expected an array of whole numbers from 0, got {told(codes)}")
+    counts = np.bincount(found.reshape(-1))
     return int(counts @ lengths_of(counts))
 
 

@@ -21,12 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from distill_lib.arguments import as_path, checked
 from distill_lib.checkpoints import Checkpoint, CheckpointError, check_fit
 from distill_lib.checkpoints.files import whole_file
 from distill_lib.ties import ties
 
 from .huffman import decode, encode, lengths_of
-from .plans import all_names, planned, shrink
+from .plans import all_names, as_json, planned, shrink
 
 __all__ = ["load_packed", "packed_sizes", "save_packed"]
 
@@ -35,7 +36,8 @@ SYMBOLS = 4096  # beyond, a codebook costs more than it saves
 HEADER = 4096  # bytes that the header may have for each tensor and module of a model
 SKIP = 255  # the gap that stands for 255 zeros and no value behind them
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+Word = type[np.unsignedinteger[Any]]
+UNSIGNED: dict[int, Word] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 Array = NDArray[Any]
 
@@ -115,6 +117,7 @@ def _encode(tensor: Tensor) -> tuple[dict[str, Any], bytes, bytes]:
     return entry | ({"b": book} if book else {}), tables, body
 
 
+@checked
 def packed_sizes(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     """The bits that each number of a tensor costs in a packed file, without the file's header.
 
@@ -130,6 +133,7 @@ def packed_sizes(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     return found
 
 
+@checked
 def save_packed(model: nn.Module, path: str | Path, plan: Mapping[str, Any] | None = None) -> int:
     """Write a model's state as small as its zeros and repeated values allow, each weight once.
 
@@ -152,7 +156,7 @@ def save_packed(model: nn.Module, path: str | Path, plan: Mapping[str, Any] | No
     """
     header: dict[str, Any] = {"tensors": []}
     if plan is not None:
-        header["plan"] = plan
+        header["plan"] = json.loads(as_json(plan))
     tables, bodies = [], []
     if same := ties(model):
         header["ties"] = same
@@ -177,6 +181,7 @@ def save_packed(model: nn.Module, path: str | Path, plan: Mapping[str, Any] | No
     return len(data)
 
 
+@checked
 def load_packed(model: nn.Module, path: str | Path) -> nn.Module:
     """Read a packed file into a freshly built model, in place.
 
@@ -204,7 +209,7 @@ def load_packed(model: nn.Module, path: str | Path) -> nn.Module:
         (True, True)
     """
     try:
-        header, table, body = _opened(Path(path).read_bytes(), model)
+        header, table, body = _opened(as_path(path).read_bytes(), model)
         shapes = planned(model, header.get("plan", {"shapes": {}, "sizes": {}}))
         said = {entry["k"]: entry["s"] for entry in header["tensors"]}
         same = header.get("ties", {})

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import checked, told
 from distill_lib.checkpoints import Checkpoint, CheckpointError, check_fit, load_checkpoint
 from distill_lib.checkpoints.files import whole_file
 from distill_lib.ties import ties
@@ -24,6 +25,7 @@ __all__ = ["Plan", "load_pruned", "plan_of", "save_pruned", "shrink"]
 Plan = dict[str, dict[str, Any]]
 
 
+@checked
 def plan_of(dense: nn.Module, pruned: nn.Module) -> Plan:
     """What makes a dense network into a narrower one: plain data, fit for JSON.
 
@@ -113,6 +115,8 @@ def planned(model: nn.Module, plan: Any) -> dict[str, list[int]]:
     Raises:
         CheckpointError: no plan, one of another network, or one that does not narrow.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model expected a torch.nn.Module, got {told(model)}")
     if not isinstance(plan, Mapping) or not all(
         isinstance(plan.get(key), Mapping) for key in ("shapes", "sizes")
     ):
@@ -145,6 +149,7 @@ def _largest(size: Any) -> int:
     return max(map(_largest, size), default=0) if isinstance(size, tuple) else abs(size)
 
 
+@checked
 def save_pruned(model: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> int:
     """Write weights and plan as one safetensors file; returns its bytes.
 
@@ -165,12 +170,27 @@ def save_pruned(model: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> 
                 f"{name!r} is no plain tensor: make the model plain before it is saved"
             )
     once = {k: v.detach().contiguous() for k, v in state.items() if k not in same}
-    data = save(once, {"plan": json.dumps(plan), "ties": json.dumps(same)})
+    data = save(once, {"plan": as_json(plan), "ties": json.dumps(same)})
     with whole_file(path) as file:
         file.write(data)
     return len(data)
 
 
+def as_json(plan: Mapping[str, Any]) -> str:
+    """A plan as text.
+
+    Raises:
+        ValueError: it holds more than plain data.
+    """
+    try:
+        return json.dumps(plan)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"plan expected plain data, as prune_channels or plan_of gives it, got more: {error}"
+        ) from error
+
+
+@checked
 def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     """Read a pruned network.
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from distill_lib.arguments import checked
+from distill_lib.checkpoints import Checkpoint
 from distill_lib.schedules import Schedule
 
 from ._layers import check_share
@@ -17,6 +19,7 @@ from .criteria import Masks, magnitude
 __all__ = ["Pruned", "gradual", "rewind"]
 
 
+@checked
 def gradual(start: float, end: float, until: float = 1.0) -> Schedule:
     r"""The sparsity of gradual pruning: fast first, where removing is cheap, slow at the end.
 
@@ -47,6 +50,7 @@ def gradual(start: float, end: float, until: float = 1.0) -> Schedule:
     return Schedule(cubic, f"{start:g}⤳{end:g}")
 
 
+@checked
 class Pruned:
     """Keeps removed weights at zero while something else trains the model.
 
@@ -84,16 +88,18 @@ class Pruned:
         every: int = 10,
         choose: Callable[[nn.Module, float], Masks] = magnitude,
     ) -> None:
-        self.model = model
-        self.schedule = masks if isinstance(masks, Schedule) else None
-        self.masks = masks if isinstance(masks, Masks) else Masks()
+        self.model: nn.Module = model
+        self.schedule: Schedule | None = masks if isinstance(masks, Schedule) else None
+        self.masks: Masks = masks if isinstance(masks, Masks) else Masks()
         if self.schedule is not None and (steps is None or steps < 1 or every < 1):
             raise ValueError(
                 f"a schedule of sparsity needs the steps of the training, got steps={steps} and "
                 f"every={every}"
             )
-        self.total, self.every, self.choose = steps, every, choose
-        self.step = 0
+        self.total: int | None = steps
+        self.every: int = every
+        self.choose: Callable[[nn.Module, float], Masks] = choose
+        self.step: int = 0
         self._handles: list[Any] = []
 
     def __enter__(self) -> Pruned:
@@ -135,6 +141,7 @@ class Pruned:
         self.masks.apply(self.model)
 
 
+@checked
 def rewind(model: nn.Module, early: Mapping[str, Tensor], masks: Masks) -> nn.Module:
     """Give a pruned network its early weights back: a lottery ticket.
 
@@ -152,5 +159,5 @@ def rewind(model: nn.Module, early: Mapping[str, Tensor], masks: Masks) -> nn.Mo
         >>> rewind(net, early, magnitude(net, 0.5)).weight.count_nonzero().item()
         4
     """
-    model.load_state_dict(early)
+    Checkpoint("early", dict(early)).load_into(model)
     return masks.apply(model)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import checked
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place
 
 from ._layers import FUSED, compute_weight, layers_of, users_of, way_of, weights_of
@@ -56,6 +57,7 @@ def _round_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (rounding(args[0]), *args[1:])
 
 
+@checked
 def qat(
     model: nn.Module,
     weight_bits: int = 8,
@@ -116,6 +118,7 @@ def _round_inputs(layers: Mapping[str, nn.Module], bits: int) -> None:
             module.register_forward_pre_hook(_round_input)
 
 
+@checked
 @torch.no_grad()
 def calibrate(
     model: nn.Module, batches: Iterable[Any], forward: Forward | None = None
@@ -157,6 +160,7 @@ def calibrate(
     return model
 
 
+@checked
 def convert(model: nn.Module) -> nn.Module:
     """Keep the weights of a model of :func:`qat` as integers and steps, in place.
 
@@ -208,6 +212,7 @@ def _set_plain(modules: Sequence[nn.Module], weight: nn.Parameter) -> None:
         module.register_parameter("weight", weight)
 
 
+@checked
 def bake(model: nn.Module, inputs: bool = True) -> nn.Module:
     """Make plain weights of those that are shared or rounded, in place.
 

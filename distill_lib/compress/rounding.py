@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import check_between, check_numbers, checked, told
+
 __all__ = ["FakeQuant", "ends", "grid", "quantize", "wide"]
 
 
@@ -21,6 +23,7 @@ def ends(bits: int, symmetric: bool) -> tuple[int, int]:
     return (-top, top) if symmetric else (0, 2**bits - 1)
 
 
+@checked
 @torch.no_grad()
 def grid(
     x: Tensor, bits: int, axis: int | None = None, symmetric: bool = True
@@ -52,6 +55,9 @@ def grid(
         127.0
     """
     low, high = ends(bits, symmetric)
+    check_numbers("x", x)
+    if axis is not None and x.ndim and not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis expected one of the {x.ndim} axes of x, got {axis}")
     x = wide(x)
     dims = [d for d in range(x.ndim) if axis is None or d != axis % x.ndim]
     keep = axis is not None
@@ -63,11 +69,12 @@ def grid(
     return scale, (-bottom / scale).round().clamp(low, high)
 
 
+@checked
 def quantize(
     x: Tensor,
     bits: int,
-    scale: Tensor | None = None,
-    zero_point: Tensor | None = None,
+    scale: Tensor | float | None = None,
+    zero_point: Tensor | float | None = None,
     axis: int | None = None,
 ) -> Tensor:
     r"""Round to a grid, and let the gradient through as if it had not been rounded.
@@ -99,6 +106,8 @@ def quantize(
         >>> quantize(torch.tensor([0.24, 0.26, 9.0]), 8, scale=torch.tensor(0.5))
         tensor([0.0000, 0.5000, 9.0000])
     """
+    check_numbers("x", x)
+    _check_spread(x, scale=scale, zero_point=zero_point)
     if scale is None:
         scale, zero_point = grid(x, bits, axis, symmetric=zero_point is None)
     low, high = ends(bits, zero_point is None)
@@ -107,6 +116,20 @@ def quantize(
     return ((inside + (inside.round() - inside).detach() - z) * scale).to(x.dtype)
 
 
+def _check_spread(x: Tensor, **given: Tensor | float | None) -> None:
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            continue
+        pairs = zip(reversed(value.shape), reversed(x.shape), strict=False)
+        fits = value.ndim <= x.ndim and all(mine in (1, n) for mine, n in pairs)
+        if not fits or value.is_complex() or value.dtype == torch.bool:
+            raise ValueError(
+                f"{name} expected numbers in a shape that spreads over x {list(x.shape)}, "
+                f"got {told(value)}"
+            )
+
+
+@checked
 class FakeQuant(nn.Module):
     r"""Rounds what passes through, to a grid that follows the range of what it saw.
 
@@ -133,7 +156,10 @@ class FakeQuant(nn.Module):
     def __init__(self, bits: int = 8, momentum: float = 0.05) -> None:
         super().__init__()
         ends(bits, False)
-        self.bits, self.momentum, self.watching = bits, momentum, False
+        check_between(0, 1, momentum=momentum)
+        self.bits: int = bits
+        self.momentum: float = momentum
+        self.watching: bool = False
         self.register_buffer("low", torch.tensor(float("inf")))
         self.register_buffer("high", torch.tensor(float("-inf")))
 
@@ -152,6 +178,7 @@ class FakeQuant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[...] to [...] on the grid."""
+        check_numbers("x", x)
         if self.watching:  # the widest range, seen by all layers without rounding
             self._watch(x)
             return x

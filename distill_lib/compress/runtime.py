@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill_lib.arguments import as_path, check_counts, checked
 from distill_lib.signals import Batch, Signals, as_batch
 
 from ._needs import need
@@ -26,6 +27,7 @@ class ExportError(RuntimeError):
     """A model that cannot be exported, or not faithfully, or a file that cannot be read again."""
 
 
+@checked
 class OnnxModel:
     """An ONNX file on ONNX Runtime: a teacher like any other, for ``evaluate`` and ``distill``.
 
@@ -52,14 +54,15 @@ class OnnxModel:
                 f"{device} needs a GPU, and ONNX Runtime's build for it (onnxruntime-gpu); here it "
                 f"has {', '.join(ort.get_available_providers())}"
             )
-        self.path = Path(path)
+        self.path: Path = as_path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
+        check_counts(threads=threads)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            self.session = ort.InferenceSession(
+            self.session: Any = ort.InferenceSession(
                 str(path),
                 options,
                 providers=[PROVIDERS[device]],
@@ -69,8 +72,8 @@ class OnnxModel:
             )
         except Exception as error:  # of many classes, each ONNX Runtime's own
             raise ExportError(f"{path} is torn, or no ONNX file: {error}") from error
-        self.inputs = [one.name for one in self.session.get_inputs()]
-        self.outputs = [one.name for one in self.session.get_outputs()]
+        self.inputs: list[str] = [one.name for one in self.session.get_inputs()]
+        self.outputs: list[str] = [one.name for one in self.session.get_outputs()]
 
     def feed(self, batch: Batch | Tensor) -> dict[str, Any]:
         """The NumPy arrays that the file asks for, from a batch.

@@ -10,12 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill_lib.arguments import check_counts, check_numbers, checked
+
 from ._layers import compute_weight, users_of, weights_of
 from .rounding import wide
 
 __all__ = ["Codebook", "Shared", "codebook_bits", "kmeans", "share"]
 
 
+@checked
 def codebook_bits(n: int, k: int, value_bits: int = 32) -> float:
     r"""Bits a weight costs when n weights share k values.
 
@@ -33,11 +36,11 @@ def codebook_bits(n: int, k: int, value_bits: int = 32) -> float:
         >>> round(codebook_bits(10**6, 16), 6)
         4.000512
     """
-    if k < 1 or n < 1:
-        raise ValueError(f"expected at least one weight and one value, got n={n} and k={k}")
+    check_counts(n=n, k=k, value_bits=value_bits)
     return math.log2(k) + value_bits * k / n
 
 
+@checked
 def kmeans(
     values: Tensor, k: int, init: str = "linear", iterations: int = 100
 ) -> tuple[Tensor, Tensor]:
@@ -65,13 +68,14 @@ def kmeans(
         >>> kmeans(torch.tensor([0.0, 0.2, 1.0, 1.2]), 2)
         (tensor([0.1000, 1.1000]), tensor([0, 0, 1, 1]))
     """
+    check_numbers("values", values)
     flat = values.detach().flatten()
-    if flat.numel() == 0 or not bool(flat.isfinite().all()):
-        raise ValueError("kmeans expected finite values, at least one")
+    if not bool(flat.isfinite().all()):
+        raise ValueError("values expected finite numbers, got some that are not")
     if init not in ("linear", "quantile"):
         raise ValueError(f"init is 'linear' or 'quantile', got {init!r}")
-    if k < 1:
-        raise ValueError(f"k is at least 1, got {k}")
+    check_counts(k=k)
+    check_counts(0, iterations=iterations)
     ordered = flat.double().sort().values
     if init == "linear":
         first, last = float(ordered[0]), float(ordered[-1])
@@ -133,6 +137,7 @@ class Codebook:
         return codebook_bits(int((self.codes > 0).sum()), len(self.centroids))
 
 
+@checked
 @torch.no_grad()
 def share(
     model: nn.Module,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import checked, told
 from distill_lib.signals import as_batch, call, eval_mode, suggest
 from distill_lib.ties import copied, readers
 
@@ -25,6 +26,7 @@ IMPORTANCE = {
 }
 
 
+@checked
 def prune_channels(
     model: nn.Module,
     example: Any,
@@ -89,6 +91,8 @@ def prune_channels(
             done = [m.get_parameter("weight") for name, m in layers.items() if name not in shared]
             name_the_rest(model, done, "prune_channels", known="layers with a weight of their own")
         scores = [score(group) for group, _ in groups]
+        if odd := [one for one in scores if not isinstance(one, Tensor) or one.ndim != 1]:
+            raise TypeError(f"importance expected to score channels [C], got {told(odd[0])}")
         shares = [share for _, share in groups]
         if scope == "global" and not isinstance(ratios, dict):
             shares = _global_shares(scores, ratios)

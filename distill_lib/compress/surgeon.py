@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill_lib.arguments import checked
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place
 from distill_lib.ties import memory
 
@@ -19,6 +20,7 @@ from .rounding import wide
 __all__ = ["refit"]
 
 
+@checked
 @torch.no_grad()
 def refit(
     model: nn.Module,

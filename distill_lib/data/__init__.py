@@ -15,6 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from distill_lib.arguments import checked
 from distill_lib.data import digits, fashion, hub, snippets
 from distill_lib.data.augment import flip_and_shift
 from distill_lib.data.dataset import Batches, DataError, Dataset
@@ -72,6 +73,7 @@ def load(
 def load(name: str, split: str = ..., root: str | Path | None = ...) -> Any: ...
 
 
+@checked
 def load(name: str, split: str = "train", root: str | Path | None = None) -> Any:
     """Load a data set, from a local copy where there is one.
 

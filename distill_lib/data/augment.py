@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill_lib.arguments import check_counts, checked, told
+
 __all__ = ["flip_and_shift"]
 
 
+@checked
 def flip_and_shift(inputs: Tensor, generator: torch.Generator, *, reach: int = 2) -> Tensor:
     """Mirror each image with probability 1/2, and shift it by up to ``reach`` pixels each way.
 
@@ -30,7 +33,10 @@ def flip_and_shift(inputs: Tensor, generator: torch.Generator, *, reach: int = 2
         >>> flip_and_shift(torch.ones(2, 1, 4, 4), torch.Generator().manual_seed(0)).shape
         torch.Size([2, 1, 4, 4])
     """
-    if len(inputs) == 0:
+    check_counts(0, reach=reach)
+    if inputs.ndim != 4 or inputs.is_complex():
+        raise ValueError(f"inputs expected images [B, C, H, W], got {told(inputs)}")
+    if inputs.numel() == 0:
         return inputs
     count, _, height, width = inputs.shape
     mirrored = torch.rand(count, generator=generator) < 0.5

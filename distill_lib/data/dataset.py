@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from distill_lib.arguments import checked, told
+
 __all__ = ["Batches", "DataError", "Dataset"]
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -30,6 +32,11 @@ class Labeled:
     name: str
 
     def _check_labels(self) -> None:
+        kind = self.labels.dtype
+        if self.labels.ndim != 1 or kind.is_floating_point or kind.is_complex or kind == torch.bool:
+            raise DataError(
+                f"{self.name}: expected labels [N] that are whole numbers, got {told(self.labels)}."
+            )
         wrong = (self.labels >= len(self.classes)) | (self.labels < 0)
         wrong &= self.labels != NO_LABEL
         if wrong.any():
@@ -39,10 +46,34 @@ class Labeled:
                 f"{len(self.classes)} classes; {NO_LABEL} stands for no label."
             )
 
+    def _positions(self, indices: Any) -> Tensor:
+        """Positions ``[K]`` that there are, or those of a mask ``[N]`` of bools."""
+        try:
+            at = torch.as_tensor(indices, device=self.labels.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"{self.name}: expected positions or a mask of bools, got {told(indices)}"
+            ) from error
+        count = len(self.labels)
+        if at.dtype == torch.bool:
+            if at.shape != (count,):
+                shape = list(at.shape) if at.ndim != 1 else len(at)
+                raise DataError(f"{self.name}: a mask of {shape} for {count} {self.kind}s.")
+            return at.nonzero()[:, 0]
+        whole = not (at.is_floating_point() or at.is_complex()) or not at.numel()
+        if at.ndim != 1 or not whole:
+            raise DataError(f"{self.name}: expected whole positions [K], got {told(at)}.")
+        at = at.to(torch.int64)
+        if at.numel() and not -count <= int(at.min()) <= int(at.max()) < count:
+            far = int(at.min()), int(at.max())
+            raise DataError(f"{self.name}: positions {far[0]} to {far[1]} of {count} {self.kind}s.")
+        return at
+
     def subset(self, indices: Tensor | Sequence[int]) -> Self:
         """Some of them, with their ids."""
         raise NotImplementedError
 
+    @checked
     def per_class(self, k: int) -> Self:
         """The first ``k`` of each class, in the order of the data."""
         counts = torch.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
@@ -54,6 +85,7 @@ class Labeled:
         firsts = [(self.labels == c).nonzero()[:k, 0] for c in range(len(self.classes))]
         return self.subset(torch.cat(firsts).sort().values)
 
+    @checked
     def without_labels(self, mask: Tensor | None = None) -> Self:
         """The same with labels -100 where ``mask`` ``[N]`` is true, by default everywhere."""
         mask = torch.ones_like(self.labels, dtype=torch.bool) if mask is None else mask
@@ -65,6 +97,7 @@ class Labeled:
         return replace(self, labels=self.labels.masked_fill(mask, NO_LABEL))  # type: ignore[type-var]
 
 
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset(Labeled):
     """Inputs, labels and ids in memory, with their origin.
@@ -92,6 +125,8 @@ class Dataset(Labeled):
     license: str = ""
 
     def __post_init__(self) -> None:
+        if not (self.inputs.ndim and self.labels.ndim and self.index.ndim):
+            raise DataError(f"{self.name}: inputs, labels and index expected items, got a scalar.")
         if len(self.index) == 0 < len(self.inputs):
             object.__setattr__(self, "index", torch.arange(len(self.inputs)))
         lengths = (len(self.inputs), len(self.labels), len(self.index))
@@ -116,15 +151,16 @@ class Dataset(Labeled):
 
     def subset(self, indices: Tensor | Sequence[int]) -> Self:
         """The items at some positions (or under a mask ``[N]`` of bools), with their ids."""
-        at = torch.as_tensor(indices, device=self.labels.device)
-        if at.dtype != torch.bool:
-            at = at.to(torch.int64)
-        elif len(at) != len(self):
-            raise DataError(f"{self.name}: a mask of {len(at)} for {len(self)} items.")
+        at = self._positions(indices)
         return replace(self, inputs=self.inputs[at], labels=self.labels[at], index=self.index[at])
 
+    @checked
     def to(self, device: str | torch.device) -> Dataset:
         """The same data on a device, from where batches are then cut."""
+        try:
+            device = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"device expected a name like 'cuda:0', got {device!r}") from error
         return replace(
             self,
             inputs=self.inputs.to(device),
@@ -145,6 +181,7 @@ class Dataset(Labeled):
             object.__setattr__(self, "_fingerprint", digest.hexdigest())
         return str(self.__dict__["_fingerprint"])
 
+    @checked
     def batches(
         self,
         batch_size: int,
@@ -175,6 +212,7 @@ class Dataset(Labeled):
         )
 
 
+@checked
 class Batches:
     """An iterable of batches; each walk is an epoch with an order of its own.
 
@@ -199,14 +237,14 @@ class Batches:
             raise ValueError(
                 f"drop_last with batches of {batch_size} leaves nothing of {len(dataset)} items"
             )
-        self.dataset, self.batch_size, self.shuffle, self.seeds = (
-            dataset,
-            batch_size,
-            shuffle,
-            seeds,
-        )
-        self.augment, self.drop_last, self.stacked = augment, drop_last, stacked
-        self.epoch = 0
+        self.dataset: Any = dataset
+        self.batch_size: int = batch_size
+        self.shuffle: bool = shuffle
+        self.seeds: tuple[int, ...] = seeds
+        self.augment: Augment | None = augment
+        self.drop_last: bool = drop_last
+        self.stacked: bool = stacked
+        self.epoch: int = 0
         self._begun = -1  # the walk whose first batch was given last
 
     def __len__(self) -> int:
@@ -266,12 +304,15 @@ class Batches:
         """The number of the next walk, with what the order depends on."""
         return {"epoch": self.epoch, "identity": self._identity()}
 
+    @checked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was taken.
 
         Raises:
             ValueError: The state belongs to batches of another size, seed or data set.
         """
+        if missing := {"identity", "epoch"} - state.keys():
+            raise ValueError(f"state expected what state_dict() gave, without {sorted(missing)}")
         theirs, ours = state["identity"], self._identity()
         if theirs != ours:
             raise ValueError(f"the state is of other batches: it has {theirs}, these have {ours}")

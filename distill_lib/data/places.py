@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import IO
 
+from distill_lib.arguments import as_path
 from distill_lib.checkpoints.files import whole_file
 from distill_lib.data.dataset import DataError
 
@@ -18,7 +19,7 @@ __all__ = ["check", "gunzip", "home", "read", "said", "sha256", "write"]
 def home(root: str | Path | None = None) -> Path:
     """``root``, else the folder in ``DISTILL_DATA``, else one in the user's cache."""
     if given := root or os.environ.get("DISTILL_DATA"):
-        return Path(given).expanduser()
+        return as_path(given, "root").expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distill_lib"
 
 

@@ -10,12 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill_lib.arguments import (
+    check_between,
+    check_counts,
+    check_ids,
+    check_numbers,
+    checked,
+    told,
+)
 from distill_lib.data.dataset import NO_LABEL, DataError, _generator
 from distill_lib.data.text import TextDataset, Tokens
 
 __all__ = ["neighbors", "rewrite"]
 
 
+@checked
 def neighbors(table: Tensor, pieces: Tensor, near: int) -> Tensor:
     """The ``near`` rows of an embedding table that point most nearly the way each row points.
 
@@ -30,6 +39,10 @@ def neighbors(table: Tensor, pieces: Tensor, near: int) -> Tensor:
     Raises:
         DataError: There are not that many others.
     """
+    _check_table(table)
+    check_ids("pieces", pieces, len(table))
+    if pieces.ndim != 1:
+        raise ValueError(f"pieces expected ids [K], got {told(pieces)}")
     if not 1 <= near < len(pieces):
         raise DataError(f"{near} neighbors were asked for among {len(pieces)} pieces")
     # double, so that machines that sum in another order still agree on who is near
@@ -43,6 +56,7 @@ def neighbors(table: Tensor, pieces: Tensor, near: int) -> Tensor:
     return torch.cat(found)
 
 
+@checked
 def rewrite(
     dataset: TextDataset,
     tokenizer: Any,
@@ -83,6 +97,12 @@ def rewrite(
         Jiao et al., *TinyBERT*, 2020, replace words; Tang et al., *Distilling task-specific
         knowledge from BERT into simple neural networks*, 2019, also cut.
     """
+    if not hasattr(tokenizer, "convert_ids_to_tokens"):
+        raise TypeError(f"tokenizer expected one of 🤗 Transformers, got {told(tokenizer)}")
+    _check_table(table)
+    check_counts(copies=copies, near=near)
+    check_between(0, 1, swap=swap, whole=whole)
+    check_ids("the tokens", dataset._tokens().ids, len(table))
     names: Sequence[str] = tokenizer.convert_ids_to_tokens(range(len(table)))
     counts = torch.bincount(dataset._tokens().ids.long())
     often = (counts > 1).nonzero()[:, 0]
@@ -109,6 +129,12 @@ def rewrite(
     new = torch.where(at == 0, ids, torch.where(ends, ids[0, int(mask[0].sum()) - 1], new))
     # the closing [SEP] follows the stretch, which need not begin at the text's begin
     return _collect(dataset, names, new, inside | ends, first)
+
+
+def _check_table(table: Tensor) -> None:
+    check_numbers("table", table)
+    if table.ndim != 2:
+        raise ValueError(f"table expected embeddings [V, D], got {told(table)}")
 
 
 def _collect(

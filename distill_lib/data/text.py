@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill_lib.arguments import checked, told
 from distill_lib.data import places
 from distill_lib.data.dataset import NO_LABEL, Batches, DataError, Labeled, _generator
 
@@ -49,6 +50,7 @@ class Tokens:
         return Tokens(torch.cat(parts or [self.ids[:0]]), lengths.cumsum(0), self.pad)
 
 
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class TextDataset(Labeled):
     """Texts, labels, ids, and what each human rater said.
@@ -81,6 +83,8 @@ class TextDataset(Labeled):
     license: str = ""
 
     def __post_init__(self) -> None:
+        if any(one is not None and not one.ndim for one in (self.labels, self.index, self.ratings)):
+            raise DataError(f"{self.name}: labels, index and ratings expected items, got a scalar.")
         if len(self.index) == 0 < len(self.texts):
             object.__setattr__(self, "index", torch.arange(len(self.texts)))
         columns = [self.texts, self.labels, self.index]
@@ -139,12 +143,7 @@ class TextDataset(Labeled):
 
     def subset(self, indices: Tensor | Sequence[int]) -> Self:
         """The texts at some positions (or under a mask ``[N]`` of bools), with their ids."""
-        at = torch.as_tensor(indices)
-        if at.dtype == torch.bool:
-            if len(at) != len(self):
-                raise DataError(f"{self.name}: a mask of {len(at)} for {len(self)} texts.")
-            at = at.nonzero()[:, 0]
-        at = at.to(torch.int64)
+        at = self._positions(indices)
         return replace(
             self,
             texts=tuple(self.texts[i] for i in at.tolist()),
@@ -185,6 +184,7 @@ class TextDataset(Labeled):
             name=f"{self.name}+{other.name}",
         )
 
+    @checked
     def tokenize(self, tokenizer: Any, max_length: int = 64) -> TextDataset:
         """The same texts with their tokens; what was tokenized once is read from the disk.
 
@@ -195,6 +195,8 @@ class TextDataset(Labeled):
         Raises:
             DataError: ``max_length`` is more than the tokenizer's model can read, or below 3.
         """
+        if not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
+            raise TypeError(f"tokenizer expected one of 🤗 Transformers, got {told(tokenizer)}")
         most = getattr(tokenizer, "model_max_length", max_length)
         if not 3 <= max_length <= most:
             raise DataError(
@@ -227,6 +229,7 @@ class TextDataset(Labeled):
             object.__setattr__(self, "_fingerprint", digest.hexdigest())
         return str(self.__dict__["_fingerprint"])
 
+    @checked
     def batches(
         self,
         batch_size: int,

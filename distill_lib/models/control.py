@@ -8,11 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import check_counts, checked
+
 __all__ = ["Policy"]
 
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
 
 
+@checked
 class Policy(nn.Module):
     r"""A multilayer perceptron over a normalized observation.
 
@@ -55,13 +58,19 @@ class Policy(nn.Module):
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        check_counts(observations=observations, actions=actions)
+        check_counts(**{f"hidden[{i}]": width for i, width in enumerate(hidden)})
+        if not 0 < std < float("inf"):
+            raise ValueError(f"std expected a number > 0, got {std}")
         self.obs_mean: Tensor
         self.obs_var: Tensor
         self.register_buffer("obs_mean", torch.zeros(observations))
         self.register_buffer("obs_var", torch.ones(observations))
-        self.net = _mlp([observations, *hidden, actions], activation, last=0.01)
-        self.critic = _mlp([observations, *hidden, 1], activation, last=1.0) if critic else None
-        self.log_std = (
+        self.net: nn.Sequential = _mlp([observations, *hidden, actions], activation, last=0.01)
+        self.critic: nn.Sequential | None = (
+            _mlp([observations, *hidden, 1], activation, last=1.0) if critic else None
+        )
+        self.log_std: nn.Parameter | None = (
             nn.Parameter(torch.full((actions,), float(std)).log()) if continuous else None
         )
 
@@ -78,6 +87,7 @@ class Policy(nn.Module):
             said["value"] = self.critic(x).squeeze(-1)
         return said
 
+    @checked
     def normalize_as(self, other: Policy) -> Policy:
         """Take over the statistics of the observations; returns itself.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import operator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import check_between, check_counts, check_ids, checked, told
 from distill_lib.extras import missing
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["BagOfEmbeddings", "BiLSTM", "Words", "small_bert"]
 
 
+@checked
 class Words(nn.Module):
     """An embedding of those word pieces alone that the texts use; all others share one row.
 
@@ -35,14 +38,19 @@ class Words(nn.Module):
 
     def __init__(self, pieces: Tensor, dim: int, pad: int = 0) -> None:
         super().__init__()
+        check_counts(dim=dim)
+        check_counts(0, pad=pad)
+        check_ids("pieces", pieces)
         kept = torch.unique(pieces.long())
         kept = kept[kept != pad]
+        if not len(kept):
+            raise ValueError(f"pieces expected ids other than that of padding, {pad}, got none")
         lookup = torch.ones(max(int(kept.max()), pad) + 1, dtype=torch.int32)
         lookup[pad] = 0
         lookup[kept] = torch.arange(2, len(kept) + 2, dtype=torch.int32)
         self.register_buffer("lookup", lookup)
-        self.embedding = nn.Embedding(len(kept) + 2, dim, padding_idx=0)
-        self.pad = pad
+        self.embedding: nn.Embedding = nn.Embedding(len(kept) + 2, dim, padding_idx=0)
+        self.pad: int = pad
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
         with torch.no_grad():
             self.embedding.weight[0] = 0
@@ -57,6 +65,7 @@ class Words(nn.Module):
         """The embeddings of ids."""
         return cast(Tensor, self.embedding(self.rows(ids)))
 
+    @checked
     @torch.no_grad()
     def start_from(self, table: Tensor) -> Words:
         """Begin with the best low-rank picture of another embedding's rows, and return itself.
@@ -66,6 +75,11 @@ class Words(nn.Module):
                 on their first ``dim`` principal directions.
         """
         kept = (self.lookup > 1).nonzero()[:, 0]
+        least = (int(kept[-1]) + 1, self.embedding.embedding_dim)
+        if table.ndim != 2 or table.is_complex() or any(map(operator.lt, table.shape, least)):
+            raise ValueError(
+                f"table expected one row for each piece, {list(least)} at least, got {told(table)}"
+            )
         rows = table.detach()[kept].float()
         rows = rows - rows.mean(0)
         dim = self.embedding.embedding_dim
@@ -74,6 +88,7 @@ class Words(nn.Module):
         return self
 
 
+@checked
 class BagOfEmbeddings(nn.Module):
     """The mean of the words' vectors, then a linear layer: no order, hardly any arithmetic.
 
@@ -100,12 +115,15 @@ class BagOfEmbeddings(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.words = Words(pieces, dim)
-        self.pairs = nn.Embedding(bigrams, dim) if bigrams else None
+        check_counts(classes=classes)
+        check_counts(0, bigrams=bigrams)
+        check_between(0, 1, dropout=dropout)
+        self.words: Words = Words(pieces, dim)
+        self.pairs: nn.Embedding | None = nn.Embedding(bigrams, dim) if bigrams else None
         if self.pairs is not None:
             nn.init.zeros_(self.pairs.weight)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(dim, classes)
+        self.dropout: nn.Dropout = nn.Dropout(dropout)
+        self.head: nn.Linear = nn.Linear(dim, classes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits."""
@@ -122,6 +140,7 @@ class BagOfEmbeddings(nn.Module):
         return cast(Tensor, self.head(self.dropout(total / count.clamp_min(1))))
 
 
+@checked
 class BiLSTM(nn.Module):
     """Two LSTMs, one from each end of the text, read at their largest values.
 
@@ -149,11 +168,13 @@ class BiLSTM(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.words = Words(pieces, dim)
-        self.ahead = nn.LSTM(dim, hidden, batch_first=True)
-        self.back = nn.LSTM(dim, hidden, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(2 * hidden, classes)
+        check_counts(hidden=hidden, classes=classes)
+        check_between(0, 1, dropout=dropout)
+        self.words: Words = Words(pieces, dim)
+        self.ahead: nn.LSTM = nn.LSTM(dim, hidden, batch_first=True)
+        self.back: nn.LSTM = nn.LSTM(dim, hidden, batch_first=True)
+        self.dropout: nn.Dropout = nn.Dropout(dropout)
+        self.head: nn.Linear = nn.Linear(2 * hidden, classes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits."""
@@ -169,6 +190,7 @@ class BiLSTM(nn.Module):
         return cast(Tensor, self.head(self.dropout(read)))
 
 
+@checked
 def small_bert(
     pieces: Tensor,
     *,
@@ -198,6 +220,11 @@ def small_bert(
         raise missing("BERT", "transformers")
     from transformers import BertConfig, BertForSequenceClassification
 
+    check_counts(layers=layers, hidden=hidden, heads=heads, labels=labels, max_length=max_length)
+    check_counts(intermediate=4 * hidden if intermediate is None else intermediate)
+    check_between(0, 1, dropout=dropout)
+    if hidden % heads:
+        raise ValueError(f"hidden expected a multiple of heads, got {hidden} and {heads}")
     sizes: dict[str, Any] = dict(
         vocab_size=2,
         hidden_size=hidden,
@@ -206,7 +233,7 @@ def small_bert(
         intermediate_size=intermediate or 4 * hidden,
         max_position_embeddings=max_length,
         num_labels=labels,
-        hidden_dropout_prob=dropout,
+        hidden_dropout_prob=float(dropout),
         attention_probs_dropout_prob=0.0,  # a map to be compared must not be dropped out
         attn_implementation="eager",  # the one that tells its attention maps
         **config,

@@ -9,6 +9,8 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill_lib.arguments import check_counts, checked
+
 __all__ = ["MLP", "ResNet", "SmallConvNet"]
 
 
@@ -32,6 +34,7 @@ class _Block(nn.Module):
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
+@checked
 class ResNet(nn.Module):
     r"""The CIFAR-style residual network of depth ``6 * blocks + 2``.
 
@@ -66,14 +69,15 @@ class ResNet(nn.Module):
         self, blocks: int = 3, width: int = 16, num_classes: int = 10, in_channels: int = 1
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
-        self.bn = nn.BatchNorm2d(width)
+        check_counts(blocks=blocks, width=width, num_classes=num_classes, in_channels=in_channels)
+        self.conv: nn.Conv2d = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
+        self.bn: nn.BatchNorm2d = nn.BatchNorm2d(width)
         channels = [width, width, 2 * width, 4 * width]
         for stage in (1, 2, 3):
             first = _Block(channels[stage - 1], channels[stage], 1 if stage == 1 else 2)
             rest = [_Block(channels[stage], channels[stage], 1) for _ in range(blocks - 1)]
             setattr(self, f"layer{stage}", nn.Sequential(first, *rest))
-        self.fc = nn.Linear(channels[3], num_classes)
+        self.fc: nn.Linear = nn.Linear(channels[3], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -84,6 +88,7 @@ class ResNet(nn.Module):
         return cast(Tensor, self.fc(x.mean((2, 3))))
 
 
+@checked
 class SmallConvNet(nn.Module):
     r"""Two strided convolutions and a linear layer: a student for one thread.
 
@@ -108,9 +113,12 @@ class SmallConvNet(nn.Module):
 
     def __init__(self, width: int = 16, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
-        self.layer1 = nn.Sequential(nn.Conv2d(in_channels, width, 6, 4, 1), nn.ReLU())
-        self.layer2 = nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), nn.ReLU())
-        self.fc = nn.Linear(16 * width, num_classes)
+        check_counts(width=width, num_classes=num_classes, in_channels=in_channels)
+        self.layer1: nn.Sequential = nn.Sequential(
+            nn.Conv2d(in_channels, width, 6, 4, 1), nn.ReLU()
+        )
+        self.layer2: nn.Sequential = nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), nn.ReLU())
+        self.fc: nn.Linear = nn.Linear(16 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer2(self.layer1(x))
@@ -119,6 +127,7 @@ class SmallConvNet(nn.Module):
         return cast(Tensor, self.fc(x.flatten(1)))
 
 
+@checked
 class MLP(nn.Module):
     r"""Linear layers with ReLU between them, for the digits and other flat inputs.
 
@@ -141,10 +150,11 @@ class MLP(nn.Module):
         super().__init__()
         if len(sizes) < 2:
             raise ValueError(f"MLP wants at least an input and an output size, got {list(sizes)}.")
+        check_counts(**{f"sizes[{i}]": size for i, size in enumerate(sizes)})
         layers: list[nn.Module] = [nn.Flatten()]
         for cin, cout in pairwise(sizes):
             layers += [nn.Linear(cin, cout), nn.ReLU()]
-        self.layers = nn.Sequential(*layers[:-1])
+        self.layers: nn.Sequential = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.layers(x))

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from distill_lib.arguments import checked
 from distill_lib.checkpoints import CheckpointError
 from distill_lib.models import (
     MLP,
@@ -59,6 +60,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
+@checked
 def card(name: str) -> dict[str, Any]:
     """What is known of a teacher.
 
@@ -77,6 +79,7 @@ def card(name: str) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
 
 
+@checked
 def load_teacher(name: str) -> nn.Module:
     """A shipped teacher in eval mode, after its weights were checked against its card.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import checked
 from distill_lib.checkpoints import CheckpointError
 from distill_lib.data.packages import Package
 from distill_lib.extras import missing
@@ -40,6 +41,7 @@ MINILM = Package(
 )
 
 
+@checked
 def minilm(labels: int = 2, root: str | Path | None = None) -> BertForSequenceClassification:
     """The packaged MiniLM with a new head: a body that can be taught, no teacher yet.
 
@@ -70,6 +72,7 @@ def minilm(labels: int = 2, root: str | Path | None = None) -> BertForSequenceCl
     return model
 
 
+@checked
 def minilm_tokenizer(root: str | Path | None = None) -> PreTrainedTokenizerFast:
     """MiniLM's tokenizer: 30,522 lower-case word pieces, at most 512 of them."""
     _needs_transformers()
@@ -81,6 +84,7 @@ def minilm_tokenizer(root: str | Path | None = None) -> PreTrainedTokenizerFast:
     )
 
 
+@checked
 def merge(model: nn.Module, adapter: Mapping[str, Tensor], scale: float) -> nn.Module:
     r"""Add a low-rank adapter to the weights of a model, in place.
 
