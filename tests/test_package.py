@@ -22,6 +22,7 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 
 # From the ground up; a file imports from floors below its own and from its own wing.
 FLOORS = [
+    ("arguments",),
     ("losses", "schedules", "progress", "extras", "ties"),
     ("signals", "checkpoints", "models"),
     ("stacked", "masks"),
@@ -208,7 +209,17 @@ def test_a_file_fits_on_a_few_screens(name: str) -> None:
 # ---- documentation ----
 
 
+class Examples(doctest.DocTestFinder):
+    """Finds the examples of decorated functions too, which the class of doctest passes over."""
+
+    def _from_module(self, module: object, found: object) -> bool:
+        same = getattr(found, "__module__", None) == getattr(module, "__name__", "")
+        return same or super()._from_module(module, found)  # type: ignore[misc]
+
+
 @pytest.mark.parametrize("name", [n for n in MODULES if "._" not in n])
 def test_examples_in_docstrings(name: str) -> None:
-    results = doctest.testmod(importlib.import_module(name))
-    assert results.failed == 0
+    module, runner = importlib.import_module(name), doctest.DocTestRunner()
+    for example in Examples().find(module, name):
+        runner.run(example)
+    assert runner.summarize().failed == 0
