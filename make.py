@@ -9,7 +9,7 @@
     python make.py fuzz       changed files, by the thousand, for all that opens one (resumable)
     python make.py stress     every page under other seeds, arithmetic and load (hours; resumable)
     python make.py teachers   train the shipped teachers again (hours)
-    python make.py lint       ruff        python make.py types   mypy
+    python make.py lint       ruff        python make.py types   mypy, pyright
     python make.py setup      only .venv  python make.py clean   remove _build
 
 Each command first makes .venv and installs what it needs. Environment variables: DISTILL_VENV
@@ -192,6 +192,14 @@ def lint() -> None:
 def types() -> None:
     setup()
     module("mypy", "--strict", "distill_lib", "tests/typed_use.py")
+    # pyright reads the types of whatever python comes first
+    places = os.pathsep.join([str(Path(python()).parent), os.environ["PATH"]])
+    pyright = shutil.which("pyright", path=places)
+    if pyright is None:
+        print("pyright is not installed, so the public types were not counted: pip install pyright")
+        return
+    os.environ["PATH"] = places
+    run(pyright, "--verifytypes", "distill_lib", "--ignoreexternal")
 
 
 def clean() -> None:

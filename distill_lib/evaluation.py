@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .arguments import check_counts, checked, told
 from .masks import IGNORE, about, masks_of
 from .masks.tokens import aligned, decoder_inputs
-from .signals import Forward, as_batch, call, eval_mode, pick, place
+from .signals import Forward, Signals, as_batch, call, eval_mode, pick, place
 from .teachers.live import Source, models_of
 from .terms.classes import as_labels, class_axis, classes_last, needs_classes
 from .terms.scores import TASKS, calibration_error, number
 
 __all__ = ["agreement", "calibration_error", "evaluate", "sanity"]
 
-Models = Sequence[nn.Module | Source]
+Asked = nn.Module | Source | Callable[[Any], Signals]
+Models = Sequence[Asked]
 
 
 @torch.no_grad()
@@ -36,6 +38,9 @@ def _walk(
     Of tokens, those that count are given as so many items, unless an axis was named (``dense``).
     """
     empty = True
+    for model in models:
+        if isinstance(model, type):
+            raise TypeError(f"expected a module or a teacher, got {told(model)}")
     first = next((m for model in models for m in models_of(model)), None)
     with eval_mode(models):
         for batch in batches:
@@ -72,8 +77,9 @@ def _tokens(logits: Tensor, batch: Mapping[str, Any], labels: str) -> Tensor | N
     return torch.stack([torch.ones(shape, dtype=torch.bool), *masks.values()]).all(0)
 
 
+@checked
 def evaluate(
-    model: nn.Module | Source,
+    model: Asked,
     batches: Iterable[Any],
     forward: Forward | None = None,
     *,
@@ -135,9 +141,10 @@ def evaluate(
     return found
 
 
+@checked
 def agreement(
-    student: nn.Module | Source,
-    teacher: nn.Module | Source,
+    student: Asked,
+    teacher: Asked,
     batches: Iterable[Any],
     forward: Forward | None = None,
     *,
@@ -203,8 +210,9 @@ def _items(logits: Tensor, task: str, axis: int | None) -> Tensor:
     return logits if axis is None else logits.flatten(0, -2)
 
 
+@checked
 def sanity(
-    teacher: nn.Module | Source,
+    teacher: Asked,
     batches: Iterable[Any],
     at_least: float | None = None,
     limit: int = 20,
@@ -232,6 +240,7 @@ def sanity(
         >>> sanity(nn.Identity(), [(torch.eye(3), torch.arange(3))])["accuracy"]
         1.0
     """
+    check_counts(limit=limit)
     shown = [as_batch(batch) for batch in itertools.islice(iter(batches), limit)]
     logits = _logits(teacher, shown, forward)
     if not logits.isfinite().all():
@@ -270,7 +279,7 @@ def sanity(
     return {**result, "majority": majority}
 
 
-def _logits(model: nn.Module | Source, batches: list[Any], forward: Forward | None) -> Tensor:
+def _logits(model: Asked, batches: list[Any], forward: Forward | None) -> Tensor:
     logits: list[Tensor] = []
     _walk([model], batches, forward, "logits", lambda said, _: logits.append(said[0]))
     return torch.cat(logits, dim=-2)

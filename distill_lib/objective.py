@@ -182,17 +182,18 @@ class Objective(nn.Module):
 
     def __init__(self, pairs: Sequence[tuple[Schedule | float, Term]]) -> None:
         super().__init__()
-        for _, term in pairs:
+        several = isinstance(pairs, Iterable) and not isinstance(pairs, Tensor)
+        for pair in pairs if several else (pairs,):
+            term = pair[1] if isinstance(pair, (tuple, list)) and len(pair) == 2 else pair
             if not isinstance(term, Term):
                 raise TypeError(f"an objective is made of terms, got {type(term).__name__}")
-        self.weights = [as_schedule(weight) for weight, _ in pairs]
-        self.terms = nn.ModuleList(term for _, term in pairs)
-        self.names: list[str] = []
-        keys: list[str] = []
-        for _, term in pairs:
-            keys.append(term.key)
-            same = keys.count(term.key)
-            self.names.append(f"{term.key}_{same}" if same > 1 else term.key)
+        self.weights: list[Schedule] = [as_schedule(weight) for weight, _ in pairs]
+        self.terms: nn.ModuleList = nn.ModuleList(term for _, term in pairs)
+        keys = [term.key for _, term in pairs]
+        same = [keys[:i].count(key) for i, key in enumerate(keys, 1)]
+        self.names: list[str] = [
+            f"{k}_{n}" if n > 1 else k for k, n in zip(keys, same, strict=True)
+        ]
 
     def pairs(self) -> list[tuple[Schedule, Term]]:
         """The weights and their terms."""
@@ -332,8 +333,7 @@ def _reduce(
     values = weighted(term.text, batch, values)
     kept = _kept(values.shape, term, about)
     if kept is not None:
-        # filled, not multiplied: 0 * nan would be nan
-        values = values.masked_fill(~kept, 0.0)
+        values = values.masked_fill(~kept, 0.0)  # filled: 0 * nan would be nan
     if isinstance(denom, Step):
         count: Tensor | float = denom.items(values, term, seen)
     elif denom is not None:

@@ -12,6 +12,8 @@ import operator
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from .arguments import checked, told
+
 __all__ = [
     *("Schedule", "as_schedule", "constant", "cosine", "exp", "linear", "piecewise", "steps"),
     "warmup",
@@ -89,9 +91,18 @@ class Schedule:
         self.fixed: float | None = None
 
     def __call__(self, progress: float) -> float:
-        if self.fixed is not None:
+        if self.fixed is not None and type(progress) is float:
             return self.fixed
-        return float(self._function(min(max(progress, 0.0), 1.0)))
+        try:
+            share = min(max(float(progress), 0.0), 1.0)
+        except (TypeError, ValueError, RuntimeError):
+            share = math.nan
+        if math.isnan(share):
+            raise TypeError(
+                f"progress expected a number in [0, 1], the share of the training that is done, "
+                f"got {told(progress)}"
+            )
+        return float(self._function(share))
 
     def __repr__(self) -> str:
         return self.name
@@ -138,6 +149,7 @@ class Schedule:
         return 0.0 - self
 
 
+@checked
 def constant(value: float) -> Schedule:
     """The schedule that never changes.
 
@@ -161,7 +173,7 @@ def as_schedule(value: Schedule | float) -> Schedule:
     """
     if isinstance(value, Schedule):
         return value
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         return constant(value)
     raise TypeError(
         f"expected a number or a schedule, got {type(value).__name__} {value!r}; "
@@ -174,6 +186,7 @@ def _ends(start: float, end: float) -> tuple[float, float, str]:
     return float(start), float(end), f"{a}→{b}"
 
 
+@checked
 def linear(start: float, end: float) -> Schedule:
     r"""A straight line.
 
@@ -191,6 +204,7 @@ def linear(start: float, end: float) -> Schedule:
     return Schedule(partial(_linear, a, b), name)
 
 
+@checked
 def cosine(start: float, end: float) -> Schedule:
     r"""Half a cosine wave: slow at both ends.
 
@@ -211,6 +225,7 @@ def cosine(start: float, end: float) -> Schedule:
     return Schedule(partial(_cosine, a, b), name)
 
 
+@checked
 def exp(start: float, end: float) -> Schedule:
     r"""A geometric path: equal factors in equal times.
 
@@ -297,6 +312,7 @@ def piecewise(values: Mapping[float, float]) -> Schedule:
     return Schedule(partial(_interpolated, at, heights), name)
 
 
+@checked
 def warmup(share: float, then: Schedule | float, start: float = 0.0) -> Schedule:
     r"""A straight rise, and then another schedule over the rest of the training.
 

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .arguments import checked
+
 __all__ = ["Captured", "Signals", "as_batch", "call", "capture", "pick", "place", "tell"]
 
 Signals = Tensor | Mapping[str, Any]
@@ -169,6 +171,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+@checked
 class Captured(nn.Module):
     """A model that also tells what inner layers say; made by :func:`distill_lib.capture`."""
 
@@ -235,11 +238,9 @@ class Captured(nn.Module):
         signals = {"logits": output} if isinstance(output, Tensor) else dict(output)
         missing = [name for name in self.layers if not seen[name]]
         if missing:
-            compiled = hasattr(self.model, "_orig_mod")
-            raise RuntimeError(
-                f"layers {missing} were not used in this forward pass"
-                + ("; a model compiled before needs torch.compiler.reset() first" * compiled)
-            )
+            hint = "; a model compiled before needs torch.compiler.reset() first"
+            hint *= hasattr(self.model, "_orig_mod")
+            raise RuntimeError(f"layers {missing} were not used in this forward pass{hint}")
         calls = {k: found[0] if len(found) == 1 else tuple(found) for k, found in seen.items()}
         return {**signals, **calls}
 
@@ -312,14 +313,13 @@ def tell(model: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
             'it with attn_implementation="eager", or match hidden states or relations'
         )
     before = {f"output_{name}": getattr(config, f"output_{name}") for name in wanted}
-    for name in before:
-        setattr(config, name, True)
 
-    def undo() -> None:
-        for name, value in before.items():
+    def put(values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
             setattr(config, name, value)
 
-    return undo
+    put(dict.fromkeys(before, True))
+    return functools.partial(put, before)
 
 
 def accepts(function: Callable[..., Any], name: str) -> bool:
@@ -329,8 +329,7 @@ def accepts(function: Callable[..., Any], name: str) -> bool:
 
 def modes_of(*models: Any) -> list[tuple[nn.Module, bool]]:
     """Every module of the models, and whether it is in train mode."""
-    modules = [part for m in models if isinstance(m, nn.Module) for part in m.modules()]
-    return [(part, part.training) for part in modules]
+    return [(p, p.training) for m in models if isinstance(m, nn.Module) for p in m.modules()]
 
 
 def set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
+from .arguments import checked, told
+
 __all__ = ["Stacked", "fold", "unfold"]
 
 
+@checked
 class Stacked(nn.Module):
     r"""S networks of one architecture as a single batched model.
 
@@ -39,6 +42,7 @@ class Stacked(nn.Module):
 
     def __init__(self, models: Sequence[nn.Module], *, ndim: int) -> None:
         super().__init__()
+        models = list(models)
         if not models:
             raise ValueError("Stacked expected at least one model, got none")
         layouts = {
@@ -46,13 +50,13 @@ class Stacked(nn.Module):
         }
         if len(layouts) > 1:
             raise ValueError("Stacked expected models of one architecture; their parameters differ")
-        self.size = len(models)
+        self.size: int = len(models)
         self.ndim = ndim
         # in a tuple, so that the template is no submodule and adds nothing to state_dict()
         self._template = (copy.deepcopy(models[0]),)
         params, buffers = stack_module_state(list(models))
         self._names = {name.replace(".", "/"): name for name in (*params, *buffers)}
-        self.weights = nn.ParameterDict(
+        self.weights: nn.ParameterDict = nn.ParameterDict(
             {n.replace(".", "/"): nn.Parameter(p.detach().clone()) for n, p in params.items()}
         )
         for name, buffer in buffers.items():
@@ -60,6 +64,8 @@ class Stacked(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[S, B, C] from shared [B, ...] or separate [S, B, ...] inputs."""
+        if not isinstance(inputs, Tensor):
+            raise TypeError(f"Stacked expected a tensor of inputs, got {told(inputs)}")
         if inputs.ndim not in (self.ndim, self.ndim + 1):
             raise ValueError(
                 f"Stacked expected inputs of rank {self.ndim} (shared) or {self.ndim + 1} "

@@ -35,7 +35,7 @@ class Films:
     def __init__(self, films: dict[str, Any]) -> None:
         if not films:
             raise ValueError("Films wants at least one film, by its name.")
-        self.films = dict(films)
+        self.films: dict[str, Any] = dict(films)
 
     def __repr__(self) -> str:
         return "Films: " + ", ".join(f"{name} ({film.alt})" for name, film in self.films.items())

@@ -87,6 +87,9 @@ class TemperatureSlider:
         TemperatureSlider: softmax at T = 1.0: cat 0.881, dog 0.119
     """
 
+    alt: str
+    picture: Any
+
     def __init__(
         self,
         logits: Any,
@@ -101,16 +104,18 @@ class TemperatureSlider:
         if picture is not None and not alt.strip():
             raise ValueError("A picture needs alt=, for those who do not see it.")
         self.picture, self.alt = picture, alt
-        self.logits = _logits("logits", logits)
-        self.labels = [str(v) for v in labels or [f"class {i}" for i in range(len(self.logits))]]
+        self.logits: list[float] = _logits("logits", logits)
+        self.labels: list[str] = [
+            str(v) for v in labels or [f"class {i}" for i in range(len(self.logits))]
+        ]
         if len(self.labels) != len(self.logits):
             raise ValueError(f"{len(self.logits)} logits but {len(self.labels)} labels.")
         if not 0 < t_min <= t <= t_max < math.inf:
             raise ValueError(f"Need 0 < t_min <= t <= t_max, got {t_min}, {t}, {t_max}.")
-        self.t = float(t)
+        self.t: float = float(t)
         grid = {float(f"{t_min * (t_max / t_min) ** (i / 120):.2g}") for i in range(121)}
         inner = {v for v in grid if t_min < v < t_max}
-        self.positions = sorted(inner | {float(t_min), self.t, float(t_max)})
+        self.positions: list[float] = sorted(inner | {float(t_min), self.t, float(t_max)})
 
     def __repr__(self) -> str:
         top = max(self.logits)
@@ -168,9 +173,11 @@ class DirectionSlider:
             )
         if path not in ("mix", "jsd"):
             raise ValueError(f"path is 'mix' or 'jsd', got {path!r}.")
-        self.target = _fits.Mixture(float(weight), (float(means[0]), float(means[1])), float(scale))
+        self.target: _fits.Mixture = _fits.Mixture(
+            float(weight), (float(means[0]), float(means[1])), float(scale)
+        )
         self.path = path
-        self.positions = [i / (positions - 1) for i in range(positions)]
+        self.positions: list[float] = [i / (positions - 1) for i in range(positions)]
 
     @cached_property
     def fits(self) -> list[dict[str, float]]:
@@ -218,6 +225,9 @@ class BetaSlider:
         BetaSlider: at β = 0.5 D = 0.0895, forward KL 0.3278, reverse KL 0.4338
     """
 
+    student: list[float]
+    teacher: list[float]
+
     def __init__(self, *, student: Any, teacher: Any, beta: float = 0.5) -> None:
         self.student, self.teacher = _logits("student", student), _logits("teacher", teacher)
         if len(self.student) != len(self.teacher):
@@ -226,11 +236,11 @@ class BetaSlider:
             )
         if not 0 <= beta <= 1:
             raise ValueError(f"beta must be in [0, 1], got {beta}.")
-        self.beta = float(beta)
+        self.beta: float = float(beta)
         # Finer towards the ends, where the two quotients reach their limits slowly.
         ends = [0.0001, 0.0003, 0.001, 0.003]
         grid = {0.0, 1.0, self.beta, *ends, *(round(1 - v, 4) for v in ends)}
-        self.positions = sorted(grid | {round(i / 100, 2) for i in range(1, 100)})
+        self.positions: list[float] = sorted(grid | {round(i / 100, 2) for i in range(1, 100)})
 
     def __repr__(self) -> str:
         from distill_lib import losses

@@ -52,7 +52,7 @@ class Vote:
     ) -> None:
         if not 0 < epsilon < 1:
             raise ValueError(f"epsilon lies in (0, 1), got {epsilon}")
-        self.committee = Ensemble(teachers, weights)
+        self.committee: Ensemble = Ensemble(teachers, weights)
         self.epsilon = epsilon
 
     @torch.no_grad()
@@ -117,11 +117,12 @@ class Concatenate(nn.Module):
         for name, layer in zip(names, layers, strict=True):
             if not isinstance(layer, nn.Linear):
                 raise ValueError(f"the head {name!r} is no linear layer of its model")
-        self.models = nn.ModuleList(models).requires_grad_(False)
+        self.models: nn.ModuleList = nn.ModuleList(models).requires_grad_(False)
         self.heads = names
         width = sum(layer.in_features for layer in layers if isinstance(layer, nn.Linear))
-        self.norm = nn.BatchNorm1d(width, affine=False)  # features of all models on one scale
-        self.head = nn.Linear(width, num_classes)
+        # features of all models on one scale
+        self.norm: nn.BatchNorm1d = nn.BatchNorm1d(width, affine=False)
+        self.head: nn.Linear = nn.Linear(width, num_classes)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Concatenate:

@@ -134,7 +134,7 @@ class Privileged(gym.ObservationWrapper[Any, Any, Any]):
         space = env.observation_space
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise ValueError(f"Privileged expected a flat observation, got the space {space}")
-        self.keep = list(range(space.shape[0])) if keep is None else list(keep)
+        self.keep: list[int] = list(range(space.shape[0])) if keep is None else list(keep)
         if not self.keep or not all(0 <= i < space.shape[0] for i in self.keep):
             raise ValueError(
                 f"keep names positions 0 to {space.shape[0] - 1} of the observation, got {keep}"
@@ -183,6 +183,11 @@ class Stage:
         KeyError: groups that are not there.
     """
 
+    alive: np.ndarray[Any, Any]
+    lengths: np.ndarray[Any, Any]
+    returns: np.ndarray[Any, Any]
+    taken: int
+
     def __init__(
         self,
         env: Any,
@@ -203,13 +208,13 @@ class Stage:
             if num_envs is None or num_envs < 1:
                 raise ValueError(f"expected at least one episode, got {num_envs}")
             self.envs = make(env, num_envs)
-        self.size = self.envs.num_envs
-        self.space = self.envs.single_action_space
+        self.size: int = self.envs.num_envs
+        self.space: gym.Space[Any] = self.envs.single_action_space
         check_action_space(self.space)
-        self.reader = Reader(self.envs.single_observation_space, sees)
-        self.limit = max_steps or max(LIMIT, _time_limit(self.envs))
+        self.reader: Reader = Reader(self.envs.single_observation_space, sees)
+        self.limit: int = max_steps or max(LIMIT, _time_limit(self.envs))
         # one by one where that is possible: who is done costs nothing
-        self.singly = isinstance(self.envs, gym.vector.SyncVectorEnv)
+        self.singly: bool = isinstance(self.envs, gym.vector.SyncVectorEnv)
         self.alive, self.taken = np.zeros(self.size, bool), 0
 
     def begin(self, seed: int) -> Observation:

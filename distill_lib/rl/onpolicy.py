@@ -102,6 +102,16 @@ class OnPolicy:
         Schulman et al., *Proximal policy optimization algorithms*, 2017.
     """
 
+    batch_size: int
+    epochs: int
+    every: int
+    gamma: float
+    lam: float
+    probe: Callable[[Any], Any] | None
+    steps: int
+    student: nn.Module
+    students: int | None
+
     midway = True
 
     def __init__(
@@ -131,21 +141,21 @@ class OnPolicy:
         self.student, self.students = student, size_of(student)
         self.steps, self.epochs, self.batch_size = steps, epochs, batch_size
         self.gamma, self.lam, self.probe, self.every = gamma, lam, probe, every
-        self.number = envs * (self.students or 1)
-        self.shape = (self.students, envs) if self.students else (envs,)
-        self.envs = make(env, self.number)
-        self.space = self.envs.single_action_space
+        self.number: int = envs * (self.students or 1)
+        self.shape: tuple[int, ...] = (self.students, envs) if self.students else (envs,)
+        self.envs: Any = make(env, self.number)
+        self.space: Any = self.envs.single_action_space
         check_action_space(self.space)
-        self.reader = Reader(self.envs.single_observation_space)
-        self.checked = False
+        self.reader: Reader = Reader(self.envs.single_observation_space)
+        self.checked: bool = False
         self.seed = seed
-        self.generator = torch.Generator().manual_seed(seed)
-        self.segments = 0
+        self.generator: torch.Generator = torch.Generator().manual_seed(seed)
+        self.segments: int = 0
         self.seen: Any = None
-        self.running = torch.zeros(self.number)
+        self.running: Tensor = torch.zeros(self.number)
         self.flat: dict[str, Tensor] = {}
-        self.order = torch.empty(0, dtype=torch.long)
-        self.position = len(self)
+        self.order: Tensor = torch.empty(0, dtype=torch.long)
+        self.position: int = len(self)
         self.log: list[dict[str, Any]] = []
 
     def __len__(self) -> int:

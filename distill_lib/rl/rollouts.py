@@ -82,6 +82,21 @@ class Rollouts:
         no-regret online learning*, 2011.
     """
 
+    augment: Any
+    batch_size: int
+    env: Any
+    episodes: int
+    keep: int | None
+    labels: int | None
+    max_steps: int | None
+    position: int
+    priority: Any
+    round: int
+    rounds: int
+    student: Any
+    student_noise: float
+    updates: int
+
     midway = True  # tells distill that its state is that of this moment, not of the epoch's start
 
     def __init__(
@@ -111,7 +126,7 @@ class Rollouts:
         for name, number in counts.items():
             if number is not None and number < 1:
                 raise ValueError(f"{name} is at least 1, got {number}")
-        self.beta = as_schedule(beta)
+        self.beta: Schedule = as_schedule(beta)
         shares = [self.beta(r / max(rounds - 1, 1)) for r in range(rounds)]
         if not all(0 <= share <= 1 for share in shares):
             raise ValueError(f"beta is a share of steps, in [0, 1]; it runs through {shares}")
@@ -119,23 +134,23 @@ class Rollouts:
             raise ValueError(f"beta falls to {min(shares):g}: pass the student that drives then")
         self.env, self.student, self.max_steps = env, adapted(student), max_steps
         teacher = adapted(teacher)
-        self.policy = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
+        self.policy: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
         self.driver = teacher  # at the wheel no batch is made for it
         self.rounds, self.episodes, self.updates = rounds, episodes, updates
         self.batch_size, self.keep, self.labels = batch_size, keep, labels
-        self.noise = [noise] if isinstance(noise, (int, float)) else list(noise)
+        self.noise: list[float] = [noise] if isinstance(noise, (int, float)) else list(noise)
         self.student_noise, self.priority, self.augment = student_noise, priority, augment
-        self.students = size_of(student) if student is not None else None
-        self.rows = self.students or seeds  # how many students a batch is for
+        self.students: int | None = size_of(student) if student is not None else None
+        self.rows: int | None = self.students or seeds  # how many students a batch is for
         self.seed = seed
-        self.generator = torch.Generator().manual_seed(seed)
-        self.teacher = Answers(self)
+        self.generator: torch.Generator = torch.Generator().manual_seed(seed)
+        self.teacher: Answers = Answers(self)
         self.round, self.position = 0, updates
         self.buffer: dict[str, Tensor] = {}
         self.owned: dict[int, Tensor] = {}
         self.played: dict[str, Tensor] = {}
         self.log: list[dict[str, float]] = []
-        self.labeled = 0
+        self.labeled: int = 0
 
     # ---- walking ----
 

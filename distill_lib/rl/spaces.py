@@ -50,7 +50,7 @@ class Reader:
             }
         else:
             self.groups = None
-            self.dtype = _dtype(space, "observation")
+            self.dtype: np.dtype[Any] = _dtype(space, "observation")
 
     def read(self, raw: Any, alive: np.ndarray | None = None) -> Observation:
         """Tensors of their own [N, ...], by group where there are groups.

@@ -40,8 +40,8 @@ class Tasks:
         updates = {name: len(one) for name, one in rollouts.items()}
         if len(set(updates.values())) > 1:
             raise ValueError(f"tasks take turns, so their updates must be equal; got {updates}")
-        self.rollouts = dict(rollouts)
-        self.teacher = _Teachers(self.rollouts)
+        self.rollouts: dict[str, Rollouts] = dict(rollouts)
+        self.teacher: _Teachers = _Teachers(self.rollouts)
 
     def __len__(self) -> int:
         return sum(len(one) for one in self.rollouts.values())

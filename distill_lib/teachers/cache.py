@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from distill_lib.arguments import as_path, checked, told
 from distill_lib.progress import bar
 from distill_lib.signals import Batch, Signals, as_batch, pick
 
@@ -58,6 +59,7 @@ def _walk(dataset: Any, batch_size: int) -> Iterable[Mapping[str, Any]]:
             yield as_batch(batch)
 
 
+@checked
 class Cache:
     """A teacher whose answers lie in one memory-mapped file.
 
@@ -75,8 +77,10 @@ class Cache:
             rows have one id.
     """
 
+    meta: dict[str, Any]
+
     def __init__(self, path: str | Path, verify: bool = True) -> None:
-        self.path = Path(path)
+        self.path: Path = as_path(path)
         self.meta, self._ids, self._sums, self._rows = map_rows(self.path)
         done = self._sums[:, 0] != 0
         if not done.all():
@@ -167,6 +171,7 @@ class Cache:
         return hashlib.sha256(repr([self.meta[k] for k in keys]).encode()).hexdigest()
 
     @classmethod
+    @checked
     def build(
         cls,
         path: str | Path,
@@ -208,9 +213,14 @@ class Cache:
             raise TypeError(f"a cache holds float16, float32 or float64 rows, got dtype={dtype}")
         if block < 1:
             raise ValueError(f"block is a number of rows, at least 1, got {block}")
+        sized = hasattr(type(dataset), "__len__") and getattr(dataset, "ndim", 1) != 0
+        if not sized or isinstance(dataset, Mapping):
+            raise TypeError(
+                f"expected a data set, with a length and items by position, got {told(dataset)}"
+            )
         if not len(dataset):
             raise CacheError("the data set has no items: there is nothing to ask the teacher about")
-        path = Path(path)
+        path = as_path(path)
         teacher = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
         meta = {
             "teacher": teacher.fingerprint(),

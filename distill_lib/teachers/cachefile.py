@@ -243,7 +243,7 @@ class Blocks:
         with _way_out(path, 0):
             self._file = path.open("r+b", buffering=0)
         try:
-            self.meta = read_header(self._file, path)
+            self.meta: dict[str, Any] = read_header(self._file, path)
             if differs := mismatch(self.meta, meta):
                 raise CacheError(f"{path} is being built by another process, from {differs}")
         except BaseException:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill_lib.arguments import checked, told
 from distill_lib.signals import Batch, Signals, pick
 
 from .live import Teacher
@@ -17,6 +18,7 @@ from .live import Teacher
 __all__ = ["Ensemble"]
 
 
+@checked
 class Ensemble:
     r"""Several teachers as one: the average of what they say.
 
@@ -51,6 +53,10 @@ class Ensemble:
         on: str = "logits",
         axis: int | None = None,
     ) -> None:
+        teachers = list(teachers)
+        for teacher in teachers:
+            if not callable(teacher) or isinstance(teacher, type):
+                raise TypeError(f"Ensemble expected teachers or modules, got {told(teacher)}")
         if not teachers:
             raise ValueError("Ensemble expected at least one teacher, got none")
         if space not in ("prob", "logit", "labels"):
@@ -60,8 +66,8 @@ class Ensemble:
             raise ValueError(
                 f"expected {len(teachers)} non-negative weights with a positive sum, got {weights}"
             )
-        self.teachers = [Teacher(t) if isinstance(t, nn.Module) else t for t in teachers]
-        self.weights = [w / sum(weights) for w in weights]
+        self.teachers: list[Any] = [Teacher(t) if isinstance(t, nn.Module) else t for t in teachers]
+        self.weights: list[float] = [w / sum(weights) for w in weights]
         self.space = space
         self.on = on
         self.axis = axis

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from distill_lib.arguments import checked, told
 from distill_lib.masks.tokens import decoder_inputs
 from distill_lib.signals import (
     Batch,
@@ -55,6 +56,7 @@ class Source(Protocol):
         """A name that changes when the targets would."""
 
 
+@checked
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's parameters and buffers, with their names, shapes and types.
 
@@ -141,6 +143,10 @@ class Teacher:
         False
     """
 
+    bn_train: bool
+    forward: Forward | None
+    preprocess: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
+
     def __init__(
         self,
         model: nn.Module,
@@ -154,7 +160,9 @@ class Teacher:
                 f"Teacher expected an nn.Module, got {type(model).__name__}; "
                 "for outputs on disk use Cache(path), for several models Ensemble([...])"
             )
-        self.model = model
+        if not isinstance(bn_train, bool):
+            raise TypeError(f"bn_train expected True or False, got {told(bn_train)}")
+        self.model: nn.Module = model
         self.preprocess, self.bn_train, self.forward = preprocess, bn_train, forward
         self._settle()
 
@@ -189,8 +197,14 @@ class Teacher:
         """Move the model; a quantized one, or one spread by a device map, stays where it is.
 
         Raises:
-            ValueError: a model on the device meta, which has no weights.
+            ValueError: no device of this machine; a model on the device meta, which has no weights.
         """
+        try:
+            device = torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"device expected 'cpu', 'cuda:0' or the like, got {told(device)} ({error})"
+            ) from None
         inner = self.model.model if isinstance(self.model, Captured) else self.model
         if any(getattr(inner, mark, None) for mark in UNMOVED):
             return self
@@ -210,6 +224,7 @@ class Teacher:
         found = fingerprint(self.model)
         return f"{found}+bn_train" if self.bn_train else found
 
+    @checked
     def reveal(self, paths: Sequence[str]) -> Callable[[], None]:
         """Make the model tell what an objective names: its own signals, and inner layers.
 
@@ -237,6 +252,7 @@ class Teacher:
         return undo
 
 
+@checked
 class EMA(Teacher):
     r"""A moving average of the student: the mean teacher.
 
@@ -266,6 +282,7 @@ class EMA(Teacher):
         named = self.model.named_parameters()
         self._exact = {k: p.float() for k, p in named if p.is_floating_point() and p.itemsize < 4}
 
+    @checked
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
         """One step of the average towards the student."""
@@ -295,6 +312,7 @@ class EMA(Teacher):
         """The average, for checkpoints."""
         return {**self.model.state_dict(), **{f"{EXACT}{k}": v for k, v in self._exact.items()}}
 
+    @checked
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The average, from a checkpoint; of one without float32 it is what the weights say."""
         own = {k: v for k, v in state.items() if not k.startswith(EXACT)}

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import checked
 from distill_lib.signals import Batch, Signals, pick
 
 __all__ = ["Peers"]
 
 
+@checked
 class Peers(nn.Module):
     r"""Students that teach each other: deep mutual learning.
 
@@ -42,7 +44,7 @@ class Peers(nn.Module):
         super().__init__()
         if len(models) < 2:
             raise ValueError(f"Peers expected at least two models, got {len(models)}")
-        self.models = nn.ModuleList(models)
+        self.models: nn.ModuleList = nn.ModuleList(models)
         self._said: Tensor | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import checked, told
 from distill_lib.signals import Batch, Signals, as_batch, pick
 
 from .live import Source, Teacher
@@ -16,6 +17,7 @@ from .live import Source, Teacher
 __all__ = ["Recorded"]
 
 
+@checked
 class Recorded:
     r"""A teacher that was asked once about some texts, and answers from memory.
 
@@ -42,6 +44,9 @@ class Recorded:
         >>> kept({"index": torch.tensor([5, 7]), "attention_mask": torch.ones(2, 1)})["logits"].mT
         tensor([[3., 1.]])
     """
+
+    asked: tuple[str, ...]
+    signals: tuple[str, ...]
 
     def __init__(
         self,
@@ -125,7 +130,11 @@ def _need(batch: Any, name: str) -> Tensor:
             f"a recorded teacher keeps its rows by id, each with its own length: the batch needs "
             f"'index' and 'attention_mask'; it has {', '.join(batch)}"
         )
-    found: Tensor = batch[name]
+    found = batch[name]
+    flat = name == "index"
+    if not isinstance(found, Tensor) or not found.numel() or (found.ndim == 1) != flat:
+        shape = "[B]" if flat else "[B, L]"
+        raise TypeError(f"{name!r} of a batch expected a tensor {shape}, got {told(found)}")
     return found
 
 

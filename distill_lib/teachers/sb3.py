@@ -58,6 +58,8 @@ class SB3Policy(nn.Module):
         Rusu et al., *Policy distillation*, 2016.
     """
 
+    normalized: bool
+
     def __init__(self, model: Any, normalize: Any = None, temperature: float = 1.0) -> None:
         super().__init__()
         if not temperature > 0:
@@ -74,11 +76,11 @@ class SB3Policy(nn.Module):
         self.obs_clip: Tensor
         self.low: Tensor
         self.high: Tensor
-        self.kind = _kind(policy)
-        self.shape = _shape(policy.observation_space)
+        self.kind: str = _kind(policy)
+        self.shape: tuple[int, ...] = _shape(policy.observation_space)
         self.register_buffer("temperature", torch.tensor(float(temperature)))
         self._normalize(normalize if normalize is not None else _found(model), type(model).__name__)
-        self.squashed = self.kind == "real" and bool(policy.squash_output)
+        self.squashed: bool = self.kind == "real" and bool(policy.squash_output)
         if self.squashed:
             self.register_buffer("low", torch.as_tensor(self.policy.action_space.low))
             self.register_buffer("high", torch.as_tensor(self.policy.action_space.high))

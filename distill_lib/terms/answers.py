@@ -74,6 +74,11 @@ class KD(Term):
         0.0
     """
 
+    ignore_index: int
+    labels: str
+    on: Any
+    teacher_on: Any
+
     key = "kd"
 
     def __init__(
@@ -93,21 +98,26 @@ class KD(Term):
         _check_loss(loss, type(self).__name__)
         self.loss = loss
         bare = getattr(loss, "func", loss)
-        self.softmax = bare in _SOFTMAX
-        self.classed = self.softmax or bare is losses.bernoulli_kl
+        self.softmax: bool = bare in _SOFTMAX
+        self.classed: bool = self.softmax or bare is losses.bernoulli_kl
         mine, theirs = _two(temperature, "temperature")
-        self.temperature = as_schedule(mine)
-        self.teacher_temperature = self.temperature if theirs is mine else as_schedule(theirs)
+        self.temperature: Schedule = as_schedule(mine)
+        self.teacher_temperature: Schedule = (
+            self.temperature if theirs is mine else as_schedule(theirs)
+        )
         self.on, self.teacher_on = _two(on, "on")
         self.transform = transform
         self.axis = axis
         self.labels, self.ignore_index = labels, ignore_index
         self.options = options
-        self.relational = is_relational(loss, options)
+        self.relational: bool = is_relational(loss, options)
         self.within_micro_batch = within_micro_batch
-        self.tempered = accepts(loss, "temperature")
-        self.labeled = accepts(loss, "labels")
-        self.reads = {"student": (self.on,), "teacher": (self.teacher_on,)}
+        self.tempered: bool = accepts(loss, "temperature")
+        self.labeled: bool = accepts(loss, "labels")
+        self.reads: Mapping[str, tuple[str, ...]] = {
+            "student": (self.on,),
+            "teacher": (self.teacher_on,),
+        }
         if axis is not None and bare is losses.channel_kl:
             raise TypeError("channel_kl takes maps [B, C, H, W] as they are; leave out axis=")
         for T in (self.temperature, self.teacher_temperature):

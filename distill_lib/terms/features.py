@@ -88,15 +88,15 @@ class Match(Term):
                 "trained: 0 on both sides would match. Use project=, or requires_grad_(False)"
             )
         _check_loss(loss, type(self).__name__)
-        self.paths = (student, theirs)
-        self.loss = self.default if loss is None else loss
+        self.paths: tuple[str, str] = (student, theirs)
+        self.loss: Loss = self.default if loss is None else loss
         self.project = project
         self.project_teacher = project_teacher
         self.options = options
-        self.masked = accepts(self.loss, "mask")
-        self.relational = is_relational(self.loss, options)
+        self.masked: bool = accepts(self.loss, "mask")
+        self.relational: bool = is_relational(self.loss, options)
         self.within_micro_batch = within_micro_batch
-        self.reads = {"student": (student,), "teacher": (theirs,)}
+        self.reads: Mapping[str, tuple[str, ...]] = {"student": (student,), "teacher": (theirs,)}
         for option in options:
             if not accepts(self.loss, option):
                 raise TypeError(f"{name_of(self.loss)} takes no argument {option!r}")
@@ -171,7 +171,7 @@ class Relation(Match):
     """
 
     key = "relation"
-    default = staticmethod(losses.rkd_distance)
+    default: Loss = staticmethod(losses.rkd_distance)
 
     def __init__(
         self,

@@ -59,6 +59,9 @@ class Label(Term):
         2.5
     """
 
+    labels: str
+    on: str
+
     key = "label"
     labeled = True
 
@@ -93,8 +96,8 @@ class Label(Term):
         self.loss = loss
         self.on, self.labels = on, labels
         self.ignore_index = ignore_index
-        self.options = {**own, **options}
-        self.reads = {"student": (on,), "teacher": ()}
+        self.options: dict[str, Any] = {**own, **options}
+        self.reads: Mapping[str, tuple[str, ...]] = {"student": (on,), "teacher": ()}
 
     def view(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch with these labels, and -100 where they are left out."""

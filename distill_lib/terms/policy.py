@@ -13,6 +13,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from distill_lib import losses
+from distill_lib.arguments import checked, told
 from distill_lib.losses import policy
 from distill_lib.objective import Objective, Term
 from distill_lib.signals import Signals, accepts, pick
@@ -29,6 +30,7 @@ def _need(batch: Mapping[str, Any], name: str, who: str) -> Tensor:
     return cast(Tensor, batch[name])
 
 
+@checked
 class Surrogate(Term):
     """The clipped surrogate of PPO: :func:`distill_lib.losses.policy.surrogate`.
 
@@ -42,6 +44,9 @@ class Surrogate(Term):
         ValueError: an ε outside (0, 1), or a batch without what the term reads.
     """
 
+    clip: float
+    on: str
+
     key = "surrogate"
 
     def __init__(self, clip: float = 0.2, on: str = "logits") -> None:
@@ -49,7 +54,7 @@ class Surrogate(Term):
         if not 0 < clip < 1:
             raise ValueError(f"clip lies in (0, 1), got {clip}; 0.2 is usual")
         self.clip, self.on = clip, on
-        self.reads = {"student": (on,), "teacher": ()}
+        self.reads: Mapping[str, tuple[str, ...]] = {"student": (on,), "teacher": ()}
 
     def values(
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
@@ -82,7 +87,7 @@ class Value(Term):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reads = {"student": ("value",), "teacher": ()}
+        self.reads: Mapping[str, tuple[str, ...]] = {"student": ("value",), "teacher": ()}
 
     def values(
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
@@ -112,7 +117,7 @@ class Entropy(Term):
     def __init__(self, on: str = "logits") -> None:
         super().__init__()
         self.on = on
-        self.reads = {"student": (on,), "teacher": ()}
+        self.reads: Mapping[str, tuple[str, ...]] = {"student": (on,), "teacher": ()}
 
     def values(
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
@@ -130,6 +135,7 @@ class Entropy(Term):
         return r"H(\pi)"
 
 
+@checked
 def PPO(
     clip: float = 0.2, value: float = 0.5, entropy: float = 0.0, on: str = "logits"
 ) -> Objective:
@@ -178,14 +184,21 @@ class Consistency(Term):
         0.0
     """
 
+    loss: Any
+    on: str
+
     key = "consistency"
 
     def __init__(self, loss: Any = losses.kl, on: str = "logits") -> None:
         super().__init__()
-        if not (accepts(loss, "student") and accepts(loss, "teacher")):
-            raise TypeError("Consistency expected a loss with the keywords student and teacher")
+        known = callable(loss) and accepts(loss, "student") and accepts(loss, "teacher")
+        if not known:
+            raise TypeError(
+                "Consistency expected a loss with the keywords student and teacher, "
+                f"got {told(loss)}"
+            )
         self.loss, self.on = loss, on
-        self.reads = {"student": (on, f"view/{on}"), "teacher": ()}
+        self.reads: Mapping[str, tuple[str, ...]] = {"student": (on, f"view/{on}"), "teacher": ()}
 
     def values(
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float

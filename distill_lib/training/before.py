@@ -7,6 +7,7 @@ import inspect
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,49 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, IterableDataset
 
+from distill_lib.arguments import checked, told
 from distill_lib.teachers.live import models_of
 
 __all__ = [
     "cannot_write",
+    "check_accelerator",
     "check_batches",
     "check_kinds",
     "check_optimizer",
     "check_relations",
     "check_separate",
     "fixed_parts",
+    "settings",
 ]
+
+
+@checked
+def settings(
+    *,
+    epochs: int | None,
+    steps: int | None,
+    clip_norm: float | None,
+    checkpoint: str | Path | None,
+    save_every: int | None,
+    resume: bool,
+    seed: int | None,
+    forward: Callable[..., Any] | None,
+    patience: int | None,
+) -> None:
+    """The numbers and names of a training.
+
+    Raises:
+        TypeError: one of another type.
+        ValueError: a number out of its range.
+    """
+    counts = {"epochs": epochs, "steps": steps, "save_every": save_every or None}
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} is at least 1, got {count}")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm expected a norm > 0, or None for no limit, got {clip_norm}")
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"seed expected a whole number in [0, 2**32), as NumPy's, got {seed}")
 
 
 def check_kinds(student: Any, teacher: Any, objective: Any) -> None:
@@ -40,7 +73,7 @@ def check_kinds(student: Any, teacher: Any, objective: Any) -> None:
             f"the student is an nn.Module, got {type(student).__name__}"
             + ("; a teacher never learns: it comes second, distill(student, teacher, …)" * swapped)
         )
-    if teacher is not None and not callable(teacher):
+    if isinstance(teacher, type) or (teacher is not None and not callable(teacher)):
         raise TypeError(
             f"the teacher is a module, a Teacher, a Cache or the like, or None; got "
             f"{type(teacher).__name__}. Several are one Ensemble([...])"
@@ -51,6 +84,16 @@ def check_kinds(student: Any, teacher: Any, objective: Any) -> None:
             f"the student, a {type(student).__name__}, has no parameter that can be trained; "
             "if it is frozen, call student.requires_grad_(True)"
         )
+
+
+def check_accelerator(accelerator: Any) -> None:
+    """One of Accelerate's.
+
+    Raises:
+        TypeError: something else.
+    """
+    if isinstance(accelerator, type) or not hasattr(accelerator, "prepare_model"):
+        raise TypeError(f"accelerator expected an accelerate.Accelerator, got {told(accelerator)}")
 
 
 def check_batches(batches: Any) -> None:
@@ -68,17 +111,25 @@ def check_batches(batches: Any) -> None:
             f"give {'data.' * ours}{way}"
         )
 
+    if not any(hasattr(type(batches), name) for name in ("__iter__", "__getitem__")):
+        raise TypeError(f"expected batches, a DataLoader, a list or the like, got {told(batches)}")
+
 
 def _is_hf(batches: Any) -> bool:
     return type(batches).__module__.startswith("datasets.arrow_dataset")
 
 
-def check_optimizer(optimizer: Optimizer) -> None:
+def check_optimizer(optimizer: Any) -> None:
     """One step, one loss.
 
     Raises:
-        TypeError: an optimizer that asks for the loss several times a step.
+        TypeError: no optimizer, or one that asks for the loss several times a step.
     """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            "expected an optimizer of torch, or a function from parameters to one, such as "
+            f"lambda parameters: SGD(parameters, lr=0.1); got {told(optimizer)}"
+        )
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise TypeError(

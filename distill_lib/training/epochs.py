@@ -43,6 +43,10 @@ class Epochs:
         ValueError: one without what it needs, or a name whose smallest value is the best.
     """
 
+    function: EachEpoch | None
+    keep_best: str | None
+    patience: int | None
+
     def __init__(
         self, function: EachEpoch | None, keep_best: str | None, patience: int | None
     ) -> None:
@@ -68,11 +72,11 @@ class Epochs:
         if patience is not None and patience < 1:
             raise ValueError(f"patience is at least 1 epoch, got {patience}")
         self.function, self.keep_best, self.patience = function, keep_best, patience
-        self.name = (keep_best or "").removeprefix("-")
-        self.sign = -1.0 if (keep_best or "").startswith("-") else 1.0
-        self.step = 0  # of the last call
+        self.name: str = (keep_best or "").removeprefix("-")
+        self.sign: float = -1.0 if (keep_best or "").startswith("-") else 1.0
+        self.step: int = 0  # of the last call
         self.value: float | None = None
-        self.since = 0
+        self.since: int = 0
         self.best: dict[str, Any] = {}
 
     @property

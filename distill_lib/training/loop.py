@@ -16,7 +16,7 @@ from distill_lib.signals import Forward
 from distill_lib.teachers.live import Source
 
 from . import resume as resuming
-from .before import check_batches
+from .before import check_batches, settings
 from .epochs import EachEpoch, Epochs
 from .history import History
 from .processes import together
@@ -137,6 +137,17 @@ def distill(
         >>> evaluate(student, batches)["nll"] == min(history["nll"])
         True
     """
+    settings(
+        epochs=epochs,
+        steps=steps,
+        clip_norm=clip_norm,
+        checkpoint=checkpoint,
+        save_every=save_every,
+        resume=resume,
+        seed=seed,
+        forward=forward,
+        patience=patience,
+    )
     watch = Epochs(each_epoch, keep_best, patience)
     run = Run(student, teacher, objective, accelerator, forward)
     try:
@@ -149,7 +160,7 @@ def distill(
                 saver.parts = {**saver.parts, "epochs": watch}
             at = saver.load() if saver is not None and resume else resuming.Start()
             if checkpoint and at.step < total:  # a training that is done writes nothing
-                run.check_place(checkpoint)
+                run.check_place(checkpoint, copies=1 if keep_best is None else 2)
             if at.step == 0:
                 run.seed_everything(seed)
             return _walk(run, batches, total, saver, at, save_every, watch)
@@ -225,9 +236,6 @@ def _total_steps(run: Run, batches: Iterable[Any], epochs: int | None, steps: in
         raise ValueError(
             f"give epochs or steps, one of the two; got epochs={epochs}, steps={steps}"
         )
-    for name, number in (("epochs", epochs), ("steps", steps)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name} is at least 1, got {number}")
     check_batches(batches)
     if isinstance(batches, Iterator):
         raise TypeError(

@@ -17,11 +17,12 @@ class OrderOf:
         inner = getattr(batches, "base_dataloader", batches)
         # a loader of Accelerate says that it has a state, also around one that has none
         source = batches if hasattr(inner, "load_state_dict") else inner
-        self.source = source if hasattr(source, "load_state_dict") else None
+        self.source: Any = source if hasattr(source, "load_state_dict") else None
         # such a source knows its place in a walk, which then need not be walked again
-        self.midway = bool(getattr(source, "midway", False))
+        self.midway: bool = bool(getattr(source, "midway", False))
         sampler = getattr(source, "sampler", None)
-        self.generator = getattr(source, "generator", None) or getattr(sampler, "generator", None)
+        own = getattr(source, "generator", None)
+        self.generator: Any = own or getattr(sampler, "generator", None)
 
     def state(self) -> dict[str, Any]:
         """In plain types and tensors."""

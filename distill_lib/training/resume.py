@@ -57,11 +57,11 @@ class Saver:
         batches: Any,
         streams: Streams | None = None,
     ) -> None:
-        self.streams = streams or Streams()
-        self.path = Path(path)
+        self.streams: Streams = streams or Streams()
+        self.path: Path = Path(path)
         self.parts = parts
-        self.identity = dict(identity)
-        self.order = OrderOf(batches)
+        self.identity: dict[str, str] = dict(identity)
+        self.order: OrderOf = OrderOf(batches)
         self._begun: Any = self.order.state()
 
     def begin_epoch(self) -> dict[str, Any]:

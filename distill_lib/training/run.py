@@ -31,6 +31,7 @@ from distill_lib.teachers.live import Source, Teacher, models_of
 from . import resume as resuming
 from .before import (
     cannot_write,
+    check_accelerator,
     check_kinds,
     check_optimizer,
     check_relations,
@@ -53,6 +54,12 @@ Optimizer = TorchOptimizer | Callable[[list[nn.Parameter]], TorchOptimizer]
 class Run:
     """The parts of one training, made ready by the accelerator."""
 
+    params: list[nn.Parameter]
+    plain: bool
+    rates: Rates
+    sharded: bool
+    shared: list[nn.Module]
+
     def __init__(
         self,
         student: nn.Module,
@@ -63,22 +70,23 @@ class Run:
     ) -> None:
         check_kinds(student, teacher, objective)
         self.student = student
-        self.modes = modes_of(student, *models_of(teacher))
-        self.fixed = fixed_parts(student)
-        self.objective = 1.0 * objective if isinstance(objective, Term) else objective
+        self.modes: list[tuple[nn.Module, bool]] = modes_of(student, *models_of(teacher))
+        self.fixed: set[nn.Module] = fixed_parts(student)
+        self.objective: Objective = 1.0 * objective if isinstance(objective, Term) else objective
         self.forward = forward
-        self.logged = 0
+        self.logged: int = 0
         # what leaves the student and Accelerate's global state as they were found
-        self.undo = ExitStack()
+        self.undo: ExitStack = ExitStack()
         if not isinstance(self.objective, Objective):
             raise TypeError(f"expected an objective, got {type(self.objective).__name__}")
         check_separate(student, teacher, self.objective, self.fixed)
         self.teacher: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
-        self.accelerator = self._default() if accelerator is None else accelerator
-        self.accumulation = self.accelerator.gradient_accumulation_steps
+        self.accelerator: Any = self._default() if accelerator is None else accelerator
+        check_accelerator(self.accelerator)
+        self.accumulation: int = self.accelerator.gradient_accumulation_steps
         check_relations(self.objective, self.accumulation)
-        self.world = self.accelerator.num_processes
-        self.streams = Streams(self.world, self.accelerator.process_index)
+        self.world: int = self.accelerator.num_processes
+        self.streams: Streams = Streams(self.world, self.accelerator.process_index)
         self.undo.callback(self.streams.end)
         self.wrapped: list[nn.Module] = []
 
@@ -117,13 +125,13 @@ class Run:
         self.rates = Rates(optimizer, lr)
         self.undo.callback(self.rates.undo)
         has_params = any(p.requires_grad for p in self.objective.parameters())
-        self.loss_of = (
+        self.loss_of: Any = (
             self.accelerator.prepare_model(self.objective, evaluation_mode=self.sharded)
             if has_params
             else self.objective
         )
         # what is sharded averages its own gradients
-        self.view = self.accelerator.prepare_model(view, evaluation_mode=self.sharded)
+        self.view: Any = self.accelerator.prepare_model(view, evaluation_mode=self.sharded)
         self.wrapped += [self.view, self.loss_of]
         for model in self.wrapped:
             self.undo.callback(self.accelerator.unwrap_model, model, keep_fp32_wrapper=False)
@@ -158,13 +166,13 @@ class Run:
         """What writes and reads the checkpoint."""
         return resuming.Saver(path, self.parts(), self.identity(), batches, self.streams)
 
-    def check_place(self, path: str | Path) -> None:
+    def check_place(self, path: str | Path, copies: int = 1) -> None:
         """Whether the checkpoint can be written, asked before the first step.
 
         Raises:
             OSError: it cannot.
         """
-        size = sum(p.nbytes for p in self.params if not is_lazy(p))
+        size = copies * sum(p.nbytes for p in self.params if not is_lazy(p))
         problem = cannot_write(Path(path), size) if self.streams.rank == 0 else None
         if self.world > 1:
             problem = from_first(problem)
@@ -338,4 +346,4 @@ def _make_optimizer(optimizer: Optimizer | None, params: list[nn.Parameter]) -> 
                 "*objective.parameters()], or pass a function from parameters to an optimizer"
             )
         return optimizer
-    return optimizer(params)
+    return optimizer(params) if callable(optimizer) else optimizer

@@ -140,11 +140,11 @@ def test_the_state_of_a_shared_model_can_be_loaded() -> None:
     [
         (lambda: share(net(), 0), "1 to 8, got 0"),
         (lambda: share(net(), 9), "1 to 8, got 9"),
-        (lambda: kmeans(torch.tensor([]), 2), "at least one"),
+        (lambda: kmeans(torch.tensor([]), 2), "one number at least"),
         (lambda: kmeans(torch.tensor([torch.nan]), 2), "finite"),
         (lambda: kmeans(torch.ones(2), 2, "random"), "'linear' or 'quantile'"),
-        (lambda: kmeans(torch.ones(2), 0), "k is at least 1"),
-        (lambda: codebook_bits(0, 4), "at least one weight"),
+        (lambda: kmeans(torch.ones(2), 0), "k expected a whole number of 1 or more"),
+        (lambda: codebook_bits(0, 4), "n expected a whole number of 1 or more"),
     ],
 )
 def test_what_is_refused(call, words: str) -> None:

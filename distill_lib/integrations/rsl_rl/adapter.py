@@ -59,7 +59,7 @@ class Adapter(nn.Module):
             self.project = nn.Linear(observations, takes, bias=False)
             with torch.no_grad():
                 self.project.weight.copy_(torch.eye(takes, observations))
-        self.actions = None if actions is None else list(actions)
+        self.actions: list[int] | None = None if actions is None else list(actions)
 
     def forward(self, observation: Tensor) -> Any:
         """What the student says of the projected observation."""

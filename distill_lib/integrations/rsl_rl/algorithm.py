@@ -71,6 +71,8 @@ class Distillation(Theirs):  # type: ignore[misc]
             ``loss_type``.
     """
 
+    learning_rate: float
+
     def __init__(
         self,
         student: MLPModel,
@@ -81,7 +83,7 @@ class Distillation(Theirs):  # type: ignore[misc]
         learning_rate: Schedule | float = 1e-3,
         **settings: Any,
     ) -> None:
-        self.rate = as_schedule(learning_rate)
+        self.rate: Schedule = as_schedule(learning_rate)
         if "loss_type" in settings:
             raise ValueError(
                 f"loss_type={settings['loss_type']!r} says nothing here: the loss is the objective,"
@@ -97,16 +99,17 @@ class Distillation(Theirs):  # type: ignore[misc]
                 "{'class_name': 'GaussianDistribution', 'init_std': 0.1}"
             )
         chosen = KD(losses.gaussian_kl, on="gaussian") if objective is None else objective
-        self.objective = (1.0 * chosen if isinstance(chosen, Term) else chosen).to(self.device)
+        whole = 1.0 * chosen if isinstance(chosen, Term) else chosen
+        self.objective: Objective = whole.to(self.device)
         require_length(self.objective, iterations, self.rate)
         self.iterations = iterations
         self._memory: Any = None  # of a recurrent student, where the next update begins
         own = list(self.objective.parameters())
         if own:
             kind = resolve_optimizer(settings.get("optimizer", "adam"))
-            self.optimizer = kind([*student.parameters(), *own], lr=self.learning_rate)
+            self.optimizer: Any = kind([*student.parameters(), *own], lr=self.learning_rate)
         # room for the deviation of the teacher beside its mean
-        self.gaussian = isinstance(teacher.distribution, GaussianDistribution)
+        self.gaussian: bool = isinstance(teacher.distribution, GaussianDistribution)
         wide = storage.privileged_actions
         storage.privileged_actions = torch.cat([wide, wide], -1) if self.gaussian else wide
 

@@ -44,6 +44,9 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
         torch.Size([4, 3])
     """
 
+    high: Any
+    low: Any
+
     def __init__(
         self,
         env: gym.vector.VectorEnv[Any, Any, Any],
@@ -60,11 +63,11 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
             )
         length = max_episode_length or _longest(env)
         self.env = env
-        self.num_envs = env.num_envs
-        self.num_actions = space.shape[0]
+        self.num_envs: int = env.num_envs
+        self.num_actions: int = space.shape[0]
         self.low, self.high = space.low, space.high
-        self.max_episode_length = int(length)
-        self.episode_length_buf = torch.zeros(env.num_envs, dtype=torch.long, device=device)
+        self.max_episode_length: int = int(length)
+        self.episode_length_buf: Tensor = torch.zeros(env.num_envs, dtype=torch.long, device=device)
         self.device = device
         self.cfg: dict[str, Any] = {}
         first, _ = env.reset(seed=seed)

@@ -43,6 +43,9 @@ class Kickstarting(PPO):  # type: ignore[misc]
         Schmitt et al., *Kickstarting deep reinforcement learning*, 2018.
     """
 
+    iterations: int | None
+    num_updates: int
+
     teacher: MLPModel
     teacher_loaded = False
 
@@ -60,12 +63,12 @@ class Kickstarting(PPO):  # type: ignore[misc]
         super().__init__(*models, **settings)
         if self.actor.is_recurrent:
             raise ValueError("kickstarting a recurrent actor is not supported: use an MLPModel")
-        self.objective = 1.0 * objective if isinstance(objective, Term) else objective
+        self.objective: Objective = 1.0 * objective if isinstance(objective, Term) else objective
         require_length(self.objective, iterations)
         if next(self.objective.parameters(), None) is not None:
             raise ValueError(f"PPO's optimizer would not train the projectors of {self.objective}")
         self.iterations, self.num_updates = iterations, 0
-        self.symmetry = _Pull(self)
+        self.symmetry: _Pull = _Pull(self)
 
     def update(self) -> dict[str, float]:
         """PPO's update; the objective's value is reported as ``teacher``."""

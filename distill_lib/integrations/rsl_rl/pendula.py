@@ -36,25 +36,35 @@ class Pendula(gym.vector.VectorEnv[Any, Any, Any]):
         (1000, 2)
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  (as Gymnasium has it)
+    angle: Any
+    noise: float
+    num_envs: int
+    speed: Any
+
+    # no ClassVar, as Gymnasium has it
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
     def __init__(
         self, num_envs: int, keep: Sequence[int] | None = None, noise: float = 0.0
     ) -> None:
         self.num_envs, self.noise = num_envs, noise
-        self.keep = [0, 1, 2] if keep is None else list(keep)
-        self.spec = gym.spec("Pendulum-v1")
+        self.keep: list[int] = [0, 1, 2] if keep is None else list(keep)
+        self.spec: gym.envs.registration.EnvSpec | None = gym.spec("Pendulum-v1")
         high = np.array([1, 1, FASTEST], np.float32)
         infinite = np.full(len(self.keep), np.inf, np.float32)
-        self.single_observation_space = gym.spaces.Dict(
+        self.single_observation_space: gym.spaces.Space[Any] = gym.spaces.Dict(
             {"student": gym.spaces.Box(-infinite, infinite), "teacher": gym.spaces.Box(-high, high)}
         )
-        self.single_action_space = gym.spaces.Box(-STRONGEST, STRONGEST, (1,), np.float32)
+        self.single_action_space: gym.spaces.Space[Any] = gym.spaces.Box(
+            -STRONGEST, STRONGEST, (1,), np.float32
+        )
         batched = gym.vector.utils.batch_space
-        self.observation_space = batched(self.single_observation_space, num_envs)
-        self.action_space = batched(self.single_action_space, num_envs)
-        self.random = np.random.default_rng()
-        self.clock = 0
+        self.observation_space: gym.spaces.Space[Any] = batched(
+            self.single_observation_space, num_envs
+        )
+        self.action_space: gym.spaces.Space[Any] = batched(self.single_action_space, num_envs)
+        self.random: np.random.Generator = np.random.default_rng()
+        self.clock: int = 0
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None

@@ -89,7 +89,8 @@ class DistillationTrainer(Trainer):
     optimizer: Any
     args: Any
     state: Any
-    loss_is_scaled_for_ga = True  # else the Trainer would divide by the accumulation once more
+    # else the Trainer would divide by the accumulation once more
+    loss_is_scaled_for_ga: bool = True
 
     def __init__(
         self,
@@ -109,14 +110,14 @@ class DistillationTrainer(Trainer):
             checks.check_tokenizers(self.processing_class, teacher_tokenizer)
         run = Run(self.model, teacher, objective, self.accelerator, None)
         self._identity = functools.cache(run.identity)  # hashing the teacher takes a while
-        self.teacher = run.teacher
+        self.teacher: Any = run.teacher
         self.objective: Objective = run.objective.to(self.args.device)
         self._unlabeled = Objective([p for p in self.objective.pairs() if not p[1].labeled])
         self._loss_of: nn.Module = self.objective
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, float] = {}
         self.model_accepts_loss_kwargs = True  # says the same to older releases
-        self.label_names = self.label_names or ["labels"]
+        self.label_names: list[str] = self.label_names or ["labels"]
         self.can_return_loss = True  # so that data without labels have one
         self._introduce()
 
