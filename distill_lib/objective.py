@@ -168,7 +168,7 @@ class Objective(nn.Module):
     - by labels of -100, for terms that need labels;
     - for values that have one entry a token, also by labels of -100 and by
       ``batch["attention_mask"]``, unless there is a mask. Labels stand where they are answered: for
-      a causal language model :func:`distill_lib.masks.tokens.aligned` puts them there.
+      a causal language model :func:`distill_lib.aligned` puts them there.
 
     ``batch["weight"]``, one number an item, multiplies the values, as importance sampling asks; the
     denominator stays the number of items.

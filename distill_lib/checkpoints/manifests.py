@@ -43,7 +43,7 @@ def write_manifest(folder: str | Path) -> str:
         folder: With the weights; folders in it count as well.
 
     Returns:
-        The SHA-256 of the manifest: whoever keeps it elsewhere finds not only accidents but also
+        The SHA-256 of the manifest. Whoever keeps it elsewhere finds not only accidents but also
         files that somebody exchanged.
 
     Raises:

@@ -108,7 +108,7 @@ def said_by(student: Signals, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ValueError(
             "a causal language model answers with the next token, and these labels may stand "
             "beside the token itself: pass aligned(batch, student) as the batch "
-            "(distill_lib.masks.tokens.aligned)"
+            "(distill_lib.aligned)"
         )
     if "encoder_last_hidden_state" in student:
         return {"decoder_attention_mask": None, **batch}

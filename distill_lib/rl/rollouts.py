@@ -42,7 +42,7 @@ class Rollouts:
     group), and ``weight`` with ``priority``. For S stacked students each drives its own
     environments and learns from its own states: [S, B, D].
 
-    Inputs are the observations: [B, *shape] of a Box or of MultiBinary and MultiDiscrete, [B] of
+    Inputs are the observations: [B, …] of a Box or of MultiBinary and MultiDiscrete, [B] of
     Discrete, as numbers of the environment's type, unscaled. Only real numbers of other widths are
     read as float32. Networks that want real numbers for integers get them from
     ``gym.wrappers.DtypeObservation``, one-hot vectors from ``gym.wrappers.FlattenObservation``.
