@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .masks import IGNORE, about, masks_of
-from .masks.tokens import aligned, decoder_inputs
+from .masks.tokens import aligned, decoder_inputs, said_by
 from .signals import Forward, as_batch, call, eval_mode, pick, place
 from .teachers.live import Source, models_of
 from .terms.classes import as_labels, class_axis, classes_last, needs_classes
@@ -46,6 +46,8 @@ def _walk(
                 else model(named)
                 for model in models
             ]
+            for one in said:  # a wrapper around a causal model does not tell beforehand
+                said_by(one, named)
             answers = [pick(one, on).float().cpu() for one in said]
             found = named.get(labels)
             kept = None if dense else _tokens(answers[0], named, labels)

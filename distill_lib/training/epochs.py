@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -50,6 +51,11 @@ class Epochs:
             raise TypeError(
                 "each_epoch is a function that is called after each epoch, such as lambda epoch, "
                 f"history: evaluate(student, batches); got a {type(function).__name__}"
+            )
+        if function is not None and not _takes_two(function):
+            raise TypeError(
+                "each_epoch is called with two arguments, the number of the epoch and the history, "
+                f"and {inspect.signature(function)} does not take these"
             )
         if keep_best is not None and not (isinstance(keep_best, str) and keep_best.strip("-")):
             raise TypeError(
@@ -186,6 +192,16 @@ class Epochs:
             )
         self.value, self.since = float(state["value"]), int(state["since"])
         self.best = dict(state["best"])
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(1, None)
+    except TypeError:
+        return False
+    except ValueError:  # some functions written in C do not tell
+        return True
+    return True
 
 
 def _trained(run: Run) -> dict[str, Any]:

@@ -148,8 +148,10 @@ def distill(
             if saver is not None and each_epoch is not None:
                 saver.parts = {**saver.parts, "epochs": watch}
             at = saver.load() if saver is not None and resume else resuming.Start()
-            if checkpoint and at.step < total:  # a training that is done writes nothing
-                run.check_place(checkpoint)
+            run.rates.check(total - at.step)
+            if saver is not None and at.step < total:  # a training that is done writes nothing
+                saver.check()
+                run.check_place(saver.path)
             if at.step == 0:
                 run.seed_everything(seed)
             return _walk(run, batches, total, saver, at, save_every, watch)

@@ -39,7 +39,7 @@ from .before import (
 )
 from .history import History
 from .processes import Streams, from_first
-from .rates import Rate, Rates
+from .rates import Rate, Rates, Settings
 from .sharded import ready, reshard
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class Run:
         self.teacher: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
         self.accelerator = self._default() if accelerator is None else accelerator
         self.accumulation = self.accelerator.gradient_accumulation_steps
-        check_relations(self.objective, self.accumulation)
         self.world = self.accelerator.num_processes
+        check_relations(self.objective, self.accumulation * self.world)
         self.streams = Streams(self.world, self.accelerator.process_index)
         self.undo.callback(self.streams.end)
         self.wrapped: list[nn.Module] = []
@@ -114,6 +114,7 @@ class Run:
         self.clip_norm = clip_norm
         optimizer = _make_optimizer(optimizer, self.params)
         check_optimizer(optimizer)
+        self.settings = Settings(optimizer)
         self.rates = Rates(optimizer, lr)
         self.undo.callback(self.rates.undo)
         has_params = any(p.requires_grad for p in self.objective.parameters())
@@ -133,6 +134,7 @@ class Run:
         self.optimizer: Any = optimizer
         if not self.plain:
             self.optimizer = self.accelerator.prepare_optimizer(optimizer)
+        self.optimizer.zero_grad()  # what an earlier backward() left is of no step of these
         # the modes as the user set them, not as the teacher's eval() left what both use
         set_modes(self.modes)
         self.student.train()
@@ -180,6 +182,7 @@ class Run:
             "student": unwrapped(self.student),
             "objective": self.objective,
             "optimizer": self.optimizer,
+            "settings": self.settings,
         }
         if hasattr(self.teacher, "state_dict"):
             parts["teacher"] = self.teacher
