@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .arguments import check_counts, checked, told
 from .masks import IGNORE, about, masks_of
-from .masks.tokens import aligned, decoder_inputs
+from .masks.tokens import aligned, decoder_inputs, said_by
 from .signals import Forward, Signals, as_batch, call, eval_mode, pick, place
 from .teachers.live import Source, models_of
 from .terms.classes import as_labels, class_axis, classes_last, needs_classes
@@ -51,6 +51,8 @@ def _walk(
                 else model(named)
                 for model in models
             ]
+            for one in said:  # a wrapper around a causal model does not tell beforehand
+                said_by(one, named)
             answers = [pick(one, on).float().cpu() for one in said]
             found = named.get(labels)
             kept = None if dense else _tokens(answers[0], named, labels)

@@ -11,14 +11,13 @@ the values of its kept items over their number.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from .masks import about, check_tokens, count_like, masks_of, of_items, weighted
+from .masks import about, check_tokens, count_like, kept_of, of_items, weighted, without_nan
 from .masks.tokens import said_by
 from .schedules import Schedule, as_schedule
 from .signals import Batch, Signals, as_batch, pick
@@ -102,7 +101,7 @@ class Term(nn.Module):
         if mine is None or theirs is None:
             return count_like(values, self.labeled, self.about(batch), about)
         shape = torch.Size([*values.shape[: values.ndim - mine.ndim], *theirs.shape])
-        kept = _kept(shape, self, about)
+        kept = kept_of(shape, self.labeled, about)
         return (theirs.expand(shape) if kept is None else theirs * kept).sum()
 
     def text(self) -> str:
@@ -136,6 +135,9 @@ class Term(nn.Module):
         return Objective([(weight, self)])
 
     __rmul__ = __mul__
+
+    def __truediv__(self, number: Schedule | float) -> Objective:
+        return 1.0 * self / number
 
     def __neg__(self) -> Objective:
         return Objective([(-1.0, self)])
@@ -270,6 +272,12 @@ class Objective(nn.Module):
 
     __rmul__ = __mul__
 
+    def __truediv__(self, number: Schedule | float) -> Objective:
+        return self * (1.0 / as_schedule(number))
+
+    def __neg__(self) -> Objective:
+        return -1.0 * self
+
     def __str__(self) -> str:
         return _sum(t.text() if w.fixed == 1.0 else f"{w}·{t.text()}" for w, t in self.pairs())
 
@@ -283,25 +291,6 @@ class Objective(nn.Module):
 
 def _sum(summands: Iterable[str]) -> str:
     return " + ".join(summands).replace("+ -", "− ")
-
-
-def _kept(shape: torch.Size, term: Term, about: Mapping[str, Any]) -> Tensor | None:
-    masks = list(masks_of(shape, term.labeled, about).values())
-    return functools.reduce(torch.logical_and, masks) if masks else None
-
-
-def _clean(found: Tensor, term: Term, about: Mapping[str, Any]) -> Tensor:
-    """A teacher's signal without the nan that is left out: its gradient would be 0 · nan."""
-    axis = -1 if term.axis is None else term.axis
-    last = found if axis == -1 else found.movedim(axis, -1)
-    kept = _kept(last.shape[:-1], term, about)
-    if kept is None:
-        return found
-    dropped = ~kept
-    # asking costs a wait on a GPU, and on a CPU less than writing the whole signal anew
-    if found.device.type == "cpu" and bool(last[dropped].isfinite().all()):
-        return found
-    return found.masked_fill(dropped.unsqueeze(axis) & ~found.isfinite(), 0.0)
 
 
 def _reduce(
@@ -325,13 +314,12 @@ def _reduce(
             denom = Step([of_items(b, term.labeled) for b in denom.batches], denom.total)
     about = term.about(seen)
     if teacher is not None:
-        paths = term.reads["teacher"]
-        teacher = {path: _clean(pick(teacher, path, "teacher"), term, about) for path in paths}
+        found = {path: pick(teacher, path, "teacher") for path in term.reads["teacher"]}
+        teacher = {k: without_nan(v, term.axis, term.labeled, about) for k, v in found.items()}
     values = term.values(student, teacher, batch, progress)
-    if term.axis is None:
-        check_tokens(term.text, values.shape, about, term.paths_read(), term.labeled)
+    check_tokens(term.text, values.shape, about, term.paths_read(), term.labeled, term.axis)
     values = weighted(term.text, batch, values)
-    kept = _kept(values.shape, term, about)
+    kept = kept_of(values.shape, term.labeled, about)
     if kept is not None:
         values = values.masked_fill(~kept, 0.0)  # filled: 0 * nan would be nan
     if isinstance(denom, Step):

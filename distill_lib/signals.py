@@ -6,6 +6,7 @@ Signals are a tensor (taken as the logits), a mapping from names to tensors, or 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import inspect
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from .arguments import checked
 
@@ -98,10 +100,8 @@ def as_batch(batch: Batch | None) -> Mapping[str, Any]:
     Raises:
         TypeError: for anything that is neither a mapping nor a pair.
     """
-    if batch is None:
-        return {}
-    if isinstance(batch, Mapping):
-        return batch
+    if batch is None or isinstance(batch, Mapping):
+        return batch or {}
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return {"inputs": batch[0], "labels": batch[1]}
     raise TypeError(
@@ -205,6 +205,9 @@ class Captured(nn.Module):
         if not self._open:
             return None
         first = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(first, (dict, list)) and first is output:
+            self._seen[name].append(copy.copy(first))
+            return tree_map_only(Tensor, torch.clone, first)
         self._seen[name].append(first)
         if not isinstance(first, Tensor):
             return None
@@ -215,13 +218,10 @@ class Captured(nn.Module):
                 "term that reads it would train nothing. Checkpoint activations with "
                 "use_reentrant=False, or take it out of torch.no_grad()"
             )
-        # The model goes on with a copy, not the reader: what follows may work in place, as
-        # ReLU(inplace=True) does, and what was captured has to lead to the answer.
-        copy = first.clone()
-        if not isinstance(output, tuple):
-            return copy
-        rest = (copy, *output[1:])
-        return type(output)._make(rest) if hasattr(output, "_make") else rest
+        # the model goes on with a copy: what follows may work in place
+        if first is output:
+            return first.clone()
+        return getattr(type(output), "_make", tuple)((first.clone(), *output[1:]))
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The model's own signals and the captured layers, by name.
@@ -238,8 +238,8 @@ class Captured(nn.Module):
         signals = {"logits": output} if isinstance(output, Tensor) else dict(output)
         missing = [name for name in self.layers if not seen[name]]
         if missing:
-            hint = "; a model compiled before needs torch.compiler.reset() first"
-            hint *= hasattr(self.model, "_orig_mod")
+            compiled = "; a model compiled before needs torch.compiler.reset() first"
+            hint = compiled * hasattr(self.model, "_orig_mod")
             raise RuntimeError(f"layers {missing} were not used in this forward pass{hint}")
         calls = {k: found[0] if len(found) == 1 else tuple(found) for k, found in seen.items()}
         return {**signals, **calls}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,10 +17,12 @@ __all__ = [
     "check_tokens",
     "count_like",
     "following",
+    "kept_of",
     "keys_of",
     "masks_of",
     "of_items",
     "weighted",
+    "without_nan",
 ]
 
 # what has one entry a token in the models of Transformers
@@ -116,13 +119,24 @@ def check_tokens(
     batch: Mapping[str, Any],
     paths: Iterable[str],
     labeled: bool,
+    axis: int | None = None,
 ) -> None:
     """Padding and labels of tokens are of the tokens that values are of, or they are refused.
+
+    Where an axis of classes was named, labels have one entry a place of what is left.
 
     Inner layers may have other places, such as the patches of an image; answers and hidden states
     have one a token.
     """
-    padding = batch.get("attention_mask")
+    padding, labels = batch.get("attention_mask"), batch.get("labels")
+    if axis is not None:
+        if isinstance(labels, Tensor) and labels.ndim == len(shape) > 1 and labels.shape != shape:
+            raise ValueError(
+                f"{who()}: labels {list(labels.shape)} say nothing of values {list(shape)}: bring "
+                "answers to the size of the labels, as F.interpolate in forward=, or take the "
+                "labels out of the batch"
+            )
+        return
     if len(shape) < 2 or not isinstance(padding, Tensor):
         return
     if not all(path.split("/")[0] in TOKENS for path in paths):
@@ -188,6 +202,26 @@ def masks_of(shape: torch.Size, labeled: bool, batch: Mapping[str, Any]) -> dict
             if key == "mask" and not labeled:
                 break  # a mask has the last word: [S, B] labels are those of items, not of tokens
     return masks
+
+
+def kept_of(shape: torch.Size, labeled: bool, batch: Mapping[str, Any]) -> Tensor | None:
+    """Which values are kept by every key that says something of them; None: all."""
+    masks = list(masks_of(shape, labeled, batch).values())
+    return functools.reduce(torch.logical_and, masks) if masks else None
+
+
+def without_nan(found: Tensor, axis: int | None, labeled: bool, batch: Mapping[str, Any]) -> Tensor:
+    """A teacher's signal without the nan that is left out: its gradient would be 0 · nan."""
+    axis = -1 if axis is None else axis
+    last = found if axis == -1 else found.movedim(axis, -1)
+    kept = kept_of(last.shape[:-1], labeled, batch)
+    if kept is None:
+        return found
+    dropped = ~kept
+    # asking costs a wait on a GPU, and on a CPU less than writing the whole signal anew
+    if found.device.type == "cpu" and bool(last[dropped].isfinite().all()):
+        return found
+    return found.masked_fill(dropped.unsqueeze(axis) & ~found.isfinite(), 0.0)
 
 
 def count_like(

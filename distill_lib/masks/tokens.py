@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -85,7 +86,7 @@ def decoder_inputs(batch: Mapping[str, Any], model: nn.Module) -> Mapping[str, A
     given = any(batch.get(f"decoder_{key}") is not None for key in ("input_ids", "inputs_embeds"))
     if given or not _of_tokens(batch.get("labels")) or not _is_encoder_decoder(inner):
         return batch
-    make = getattr(inner, "prepare_decoder_input_ids_from_labels", None)
+    make = getattr(inner, "prepare_decoder_input_ids_from_labels", None) or _maker(inner)
     if make is None:
         raise ValueError(
             f"{type(inner).__name__} has a decoder, labels are kept from models so that they do "
@@ -93,6 +94,16 @@ def decoder_inputs(batch: Mapping[str, Any], model: nn.Module) -> Mapping[str, A
             "decoder_input_ids (the labels, one place to the right) into the batch"
         )
     return {**batch, "decoder_input_ids": make(labels=batch["labels"])}
+
+
+def _maker(inner: Any) -> Any:
+    """What models that have no method for it, such as Whisper and M2M100, call in ``forward``."""
+    homes = (sys.modules.get(kind.__module__) for kind in type(inner).__mro__)
+    shift = next(filter(None, (getattr(home, "shift_tokens_right", None) for home in homes)), None)
+    pad, start = (getattr(inner.config, f"{k}_token_id", None) for k in ("pad", "decoder_start"))
+    if shift is None or pad is None or start is None:
+        return None
+    return lambda labels: shift(labels, pad, start)
 
 
 def said_by(student: Signals, batch: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from distill_lib.arguments import checked, told
@@ -252,6 +253,22 @@ class Teacher:
         return undo
 
 
+def _copy(student: nn.Module) -> nn.Module:
+    """A copy of a student that can be copied."""
+    if any(is_lazy(p) for p in student.parameters()):
+        raise ValueError(
+            "EMA: the student has lazy layers, which have no weights to average yet; ask it about "
+            "one batch first"
+        )
+    try:
+        return copy.deepcopy(student)
+    except RuntimeError as error:
+        raise ValueError(
+            f"EMA: the student cannot be copied ({error}); of torch.nn.utils.weight_norm take "
+            "torch.nn.utils.parametrizations.weight_norm"
+        ) from error
+
+
 @checked
 class EMA(Teacher):
     r"""A moving average of the student: the mean teacher.
@@ -276,7 +293,7 @@ class EMA(Teacher):
     def __init__(self, student: nn.Module, decay: float, forward: Forward | None = None) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay lies in [0, 1), got {decay}; 0.99 to 0.9999 is usual")
-        super().__init__(copy.deepcopy(student), forward=forward)
+        super().__init__(_copy(student), forward=forward)
         self.model.requires_grad_(False)
         self.decay = decay
         named = self.model.named_parameters()
@@ -300,12 +317,21 @@ class EMA(Teacher):
                 mine.copy_(theirs)
         if averages:
             torch._foreach_lerp_(averages, values, 1 - self.decay)
-        for held, found in zip(self.model.buffers(), student.buffers(), strict=True):
-            held.copy_(found)
+        kept, found = list(self.model.buffers()), list(student.buffers())
+        if len(kept) != len(found):
+            raise ValueError(
+                f"EMA: the student has {len(found)} buffers and had {len(kept)} when its average "
+                "began; make the average after the first batch"
+            )
+        for buffer, value in zip(kept, found, strict=True):
+            if buffer.shape == value.shape:
+                buffer.copy_(value)
+            else:  # such as a cache of as many places as the last batch had
+                buffer.data = value.detach().clone()
 
     def fingerprint(self) -> str:
         """A name that does not change while the average moves."""
-        shapes = [(k, tuple(v.shape)) for k, v in self.model.state_dict().items()]
+        shapes = [(k, tuple(getattr(v, "shape", ()))) for k, v in self.model.state_dict().items()]
         return hashlib.sha256(repr(("EMA", self.decay, shapes)).encode()).hexdigest()
 
     def state_dict(self) -> dict[str, Tensor]:

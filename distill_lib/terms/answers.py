@@ -169,12 +169,17 @@ class KD(Term):
     def _among_kept(
         self, batch: Mapping[str, Any], *, student: Tensor, teacher: Tensor, **options: Any
     ) -> Tensor:
-        """The relations of the kept items: of each student of several, or of all tokens."""
-        masks = masks_of(student.shape[:-1], self.labeled, batch)
-        if "attention_mask" in masks or student.ndim < 3 or not masks:
-            kept = torch.stack(list(masks.values())).all(0) if masks else None
+        """The relations of the kept items: of each student of several, or of all tokens, pixels."""
+        shape = student.shape[:-1]
+        masks = masks_of(shape, self.labeled, batch)
+        kept = torch.stack(list(masks.values())).all(0) if masks else None
+        ids = (batch.get(key) for key in ("input_ids", "decoder_input_ids"))
+        pooled = self.axis is not None or "attention_mask" in masks
+        if pooled or any(isinstance(x, Tensor) and x.shape == shape for x in ids):
+            kept = torch.ones_like(student[..., 0], dtype=torch.bool) if kept is None else kept
             return among_kept(self.loss, student, teacher, kept, **options)
-        kept = torch.stack(list(masks.values())).all(0)
+        if student.ndim < 3 or kept is None:
+            return among_kept(self.loss, student, teacher, kept, **options)
         each = zip(student, teacher.expand_as(student), kept, strict=True)
         return torch.stack([among_kept(self.loss, z, v, k, **options) for z, v, k in each])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import inspect
+import itertools
 import os
 import shutil
 import tempfile
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, IterableDataset
@@ -65,7 +68,7 @@ def check_kinds(student: Any, teacher: Any, objective: Any) -> None:
 
     Raises:
         TypeError: a student that is no module, such as a teacher; a teacher that is none.
-        ValueError: nothing that could be trained.
+        ValueError: nothing that could be trained; gradients that are off.
     """
     if not isinstance(student, nn.Module):
         swapped = callable(getattr(student, "fingerprint", None))
@@ -78,6 +81,8 @@ def check_kinds(student: Any, teacher: Any, objective: Any) -> None:
             f"the teacher is a module, a Teacher, a Cache or the like, or None; got "
             f"{type(teacher).__name__}. Several are one Ensemble([...])"
         )
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise ValueError("distill trains, and gradients are off: call it outside torch.no_grad()")
     models = [m for m in (student, objective) if isinstance(m, nn.Module)]
     if not any(p.requires_grad for m in models for p in m.parameters()):
         raise ValueError(
@@ -169,9 +174,9 @@ def check_separate(
             "for an average of its past use EMA(student, decay), for a copy copy.deepcopy, for its "
             "base below an adapter BaseOf(student)"
         )
-    held = {_place_of(t) for m in models for t in (*m.parameters(), *m.buffers())}
+    held = [t for m in models for t in (*m.parameters(), *m.buffers())]
     learned = {**_learned(student, fixed), **_learned(objective, set())}
-    shared = [name for name, tensor in learned.items() if _place_of(tensor) in held]
+    shared = _overlapping(learned, held)
     if shared:
         raise ValueError(
             f"the teacher holds {len(shared)} of the {len(learned)} tensors that are trained and "
@@ -183,7 +188,7 @@ def check_separate(
 
 
 def check_relations(objective: Any, parts: int) -> None:
-    """Refuse relations between items that gradient accumulation would cut apart.
+    """Refuse relations between items that accumulation, or several processes, would cut apart.
 
     Raises:
         ValueError: a term over relations, and several micro-batches a step.
@@ -208,14 +213,29 @@ def _learned(model: nn.Module, fixed: set[nn.Module]) -> dict[str, Tensor]:
     return found
 
 
-def _place_of(tensor: Tensor) -> Any:
-    """The same for tensors that begin at the same place in memory, else one of its own."""
+def _overlapping(learned: dict[str, Tensor], held: list[Tensor]) -> list[str]:
+    """The names of tensors that have a byte of memory in common with one that is held."""
+    ids, places = {id(t) for t in held}, sorted(filter(None, map(_place_of, held)))
+    ends = list(itertools.accumulate((end for *_, end in places), max))
+    found = []
+    for name, tensor in learned.items():
+        mine = _place_of(tensor)
+        # of all that begin before this one ends, the one that reaches farthest
+        at = bisect.bisect_left(places, mine[1], key=lambda place: place[0]) if mine else 0
+        if id(tensor) in ids or (mine and at and ends[at - 1] > mine[0]):
+            found.append(name)
+    return found
+
+
+def _place_of(tensor: Tensor) -> tuple[int, int] | None:
+    """Where a tensor begins and ends in memory; None for those that do not tell."""
     try:
-        # empty ones all begin at 0; lazy, sparse and quantized ones do not tell
-        at = tensor.data_ptr()
+        begin = tensor.data_ptr()
+        # empty ones begin at 0; lazy, sparse and quantized ones of some kinds have no strides
+        steps = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     except (RuntimeError, ValueError):
-        at = 0
-    return (tensor.device, at) if at else id(tensor)
+        return None
+    return (begin, begin + (steps + 1) * tensor.element_size()) if begin else None
 
 
 def cannot_write(path: Path, size: int) -> str | None:

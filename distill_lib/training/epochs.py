@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distill_lib.signals import modes_of, set_modes
+from distill_lib.signals import Captured, modes_of, set_modes
 from distill_lib.teachers.live import models_of
 
 from .history import History
@@ -54,6 +55,11 @@ class Epochs:
             raise TypeError(
                 "each_epoch is a function that is called after each epoch, such as lambda epoch, "
                 f"history: evaluate(student, batches); got a {type(function).__name__}"
+            )
+        if function is not None and not _takes_two(function):
+            raise TypeError(
+                "each_epoch is called with two arguments, the number of the epoch and the history, "
+                f"and {inspect.signature(function)} does not take these"
             )
         if keep_best is not None and not (isinstance(keep_best, str) and keep_best.strip("-")):
             raise TypeError(
@@ -192,6 +198,16 @@ class Epochs:
         self.best = dict(state["best"])
 
 
+def _takes_two(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(1, None)
+    except TypeError:
+        return False
+    except ValueError:  # some functions written in C do not tell
+        return True
+    return True
+
+
 def _trained(run: Run) -> dict[str, Any]:
     """What training changes; of the teachers, an average of the student."""
     names = ["student", "objective", *(["teacher"] if hasattr(run.teacher, "update") else [])]
@@ -205,9 +221,14 @@ def _undisturbed(run: Run, batches: Iterable[Any]) -> Iterator[None]:
     rng, order = rng_state(), OrderOf(batches)
     # a source that knows its place in a walk plays on: its state is no order of batches
     before = {} if order.midway else order.state()
+    view = run.view if isinstance(run.view, Captured) else None
+    if view is not None:
+        view.release()  # a copy of the student would take the hooks along
     try:
         yield
     finally:
+        if view is not None:
+            view.attach()
         set_modes(modes)
         if not order.midway and pickle.dumps(order.state()) != pickle.dumps(before):
             with contextlib.suppress(ValueError):  # the user made other batches of it

@@ -66,6 +66,9 @@ def distill(
     All draw batches from one stream of random numbers, and everything else, such as dropout, each
     from its own. When one fails or dies, the others end with an error that names it. A student may
     be sharded (FSDP2) by ``fully_shard`` or the accelerator; checkpoints hold whole tensors.
+    Relations between items, which a cut would change, are refused where a step is cut, unless a
+    term says ``within_micro_batch=True``. Labels of a causal language model of 🤗 Transformers are
+    moved to where it answers them, as by :func:`distill_lib.aligned`.
 
     The student is in train mode, except for frozen parts in eval mode, such as a fixed batch
     normalization. Afterwards every module is in the mode that it was in, and no hook is left.
@@ -159,8 +162,10 @@ def distill(
             if saver is not None and each_epoch is not None:
                 saver.parts = {**saver.parts, "epochs": watch}
             at = saver.load() if saver is not None and resume else resuming.Start()
-            if checkpoint and at.step < total:  # a training that is done writes nothing
-                run.check_place(checkpoint, copies=1 if keep_best is None else 2)
+            run.rates.check(total - at.step)
+            if saver is not None and at.step < total:  # a training that is done writes nothing
+                saver.check()
+                run.check_place(saver.path, copies=1 if keep_best is None else 2)
             if at.step == 0:
                 run.seed_everything(seed)
             return _walk(run, batches, total, saver, at, save_every, watch)

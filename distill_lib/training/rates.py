@@ -3,19 +3,51 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from distill_lib.schedules import Schedule, as_schedule
 
-__all__ = ["Rate", "Rates"]
+__all__ = ["Rate", "Rates", "Settings", "make_optimizer"]
 
 MARK = "_wrapped_by_lr_sched"  # of torch, on the step of an optimizer that has a scheduler
 
 Rate = Schedule | float | LRScheduler | Callable[[Any], LRScheduler]
+
+
+class Settings:
+    """What an optimizer was given; where it says something new when training goes on, that counts.
+
+    A checkpoint of the optimizer itself would bring back the old settings in silence.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.given = copy.deepcopy([_without_params(g) for g in optimizer.param_groups])
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        return {"given": self.given}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what is new; to be called after the optimizer has its own state."""
+        groups = self.optimizer.param_groups  # its own state came as new ones
+        for group, now, then in zip(groups, self.given, state["given"], strict=True):
+            group.update({k: v for k, v in now.items() if k not in then or _differ(v, then[k])})
+
+
+def _without_params(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in group.items() if k != "params"}
+
+
+def _differ(now: Any, then: Any) -> bool:
+    if isinstance(now, (tuple, list)) and isinstance(then, (tuple, list)):
+        return len(now) != len(then) or any(map(_differ, now, then))
+    return bool(now != then)
 
 
 class Rates:
@@ -46,13 +78,14 @@ class Rates:
                     "the optimizer has a scheduler of torch, which lr would override: pass the "
                     "scheduler itself as lr, or an optimizer without one"
                 )
-            settings = [{k: v for k, v in g.items() if k != "params"} for g in self._groups]
-            self._undo = copy.deepcopy(settings)
+            self._undo = copy.deepcopy([_without_params(group) for group in self._groups])
             self._step = vars(optimizer).get("step")
             if callable(lr) and not isinstance(lr, Schedule):
                 self._make(lr)
             else:
                 self.schedule = as_schedule(lr)
+                if min(map(self.schedule, (0.0, 0.5, 1.0))) < 0:
+                    raise ValueError(f"a learning rate is at least 0, got {lr}")
                 rates = [float(group["lr"]) for group in self._groups]
                 top = max(rates)
                 # how the rates of the groups stand to each other, which a schedule keeps
@@ -78,6 +111,20 @@ class Rates:
         """Whether the optimizer has a scheduler of the user's that no hook could step."""
         hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
         return self.has_other and not any(getattr(self._inner, name, None) for name in hooks)
+
+    def check(self, steps: int) -> None:
+        """Whether the scheduler goes as far as training; one that does not raises when it is over.
+
+        Raises:
+            ValueError: it ends before.
+        """
+        inner = [self.scheduler, *getattr(self.scheduler, "_schedulers", ())]
+        ends = [s.total_steps - s.last_epoch for s in inner if isinstance(s, OneCycleLR)]
+        if min(ends, default=steps) < steps:
+            raise ValueError(
+                f"OneCycleLR ends after {min(ends)} steps, and there are {steps} to go: make it "
+                f"with total_steps={steps}"
+            )
 
     def _take(self, scheduler: LRScheduler) -> None:
         if scheduler.optimizer is not self.optimizer and scheduler.optimizer is not self._inner:
@@ -138,3 +185,21 @@ class Rates:
             f"{cause or type(made).__name__}. A function of progress becomes a schedule by "
             "Schedule(function, 'name')"
         ) from cause
+
+
+def make_optimizer(optimizer: Any, params: list[nn.Parameter]) -> Optimizer:
+    """The optimizer that was given, made, or AdamW."""
+    if optimizer is None:
+        return AdamW(params, lr=1e-3)
+    if isinstance(optimizer, Optimizer):
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        forgotten = sum(id(p) not in held for p in params)
+        if forgotten:
+            raise ValueError(
+                f"the optimizer forgets {forgotten} of {len(params)} parameters, such as those of "
+                "the objective's projectors: build it over [*student.parameters(), "
+                "*objective.parameters()], or pass a function from parameters to an optimizer"
+            )
+        return optimizer
+    made: Optimizer = optimizer(params) if callable(optimizer) else optimizer
+    return made

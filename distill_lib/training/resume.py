@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 from torch.utils.serialization import config
 
 from distill_lib.checkpoints.files import torch_load, whole_file
@@ -118,6 +121,24 @@ class Saver:
             return error
         return None
 
+    def check(self) -> None:
+        """Whether what a checkpoint would hold beside the weights can be read again.
+
+        Raises:
+            TypeError: it cannot.
+        """
+        held = {name: part.state_dict() for name, part in self.parts.items()}
+        for what, state in {**held, "batches": self.order.state()}.items():
+            file = io.BytesIO()
+            try:
+                torch.save(tree_map_only(torch.Tensor, lambda _: None, state), file)
+                torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+            except (pickle.PickleError, AttributeError, TypeError) as error:
+                raise TypeError(
+                    f"the state of the {what} cannot be in a checkpoint, which is read without "
+                    f"running code: it holds more than tensors and plain data ({str(error)[:300]})"
+                ) from error
+
     def load(self) -> Start:
         """Restore every part from the file, if there is one.
 
@@ -163,8 +184,8 @@ class Saver:
 
     def _restore(self, state: Mapping[str, Any]) -> Start:
         for name, part in self.parts.items():
-            # older files know nothing of epochs
-            if name in state["parts"] or name != "epochs":
+            # older files know nothing of these
+            if name in state["parts"] or name not in ("epochs", "settings"):
                 laid_out(part, state["parts"][name])
         mine = [state, *state.get("others", ())][self.streams.rank]
         self.order.set(mine["source"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.optim import AdamW
 from torch.optim import Optimizer as TorchOptimizer
 
 from distill_lib.masks.tokens import aligned
@@ -18,7 +18,6 @@ from distill_lib.objective import Objective, Step, Term
 from distill_lib.signals import (
     Captured,
     Forward,
-    call,
     capture,
     layers_among,
     modes_of,
@@ -39,8 +38,9 @@ from .before import (
     fixed_parts,
 )
 from .history import History
+from .lesson import Lesson, allow_unused
 from .processes import Streams, from_first
-from .rates import Rate, Rates
+from .rates import Rate, Rates, Settings, make_optimizer
 from .sharded import ready, reshard
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class Run:
         self.accelerator: Any = self._default() if accelerator is None else accelerator
         check_accelerator(self.accelerator)
         self.accumulation: int = self.accelerator.gradient_accumulation_steps
-        check_relations(self.objective, self.accumulation)
         self.world: int = self.accelerator.num_processes
+        check_relations(self.objective, self.accumulation * self.world)
         self.streams: Streams = Streams(self.world, self.accelerator.process_index)
         self.undo.callback(self.streams.end)
         self.wrapped: list[nn.Module] = []
@@ -113,6 +113,7 @@ class Run:
         view = capture(self.student, *layers) if layers else self.student
         if isinstance(view, Captured) and view is not self.student:
             self.undo.callback(view.release)
+        self.view: nn.Module = view
         if not self.sharded:
             view.to(device)
             self.objective.to(device)
@@ -120,27 +121,25 @@ class Run:
             p for m in (self.student, self.objective) for p in m.parameters() if p.requires_grad
         ]
         self.clip_norm = clip_norm
-        optimizer = _make_optimizer(optimizer, self.params)
+        optimizer = make_optimizer(optimizer, self.params)
         check_optimizer(optimizer)
+        self.settings = Settings(optimizer)
         self.rates = Rates(optimizer, lr)
         self.undo.callback(self.rates.undo)
-        has_params = any(p.requires_grad for p in self.objective.parameters())
-        self.loss_of: Any = (
-            self.accelerator.prepare_model(self.objective, evaluation_mode=self.sharded)
-            if has_params
-            else self.objective
-        )
+        allow_unused(self.accelerator, self.undo)
         # what is sharded averages its own gradients
-        self.view: Any = self.accelerator.prepare_model(view, evaluation_mode=self.sharded)
-        self.wrapped += [self.view, self.loss_of]
-        for model in self.wrapped:
-            self.undo.callback(self.accelerator.unwrap_model, model, keep_fp32_wrapper=False)
+        self.lesson: Any = self.accelerator.prepare_model(
+            Lesson(view, self.objective, self.forward), evaluation_mode=self.sharded
+        )
+        self.wrapped.append(self.lesson)
+        self.undo.callback(self.accelerator.unwrap_model, self.lesson, keep_fp32_wrapper=False)
         self._track()
         # one process in full precision: the wrappers would do nothing, a hundred times a second
         self.plain = self.world == 1 and self.accelerator.mixed_precision == "no"
         self.optimizer: Any = optimizer
         if not self.plain:
             self.optimizer = self.accelerator.prepare_optimizer(optimizer)
+        self.optimizer.zero_grad()  # what an earlier backward() left is of no step of these
         # the modes as the user set them, not as the teacher's eval() left what both use
         set_modes(self.modes)
         self.student.train()
@@ -164,7 +163,8 @@ class Run:
 
     def saver(self, path: str | Path, batches: Iterable[Any]) -> resuming.Saver:
         """What writes and reads the checkpoint."""
-        return resuming.Saver(path, self.parts(), self.identity(), batches, self.streams)
+        identity = {**self.identity(), resuming.PROCESSES: str(self.world)}
+        return resuming.Saver(path, self.parts(), identity, batches, self.streams)
 
     def check_place(self, path: str | Path, copies: int = 1) -> None:
         """Whether the checkpoint can be written, asked before the first step.
@@ -188,6 +188,7 @@ class Run:
             "student": unwrapped(self.student),
             "objective": self.objective,
             "optimizer": self.optimizer,
+            "settings": self.settings,
         }
         if hasattr(self.teacher, "state_dict"):
             parts["teacher"] = self.teacher
@@ -202,7 +203,6 @@ class Run:
         return {
             "teacher": self.teacher.fingerprint() if self.teacher is not None else "none",
             "objective": str(self.objective),
-            resuming.PROCESSES: str(self.world),
         }
 
     def seed_everything(self, seed: int | None) -> None:
@@ -277,9 +277,8 @@ class Run:
     ) -> dict[str, Tensor]:
         """Forward and backward over one micro-batch."""
         with nullcontext() if self.plain else self.accelerator.autocast():
-            said = call(self.view, batch, self.forward)
-            taught = self._taught(batch) if asked else None
-            loss, parts = self.loss_of(said, taught, batch, progress=progress, denom=whole)
+            teach = partial(self._taught, batch, asked)
+            loss, parts = self.lesson(batch, teach, progress, whole)
         if not counts:  # the process goes along with the others, and adds nothing
             loss, parts = 0.0 * loss, {name: 0.0 * part for name, part in parts.items()}
         if self.plain:
@@ -289,8 +288,10 @@ class Run:
             self.accelerator.backward(loss * self.accumulation)
         return {"loss": loss.detach(), **parts}
 
-    def _taught(self, batch: Mapping[str, Any]) -> Any:
+    def _taught(self, batch: Mapping[str, Any], asked: bool) -> Any:
         """The teacher's answer; its eval mode does not reach the parts that the student uses."""
+        if not asked:
+            return None
         modes = [(part, part.training) for part in self.shared]
         with torch.no_grad():
             taught = self.teacher(batch)
@@ -300,7 +301,9 @@ class Run:
     def _synced(self, last: bool) -> AbstractContextManager[Any]:
         if last or self.world == 1:
             return nullcontext()
-        unsynced: AbstractContextManager[Any] = self.accelerator.no_sync(self.view)
+        unsynced: AbstractContextManager[Any] = self.accelerator.no_sync(
+            self.student if self.sharded else self.lesson
+        )
         return unsynced
 
     def _mean(self, value: Tensor) -> Tensor:
@@ -331,19 +334,3 @@ class Run:
             self.undo.callback(self.accelerator.trackers.clear)
             for tracker in self.accelerator.trackers:
                 self.undo.callback(tracker.finish)
-
-
-def _make_optimizer(optimizer: Optimizer | None, params: list[nn.Parameter]) -> TorchOptimizer:
-    if optimizer is None:
-        return AdamW(params, lr=1e-3)
-    if isinstance(optimizer, TorchOptimizer):
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        forgotten = sum(id(p) not in held for p in params)
-        if forgotten:
-            raise ValueError(
-                f"the optimizer forgets {forgotten} of {len(params)} parameters, such as those of "
-                "the objective's projectors: build it over [*student.parameters(), "
-                "*objective.parameters()], or pass a function from parameters to an optimizer"
-            )
-        return optimizer
-    return optimizer(params) if callable(optimizer) else optimizer

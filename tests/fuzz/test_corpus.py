@@ -106,6 +106,7 @@ CHECKPOINTS = "state dict; state dict, before 1.6; RSL-RL 2; RSL-RL 5; folder, p
 KNOWN = {
     "booktools/checks.py check": OURS,
     "booktools/claims.py machine": OURS,
+    "booktools/processes/train_digits.py main": OURS,
     "booktools/sliders.py _fragment": OURS,
     "checkpoints/__init__.py _folder": "folder, settings; folder, adapter; folder, safetensors",
     "checkpoints/__init__.py _read": CHECKPOINTS,
@@ -151,6 +152,7 @@ KNOWN = {
     "training/loop.py distill": "training",
     "training/processes.py _unpack": OURS,
     "training/resume.py _load": "training",
+    "training/resume.py check": OURS,
     "zoo/__init__.py card": OURS,
     "zoo/__init__.py load_teacher": SUM,
     "zoo/minilm.py minilm": SUM,

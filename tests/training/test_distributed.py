@@ -29,7 +29,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from distill_lib import CE, EMA, KD, Match, Teacher, distill
+from distill_lib import CE, EMA, KD, Match, Teacher, distill, steps
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("torch was built without gloo", allow_module_level=True)
@@ -117,6 +117,11 @@ SCENARIOS: dict[str, tuple[Any, dict[str, int], int, str]] = {
         (7, 1, ""), (8, 3, ""), (7, 1, ", resumed"), (7, 1, ", average"), (7, 3, ", plugin")
     )
 } | {
+    f"weights without a gradient, {number} batches, accumulation {cut}": (
+        ragged(number), {"epochs": 2}, cut, "hidden"
+    )
+    for number, cut in ((7, 1), (8, 3))
+} | {
     name: (*rest, "")
     for name, rest in {
     "shuffled, even": (shuffled(6), {"epochs": 3}, 1),
@@ -129,6 +134,10 @@ SCENARIOS: dict[str, tuple[Any, dict[str, int], int, str]] = {
     "a loader too short": (prepared(1), {"epochs": 1}, 1),
     }.items()
 }  # fmt: skip
+
+
+# a decay would move weights that have a gradient of 0 in the place of none
+OPTIMIZERS = {"sharded": torch.optim.Adam, "hidden": torch.optim.AdamW}
 
 
 class Killed(Exception):
@@ -186,6 +195,9 @@ def train(name: str, world: int, folder: Path, kill_at: int = -1, again: str = "
             fully_shard(part, mesh=mesh)
     objective = CE() + KD(temperature=2) + 0.1 * Match("0", project=project)
     objective = CE() + KD() if "average" in how or "plugin" in how else objective
+    if how == "hidden":  # the head learns nothing, the projector from the middle on
+        late = Match("0", project=project)
+        objective = Match("0", "1") + steps({0: 0.0, 0.5: 1.0}) * late
     optimizer: Any = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9)  # noqa: E731
     try:
         history = distill(
@@ -194,7 +206,7 @@ def train(name: str, world: int, folder: Path, kill_at: int = -1, again: str = "
             batches(accelerator) if callable(batches) else batches,
             objective,
             **time,
-            optimizer=torch.optim.Adam if "sharded" in how else optimizer,
+            optimizer=OPTIMIZERS.get(how.split(",")[0], optimizer),
             clip_norm=0.5,
             accelerator=accelerator,
             seed=5,

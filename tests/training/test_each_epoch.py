@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import socket
@@ -472,3 +473,21 @@ def test_the_first_process_decides_for_both(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in found["fails"][1]["error"]
     assert "each_epoch failed in process 1 (ZeroDivisionError" in found["fails"][0]["error"]
     assert all(one["calls"] == [1, 2] for one in found["fails"])
+
+
+def test_a_copy_that_is_made_after_an_epoch_has_no_hooks() -> None:
+    copies: list[nn.Module] = []
+    student, teacher = nn.Sequential(nn.Linear(4, 3), nn.ReLU()), nn.Linear(4, 3)
+    history = distill(
+        student, teacher, [{"inputs": torch.randn(8, 4)}] * 2, Match("0", "logits"), epochs=2,
+        each_epoch=lambda epoch, history: copies.append(copy.deepcopy(student)),
+    )  # fmt: skip
+    assert len(history) == 4 and len(copies) == 2
+    assert not any(part._forward_hooks for model in copies for part in model.modules())
+
+
+def test_a_misspelt_layer_lists_the_layers() -> None:
+    student = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    with pytest.raises(KeyError, match=r"no signal 'O'.* The student's layers are 0, 1"):
+        distill(student, nn.Linear(4, 3), [{"inputs": torch.randn(8, 4)}], Match("O", "logits"),
+                epochs=1)  # fmt: skip

@@ -1,0 +1,61 @@
+"""Student and objective as one module, whose answer is the loss."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor, nn
+
+from distill_lib.objective import Step
+from distill_lib.signals import Forward, call, unwrapped
+
+__all__ = ["Lesson", "allow_unused"]
+
+
+class Lesson(nn.Module):
+    """What several processes average the gradients of.
+
+    DDP waits for the gradient of every weight that what a module returns depends on. The loss need
+    not depend on all that the student's answers do: a term on a hidden layer trains no head.
+    """
+
+    def __init__(self, view: nn.Module, objective: nn.Module, ask: Forward | None) -> None:
+        super().__init__()
+        self.view, self.objective, self.ask = view, objective, ask
+
+    def forward(
+        self,
+        batch: Mapping[str, Any],
+        teach: Callable[[], Any],
+        progress: float,
+        denom: Step | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and its parts; the teacher is asked after the student."""
+        said = call(self.view, batch, self.ask)
+        taught = teach()
+        try:
+            found: tuple[Tensor, dict[str, Tensor]] = self.objective(
+                said, taught, batch, progress=progress, denom=denom
+            )
+        except KeyError as error:  # a signal that is none may be a layer that is misspelt
+            names = [name for name, _ in unwrapped(self.view).named_modules() if name]
+            raise KeyError(
+                f"{error.args[0]} The student's layers are {', '.join(names[:40])}"
+                f"{', …' if len(names) > 40 else ''}"
+            ) from error
+        return found
+
+
+def allow_unused(accelerator: Any, undo: ExitStack) -> None:
+    """Have DDP leave weights alone that no process has a gradient for, as one process does."""
+    if accelerator.num_processes == 1 or accelerator.ddp_handler is not None:
+        return
+    from accelerate import DistributedDataParallelKwargs
+
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+    undo.callback(setattr, accelerator, "ddp_handler", None)
+    undo.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified", UserWarning)
