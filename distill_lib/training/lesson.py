@@ -24,7 +24,9 @@ class Lesson(nn.Module):
 
     def __init__(self, view: nn.Module, objective: nn.Module, ask: Forward | None) -> None:
         super().__init__()
-        self.view, self.objective, self.ask = view, objective, ask
+        self.view: nn.Module = view
+        self.objective: nn.Module = objective
+        self.ask: Forward | None = ask
 
     def forward(
         self,

@@ -26,8 +26,10 @@ class Settings:
     """
 
     def __init__(self, optimizer: Any) -> None:
-        self.optimizer = optimizer
-        self.given = copy.deepcopy([_without_params(g) for g in optimizer.param_groups])
+        self.optimizer: Any = optimizer
+        self.given: list[dict[str, Any]] = copy.deepcopy(
+            [_without_params(g) for g in optimizer.param_groups]
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""

@@ -123,7 +123,7 @@ class Run:
         self.clip_norm = clip_norm
         optimizer = make_optimizer(optimizer, self.params)
         check_optimizer(optimizer)
-        self.settings = Settings(optimizer)
+        self.settings: Settings = Settings(optimizer)
         self.rates = Rates(optimizer, lr)
         self.undo.callback(self.rates.undo)
         allow_unused(self.accelerator, self.undo)

@@ -92,9 +92,9 @@ class Kickstarting(PPO):  # type: ignore[misc]
 class _Pull:
     """The objective in the form of RSL-RL's symmetry extension."""
 
-    use_data_augmentation = False
-    use_mirror_loss = True
-    mirror_loss_coeff = 1.0
+    use_data_augmentation: bool = False
+    use_mirror_loss: bool = True
+    mirror_loss_coeff: float = 1.0
 
     def __init__(self, alg: Kickstarting) -> None:
         self.alg = alg
