@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import check_counts, checked, told
-from .masks import IGNORE, about, masks_of
+from .masks import IGNORE, about, kept_of
 from .masks.tokens import aligned, decoder_inputs, said_by
 from .signals import Forward, Signals, as_batch, call, eval_mode, pick, place
 from .teachers.live import Source, models_of
@@ -75,8 +75,8 @@ def _tokens(logits: Tensor, batch: Mapping[str, Any], labels: str) -> Tensor | N
         return None
     view = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in batch.items()}
     known = {**view, "labels": view.get(labels)}
-    masks = masks_of(shape, True, about(known, ("logits",), labeled=True))
-    return torch.stack([torch.ones(shape, dtype=torch.bool), *masks.values()]).all(0)
+    kept = kept_of(shape, True, about(known, ("logits",), labeled=True))
+    return torch.ones(shape, dtype=torch.bool) if kept is None else kept
 
 
 @checked

@@ -124,6 +124,8 @@ def words(value: Any) -> tuple[str, ...]:
     """How a message may name a value: by its type, shape or itself."""
     found = [type(value).__name__, repr(value)[:20], f"{value}"[:20]]
     found += [getattr(value, "__name__", type(value).__name__)]
+    if isinstance(value, np.ndarray):
+        found += [f"an array {list(value.shape)}"]
     if isinstance(value, torch.Tensor):
         found += [str(list(value.shape)), str(value.dtype), str(tuple(value.shape))]
         found += [str(n) for n in value.shape]

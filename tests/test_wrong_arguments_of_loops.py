@@ -15,7 +15,7 @@ import distill_lib
 from distill_lib import CE, KD, schedules
 from distill_lib.teachers.cachefile import CacheError
 from distill_lib.teachers.live import fingerprint
-from distill_lib.training.before import settings
+from distill_lib.training.before import check_settings
 
 MORE = {
     **WRONG,
@@ -188,7 +188,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     ),
     # the same numbers as distill's, without as many trainings
     "settings": (
-        settings,
+        check_settings,
         lambda: {
             "epochs": 1,
             "steps": None,

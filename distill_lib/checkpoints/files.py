@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import math
 import os
@@ -20,7 +21,13 @@ from distill_lib.arguments import as_path
 
 from .parts import part_of
 
-__all__ = ["checked_zip", "torch_load", "whole_file", "written_whole"]
+__all__ = ["checked_zip", "sha256", "torch_load", "whole_file", "written_whole"]
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal, read a piece at a time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

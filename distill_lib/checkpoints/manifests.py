@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distill_lib.arguments import as_path, checked
 
-from .files import whole_file
+from .files import sha256, whole_file
 
 __all__ = ["MANIFEST", "sums_of", "verify", "write_manifest"]
 
@@ -25,8 +25,7 @@ def sums_of(folder: Path) -> dict[bytes, str]:
         name = path.relative_to(folder).as_posix()
         # what a writer left, or is writing, is no part of what was saved
         if path.is_file() and name != MANIFEST and not name.endswith(".part"):
-            with path.open("rb") as file:
-                found[os.fsencode(name)] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[os.fsencode(name)] = sha256(path)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill_lib.arguments import as_path, check_counts, checked
+from distill_lib.checkpoints.files import sha256
 from distill_lib.signals import Batch, Signals, as_batch
 
 from ._needs import need
@@ -98,4 +98,4 @@ class OnnxModel:
 
     def fingerprint(self) -> str:
         """SHA-256 of the file."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return sha256(self.path)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import os
 from pathlib import Path
 from typing import IO
 
 from distill_lib.arguments import as_path
-from distill_lib.checkpoints.files import whole_file
+from distill_lib.checkpoints.files import sha256, whole_file
 from distill_lib.data.dataset import DataError
 
 __all__ = ["check", "gunzip", "home", "read", "said", "sha256", "write"]
@@ -21,12 +20,6 @@ def home(root: str | Path | None = None) -> Path:
     if given := root or os.environ.get("DISTILL_DATA"):
         return as_path(given, "root").expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distill_lib"
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check(path: Path, expected: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill_lib.arguments import told
+
 __all__ = [
     "check_items",
     "check_logits",
@@ -119,15 +121,9 @@ def check_number(
     if isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex():
         value = value.item()
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} expected {wanted}, got {_told(value)}; {hint}")
+        raise TypeError(f"{name} expected {wanted}, got {told(value)}; {hint}")
     if not fits(float(value)):
         raise ValueError(f"{name} expected {wanted}, got {value}; {hint}")
-
-
-def _told(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor {list(value.shape)} of {value.dtype}"
-    return f"{type(value).__name__} {value!r}"[:80]
 
 
 def check_tensors(name: str, student: Any, teacher: Any) -> None:

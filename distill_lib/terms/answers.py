@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distill_lib import losses
-from distill_lib.masks import IGNORE, masks_of
+from distill_lib.masks import IGNORE, kept_of, masks_of
 from distill_lib.objective import Term, name_of
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.signals import Signals, accepts, pick
@@ -172,7 +172,7 @@ class KD(Term):
         """The relations of the kept items: of each student of several, or of all tokens, pixels."""
         shape = student.shape[:-1]
         masks = masks_of(shape, self.labeled, batch)
-        kept = torch.stack(list(masks.values())).all(0) if masks else None
+        kept = kept_of(shape, self.labeled, batch)
         ids = (batch.get(key) for key in ("input_ids", "decoder_input_ids"))
         pooled = self.axis is not None or "attention_mask" in masks
         if pooled or any(isinstance(x, Tensor) and x.shape == shape for x in ids):

@@ -118,7 +118,8 @@ class Match(Term):
         seen = self.about(batch)
         padding = seen.get("attention_mask")
         if isinstance(padding, Tensor) and mine.ndim == 3 and padding.shape == mine.shape[:2]:
-            mine, theirs = (x * padding.to(x).unsqueeze(-1) for x in (mine, theirs))
+            pads = ~padding.bool().unsqueeze(-1)
+            mine, theirs = mine.masked_fill(pads, 0.0), theirs.masked_fill(pads, 0.0)
         kept = masks_of(mine.shape[:1], False, {"mask": seen.get("mask")}).get("mask")
         return among_kept(self.loss, mine, theirs, kept, **options)
 

@@ -29,13 +29,13 @@ __all__ = [
     "check_optimizer",
     "check_relations",
     "check_separate",
+    "check_settings",
     "fixed_parts",
-    "settings",
 ]
 
 
 @checked
-def settings(
+def check_settings(
     *,
     epochs: int | None,
     steps: int | None,
@@ -115,7 +115,6 @@ def check_batches(batches: Any) -> None:
             f"expected batches, got a {type(batches).__name__}, whose elements are single items; "
             f"give {'data.' * ours}{way}"
         )
-
     if not any(hasattr(type(batches), name) for name in ("__iter__", "__getitem__")):
         raise TypeError(f"expected batches, a DataLoader, a list or the like, got {told(batches)}")
 

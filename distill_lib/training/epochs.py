@@ -18,7 +18,7 @@ from distill_lib.teachers.live import models_of
 
 from .history import History
 from .order import OrderOf
-from .processes import rng_state, set_rng_state
+from .processes import everyones, rng_state, set_rng_state
 from .rates import Rates
 from .run import Run
 from .sharded import gathered, laid_out
@@ -139,9 +139,7 @@ class Epochs:
             except Exception as caught:
                 error = caught
         if run.world > 1:
-            from accelerate.utils import gather_object
-
-            every = gather_object([(numbers, None if error is None else repr(error))])
+            every = everyones((numbers, None if error is None else repr(error)))
             failed = [f"{rank} ({what})" for rank, (_, what) in enumerate(every) if what]
             if failed and error is None:
                 raise RuntimeError(f"each_epoch failed in process {', '.join(failed)}")

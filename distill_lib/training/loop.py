@@ -16,7 +16,7 @@ from distill_lib.signals import Forward
 from distill_lib.teachers.live import Source
 
 from . import resume as resuming
-from .before import check_batches, settings
+from .before import check_batches, check_settings
 from .epochs import EachEpoch, Epochs
 from .history import History
 from .processes import together
@@ -140,7 +140,7 @@ def distill(
         >>> evaluate(student, batches)["nll"] == min(history["nll"])
         True
     """
-    settings(
+    check_settings(
         epochs=epochs,
         steps=steps,
         clip_norm=clip_norm,

@@ -132,6 +132,15 @@ def call(module: str, name: str, n: int) -> bytes:
     return b"\x80\x02" + size + b"\x85R."
 
 
+def archived(data: bytes) -> bytes:
+    """A pickle in an archive, as ``torch.save`` writes one."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        file.writestr("a/data.pkl", data)
+        file.writestr("a/version", "3")
+    return content.getvalue()
+
+
 @given(
     st.sampled_from([
         ("builtins", "bytearray"), ("__builtin__", "bytearray"), ("torch", "Tensor"),
@@ -142,13 +151,7 @@ def call(module: str, name: str, n: int) -> bytes:
     st.booleans(),
 )  # fmt: skip
 def test_a_pickle_that_asks_for_memory_is_refused(what, n: int, archive: bool) -> None:
-    data = call(*what, n)
-    if archive:
-        content = io.BytesIO()
-        with zipfile.ZipFile(content, "w") as file:
-            file.writestr("a/data.pkl", data)
-            file.writestr("a/version", "3")
-        data = content.getvalue()
+    data = archived(call(*what, n)) if archive else call(*what, n)
     with pytest.raises(ValueError, match="asks for memory"):
         torch_load(io.BytesIO(data))
 
@@ -169,12 +172,7 @@ ASKING = {
 @pytest.mark.parametrize("archive", [True, False])
 def test_a_pickle_takes_little_more_than_its_bytes(what: str, archive: bool) -> None:
     data = b"\x80\x02" + ASKING[what] + b"."
-    if archive:
-        content = io.BytesIO()
-        with zipfile.ZipFile(content, "w") as file:
-            file.writestr("a/data.pkl", data)
-            file.writestr("a/version", "3")
-        data = content.getvalue()
+    data = archived(data) if archive else data
     tracemalloc.start()
     try:
         with contextlib.suppress(Exception):

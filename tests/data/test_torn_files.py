@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from mutants import mutants
-from threads import at_once
+from together import at_once
 
 from distill_lib import data
 from distill_lib.data import DataError, TextDataset, fashion, packages, places, sources

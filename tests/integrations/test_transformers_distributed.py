@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,11 @@ import torch
 import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState
 from hf_helpers import bert, data, settings, trainer
+from together import free_ports
 from torch import nn
 
 from distill_lib import CE, KD, Match, linear
+from distill_lib.integrations.transformers import checks
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("torch was built without gloo", allow_module_level=True)
@@ -79,9 +80,7 @@ def first(port: int, path: Path) -> None:
 def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path / "one", 1, 16)
     AcceleratorState._reset_state(True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports()
     # two processes, two micro-batches of 4 each; the second process is this one
     other = mp.get_context("spawn").Process(target=first, args=(port, tmp_path / "two"))
     other.start()
@@ -98,3 +97,16 @@ def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert one.keys() == two.keys()
     for key, value in one.items():
         assert torch.allclose(value, two[key], rtol=1e-6, atol=1e-8), key
+
+
+def test_weights_that_ddp_would_wait_for_are_named() -> None:
+    """A term on a hidden layer trains no head: under DDP the second step would wait for it."""
+    student, batch = bert(layers=2), {k: torch.ones(2, 4).long() for k in ("input_ids",)}
+    said = student(**batch, output_hidden_states=True)
+    checks.check_reached(said.logits.sum(), student)
+    with pytest.raises(ValueError, match=r"weights of the student have no part .*Freeze them"):
+        checks.check_reached(said.hidden_states[1].sum(), student)
+    for name, param in student.named_parameters():
+        param.requires_grad_("embeddings" in name or "layer.0" in name)
+    again = student(**batch, output_hidden_states=True)
+    checks.check_reached(again.hidden_states[1].sum(), student)

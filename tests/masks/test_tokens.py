@@ -318,7 +318,7 @@ def test_padding_shapes_no_relation_of_texts() -> None:
     z, v = torch.randn(2, 3, 4, 5)
     padding = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]])
     term, batch = Relation("hidden_states/0"), {"attention_mask": padding}
-    noisy = torch.where(padding.bool().unsqueeze(-1), z, 100.0)
+    noisy = torch.where(padding.bool().unsqueeze(-1), z, torch.nan)
     said, other = ({"hidden_states": (x,)} for x in (z, noisy))
     taught = {"hidden_states": (v,)}
     torch.testing.assert_close(term(said, taught, batch)[0], term(other, taught, batch)[0])

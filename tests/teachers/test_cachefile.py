@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from mutants import mutants
-from threads import at_once
+from together import at_once
 
 from distill_lib import Cache
 from distill_lib.teachers import cachefile

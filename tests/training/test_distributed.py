@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from accelerate import (
     Accelerator,
     DataLoaderConfiguration,
@@ -23,6 +21,7 @@ from accelerate import (
     InitProcessGroupKwargs,
 )
 from accelerate.state import AcceleratorState, PartialState
+from together import free_ports, in_processes
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -266,16 +265,8 @@ def work(rank: int, port: int, folder: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where both processes left what came out of every scenario that they finished in time."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn = mp.get_context("spawn")
-    both = [spawn.Process(target=work, args=(rank, port, folder)) for rank in range(WORLD)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(timeout=LIMIT)
-        process.kill()
+    (port,) = free_ports()
+    in_processes(work, [(rank, port, folder) for rank in range(WORLD)], LIMIT)
     return folder
 
 

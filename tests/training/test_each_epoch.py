@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import random
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
+from together import free_ports, in_processes
 from torch import Tensor, nn
 from trainings import BATCHES, TOTAL, Killed, Training
 
@@ -451,16 +450,8 @@ def work(rank: int, port: int, folder: Path) -> None:
     reason="torch was built without gloo",
 )
 def test_the_first_process_decides_for_both(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn = mp.get_context("spawn")
-    both = [spawn.Process(target=work, args=(rank, port, tmp_path)) for rank in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(timeout=200)
-        process.kill()
+    (port,) = free_ports()
+    in_processes(work, [(rank, port, tmp_path) for rank in range(2)], 200)
     found = {
         name: [torch.load(tmp_path / f"{name} {rank}", weights_only=True) for rank in range(2)]
         for name in NAMES

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
+from together import free_ports, in_processes
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -148,19 +148,8 @@ def work(rank: int, ports: list[int], folder: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the processes left what each turn ended with."""
     folder = tmp_path_factory.mktemp("three")
-    sockets = [socket.socket() for _ in TURNS]
-    for free in sockets:
-        free.bind(("127.0.0.1", 0))
-    ports = [free.getsockname()[1] for free in sockets]
-    for free in sockets:
-        free.close()
-    spawn = mp.get_context("spawn")
-    all_three = [spawn.Process(target=work, args=(rank, ports, folder)) for rank in range(3)]
-    for process in all_three:
-        process.start()
-    for process in all_three:
-        process.join(timeout=LIMIT)
-        process.kill()
+    ports = free_ports(len(TURNS))
+    in_processes(work, [(rank, ports, folder) for rank in range(3)], LIMIT)
     return folder
 
 

@@ -109,6 +109,26 @@ def check_projectors(
         )
 
 
+def check_reached(loss: Tensor, model: nn.Module) -> None:
+    """Whether the loss depends on every weight that DDP will wait for."""
+    reached, left = set(), [loss.grad_fn]
+    seen = set(left)
+    while left:
+        node: Any = left.pop()
+        reached.add(id(getattr(node, "variable", None)))
+        new = {one for one, _ in getattr(node, "next_functions", ()) if one} - seen
+        seen |= new
+        left += new
+    params = model.named_parameters()
+    idle = [name for name, p in params if p.requires_grad and id(p) not in reached]
+    if idle:
+        raise ValueError(
+            f"{len(idle)} weights of the student have no part in the loss, and DDP would wait for "
+            f"their gradients: {', '.join(idle[:4])}{', …' if len(idle) > 4 else ''}. Freeze them "
+            "(requires_grad_(False)), add a term that trains them, or train with distill"
+        )
+
+
 def check_layers(layers: tuple[str, ...], gpus: int) -> None:
     """Whether inner layers can be heard."""
     if layers and gpus > 1:

@@ -61,7 +61,7 @@ class DistillationTrainer(Trainer):
         ValueError: a teacher that is the student, or has other classes or another tokenizer; a
             label or token out of range; attentions of a model that does not compute them; an
             optimizer that forgets projectors; a checkpoint of another teacher or objective; a loss
-            given in another way than by the objective.
+            given in another way than by the objective; under DDP, weights without a part in it.
 
     Example:
         >>> import tempfile
@@ -116,6 +116,7 @@ class DistillationTrainer(Trainer):
         self._loss_of: nn.Module = self.objective
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, float] = {}
+        self._looked = False
         self.model_accepts_loss_kwargs = True  # says the same to older releases
         self.label_names: list[str] = self.label_names or ["labels"]
         self.can_return_loss = True  # so that data without labels have one
@@ -177,10 +178,18 @@ class DistillationTrainer(Trainer):
             taught = self._teacher_says(batch) if asked else None
             loss, parts = loss_of(said, taught, batch, progress=progress, denom=step)
         if step is not None:
+            self._look_once(model, loss)
             for name, part in parts.items():
                 self._sums[name] = self._sums[name] + part if name in self._sums else part
                 self._counts[name] = self._counts.get(name, 0.0) + 1 / len(step.batches)
         return (loss, outputs) if return_outputs else loss
+
+    def _look_once(self, model: nn.Module, loss: Tensor) -> None:
+        """In the first step, look for what would end the second without a word of ours."""
+        waits = isinstance(model, DistributedDataParallel)
+        if waits and not (self._looked or self.args.gradient_checkpointing):
+            checks.check_reached(loss, self.model)
+        self._looked = True
 
     def _named(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The batch, with each label where it is predicted."""
