@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("DISTILL_VENV") or ROOT / ".venv")
 BUILD = ROOT / "_build"
 PINS, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
-EXTRAS = "book,compress,dev,language,rl,trl"
+EXTRAS = "book,compress,dev,jax,language,rl,trl"
 # Compared with in tests and benchmarks; each lies in a folder of its own, without dependencies. The
 # metadata of the first asks for torchvision, which has no build for every torch and is not needed
 # there; the second asks for packages that its losses do not need; the others are earlier releases,
