@@ -18,6 +18,7 @@ from torch import nn
 
 import distill_lib
 from distill_lib import BCE, CE, DKD, KD, BaseOf, Label, Match, Relation, layer_map, losses
+from distill_lib.terms import FusedKD, SpanKD, SparseKD
 
 OURS = str(Path(distill_lib.__file__).parent)
 
@@ -201,6 +202,21 @@ MAKERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         },
     ),
     "Relation": (Relation, {"student": "logits", "teacher": "logits", "loss": losses.similarity}),
+    "SparseKD": (
+        SparseKD,
+        {"loss": losses.kl, "on": "logits", "rest": True, "tail": True},
+    ),
+    "FusedKD": (
+        FusedKD,
+        {
+            "loss": losses.kl,
+            "temperature": 2.0,
+            "teacher_head": torch.zeros(6, 5),
+            "teacher_bias": torch.zeros(6),
+            "chunk": 4,
+        },
+    ),
+    "SpanKD": (SpanKD, {"loss": losses.span_kl}),
     "layer_map": (layer_map, {"student": 2, "teacher": 6, "how": "uniform"}),
     "BaseOf": (BaseOf, {"student": None}),
 }

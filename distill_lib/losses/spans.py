@@ -24,7 +24,10 @@ IGNORE = -100  # of a token without a span, as of one without a label
 
 @checked
 def align(student: Sequence[int], teacher: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Which tokens of two tokenizations of a text spell the same span.
+    r"""Which tokens of two tokenizations of a text spell the same span.
+
+    .. math:: \mathrm{span}(t) = \bigl|\{\text{places where both end a token, before the end of }
+       t\}\bigr|
 
     Args:
         student: [L], where each token ends in the text, in characters or in bytes: the second
@@ -37,6 +40,11 @@ def align(student: Sequence[int], teacher: Sequence[int]) -> tuple[Tensor, Tenso
 
     Raises:
         ValueError: places that go back: offsets of several texts, or starts instead of ends.
+        TypeError: what is no sequence of whole numbers.
+
+    Reference:
+        Minixhofer, Vulić and Ponti, *Universal cross-tokenizer distillation via approximate
+        likelihood matching*, 2025.
 
     Example:
         >>> align([3, 5, 9], [1, 5, 6, 9])  # "the| c|ats " and "t|he c|a|ts "
@@ -89,11 +97,20 @@ def span_sums(values: Tensor, spans: Tensor, count: int) -> Tensor:
 
     Raises:
         ValueError: other shapes, a span beyond ``count``.
+        TypeError: values that are no real numbers, spans that are no whole ones.
+
+    Reference:
+        The chain rule of probability: Cover and Thomas, *Elements of information theory*, 2006.
 
     Example:
         >>> span_sums(torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([0, 0, 1]), 2)
         tensor([-3., -4.])
     """
+    if spans.dtype not in (torch.int64, torch.int32) or not values.is_floating_point():
+        raise TypeError(
+            "span_sums expected real values and whole numbers of spans, got values of "
+            f"{values.dtype} and spans of {spans.dtype}"
+        )
     values = full_precision(values)
     back = values.ndim - spans.ndim
     if back < 0 or values.shape[back:] != spans.shape or not values.ndim:
@@ -102,9 +119,12 @@ def span_sums(values: Tensor, spans: Tensor, count: int) -> Tensor:
             f"{list(spans.shape)} spans"
         )
     if spans.numel() and int(spans.max()) >= count:
-        raise ValueError(f"span_sums: there is a span {int(spans.max())}, and count={count}")
+        raise ValueError(
+            f"span_sums: spans {list(spans.shape)} run to {int(spans.max())}, and count={count} "
+            "lets them run to one less"
+        )
     kept = (spans >= 0).expand(values.shape)
-    at = spans.clamp_min(0).expand(values.shape)
+    at = spans.long().clamp_min(0).expand(values.shape)
     sums = values.new_zeros(*values.shape[:-1], count)
     return sums.scatter_add(-1, at, values.masked_fill(~kept, 0.0))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill_lib import losses
+from distill_lib.arguments import checked
 from distill_lib.masks import IGNORE
 from distill_lib.objective import Term, name_of
 from distill_lib.signals import Signals, pick
@@ -18,6 +19,7 @@ __all__ = ["SpanKD"]
 Loss = Callable[..., Tensor]
 
 
+@checked
 class SpanKD(Term):
     r"""A student and a teacher with different tokenizers, compared on spans of the same characters.
 
@@ -29,7 +31,7 @@ class SpanKD(Term):
     ``losses.uld`` the two distributions over the first token of each span are compared instead.
 
     The batch has, for the tokens that each position answers (shifted already): ``labels`` and
-    ``spans`` [B, L] of the student, ``teacher_labels`` and ``teacher_spans`` [B, L'] of the teacher
+    ``spans`` [B, L] of the student (or [S, B, L] of several), ``teacher_labels`` and ``teacher_spans`` [B, L'] of the teacher
     (:func:`distill_lib.losses.align`), -100 where there is none. The teacher sees its own tokens
     with ``Teacher(model, preprocess=…)``.
 
@@ -78,26 +80,28 @@ class SpanKD(Term):
                 x.gather(-2, at.clamp_min(0).unsqueeze(-1).expand(*at.shape, x.shape[-1]))
                 for x, at in ((z, first), (v, begin))
             )
+            v = v.expand(*z.shape[:-1], v.shape[-1])
             found = losses.uld(student=z, teacher=v, **self.options)
         else:
             mine, known = (
                 losses.span_sums(_said(x, self._entry(batch, key, x)), at, count)
                 for x, key, at in ((z, "labels", spans), (v, "teacher_labels", theirs))
             )
-            found = losses.span_kl(student=mine, teacher=known.to(mine.dtype))
+            found = losses.span_kl(student=mine, teacher=known.to(mine.dtype).expand_as(mine))
         found = found.masked_fill(~whole, 0.0)
         values = found.new_zeros(spans.shape)
         return values.scatter_add(-1, last.clamp_min(0), found)
 
     def _entry(self, batch: Mapping[str, Any], key: str, logits: Tensor) -> Tensor:
         found = batch.get(key)
-        if not isinstance(found, Tensor) or found.shape != logits.shape[:-1]:
+        items = logits.shape[:-1]
+        if not isinstance(found, Tensor) or not found.ndim or found.shape != items[-found.ndim :]:
             shape = list(found.shape) if isinstance(found, Tensor) else found
             raise ValueError(
                 f"SpanKD expected batch[{key!r}] {list(logits.shape[:-1])}, one a position that "
                 f"answers, got {shape}"
             )
-        return found.to(logits.device)
+        return found.to(logits.device).expand(items)
 
     def text(self) -> str:
         """Such as ``spans(span_kl)``."""

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib import losses
+from distill_lib.arguments import checked, told
 from distill_lib.masks import kept_of
 from distill_lib.masks.tokens import base
 from distill_lib.objective import Term, name_of
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.signals import DESCRIPTIVE, Signals, pick
+
+from .given import takes
 
 __all__ = ["FusedKD", "SparseKD", "hidden_and_head"]
 
@@ -23,6 +26,7 @@ HIDDEN, HEAD, BIAS = "output_hidden", "output_matrix", "output_bias"
 _verified: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
+@checked
 class SparseKD(Term):
     r"""The student's answer against the part of the teacher's that was kept, tail included.
 
@@ -59,6 +63,12 @@ class SparseKD(Term):
         **options: Any,
     ) -> None:
         super().__init__()
+        if not (takes(loss, "student") and takes(loss, "teacher")):
+            raise TypeError(f"SparseKD expected a loss of student= and teacher=, got {told(loss)}")
+        if not tail and loss not in (losses.kl, losses.reverse_kl):
+            raise ValueError(
+                f"tail=False is of losses.kl and losses.reverse_kl, not of {told(loss)}"
+            )
         self.loss, self.on, self.tail, self.options = loss, on, tail, options
         self.rest: bool = rest and tail
         theirs = ("top_ids", "top_log_probs") + (("rest",) if self.rest else ())
@@ -94,6 +104,7 @@ class SparseKD(Term):
         return rf"\mathrm{{{name}}}" + (r"(\bar p, \bar q)" if self.tail else r"_S(p, q)")
 
 
+@checked
 class FusedKD(Term):
     r"""The divergence of two language models from their hidden states: no logits are kept.
 
@@ -138,8 +149,13 @@ class FusedKD(Term):
         super().__init__()
         self.loss, self.options, self.chunk = loss, options, chunk
         self.temperature: Schedule = as_schedule(temperature)
+        T = self.temperature
+        if not T(0.0) > 0 or T(0.5) < 0 or T(1.0) < 0:
+            raise ValueError(f"temperature expected numbers > 0, got {T}; 1 leaves logits")
         if teacher_head is None and teacher_bias is not None:
-            raise ValueError("FusedKD was given a teacher_bias without its teacher_head")
+            raise ValueError(
+                "FusedKD was given a teacher_bias and teacher_head=None: give both, or none"
+            )
         if teacher_head is not None and teacher_head.ndim != 2:
             raise ValueError(f"teacher_head is a matrix [C, D'], got {list(teacher_head.shape)}")
         self.head: Tensor | None
@@ -200,6 +216,7 @@ def _fixed(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.detach()
 
 
+@checked
 def hidden_and_head(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
     """A language model's last hidden states and its output matrix, for :class:`FusedKD`.
 
