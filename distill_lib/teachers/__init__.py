@@ -9,6 +9,7 @@ from .live import EMA, Source, Teacher, fingerprint
 from .peers import Peers
 from .recorded import Recorded
 from .sb3 import SB3Policy
+from .sparse import TopK
 
 __all__ = [
     "EMA",
@@ -21,6 +22,7 @@ __all__ = [
     "SB3Policy",
     "Source",
     "Teacher",
+    "TopK",
     "fingerprint",
 ]
 

@@ -6,7 +6,9 @@ from .answers import DKD, KD
 from .features import Match, Relation
 from .labels import BCE, CE, Label
 from .policy import PPO, Consistency, Entropy, Surrogate, Value
+from .spans import SpanKD
 from .transformer import fit_projectors, initialize, layer_map, tinybert
+from .vocabulary import FusedKD, SparseKD, hidden_and_head
 
 __all__ = [
     "BCE",
@@ -16,12 +18,16 @@ __all__ = [
     "PPO",
     "Consistency",
     "Entropy",
+    "FusedKD",
     "Label",
     "Match",
     "Relation",
+    "SpanKD",
+    "SparseKD",
     "Surrogate",
     "Value",
     "fit_projectors",
+    "hidden_and_head",
     "initialize",
     "layer_map",
     "tinybert",
