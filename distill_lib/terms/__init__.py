@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from .adversarial import Adversarial
 from .answers import DKD, KD
 from .features import Match, Relation
 from .labels import BCE, CE, Label
 from .policy import PPO, Consistency, Entropy, Surrogate, Value
+from .sequences import LogRatio
 from .transformer import fit_projectors, initialize, layer_map, tinybert
 
 __all__ = [
@@ -14,9 +16,11 @@ __all__ = [
     "DKD",
     "KD",
     "PPO",
+    "Adversarial",
     "Consistency",
     "Entropy",
     "Label",
+    "LogRatio",
     "Match",
     "Relation",
     "Surrogate",
