@@ -17,7 +17,20 @@ import torch.nn.functional as F
 from torch import nn
 
 import distill_lib
-from distill_lib import BCE, CE, DKD, KD, BaseOf, Label, Match, Relation, layer_map, losses
+from distill_lib import (
+    BCE,
+    CE,
+    DKD,
+    KD,
+    Adversarial,
+    BaseOf,
+    Label,
+    LogRatio,
+    Match,
+    Relation,
+    layer_map,
+    losses,
+)
 from distill_lib.terms import FusedKD, SpanKD, SparseKD
 
 OURS = str(Path(distill_lib.__file__).parent)
@@ -244,6 +257,8 @@ TERMS: dict[str, Callable[[], Any]] = {
     "Label": lambda: Label(F.mse_loss),
     "Match": lambda: Match("logits"),
     "Relation": lambda: Relation("logits"),
+    "Adversarial": lambda: Adversarial(nn.Linear(5, 1)),
+    "LogRatio": LogRatio,
 }
 
 
