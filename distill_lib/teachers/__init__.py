@@ -9,6 +9,7 @@ from .live import EMA, Source, Teacher, fingerprint
 from .peers import Peers
 from .recorded import Recorded
 from .sb3 import SB3Policy
+from .served import Served, ServedError
 
 __all__ = [
     "EMA",
@@ -19,6 +20,8 @@ __all__ = [
     "Peers",
     "Recorded",
     "SB3Policy",
+    "Served",
+    "ServedError",
     "Source",
     "Teacher",
     "fingerprint",
