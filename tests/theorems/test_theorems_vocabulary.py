@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distill_lib import losses
-from distill_lib.losses import fused_divergence, sparse_divergence, span_kl, span_sums
+from distill_lib.losses import fused_divergence, span_kl, span_sums, sparse_divergence
 
 
 def logits(*shape: int, seed: int = 0, scale: float = 2.0) -> Tensor:
