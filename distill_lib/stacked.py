@@ -92,9 +92,11 @@ class Stacked(nn.Module):
         for i in range(self.size):
             model = copy.deepcopy(self._template[0])
             values = {**dict(self.weights.items()), **self._buffers}
-            model.load_state_dict(
-                {self._names[k]: v[i].detach().clone() for k, v in values.items() if v is not None}
-            )
+            kept = {
+                self._names[k]: v[i].detach().clone() for k, v in values.items() if v is not None
+            }
+            # a buffer that is in no state_dict(), such as a table of frequencies, is the template's
+            model.load_state_dict({k: v for k, v in kept.items() if k in model.state_dict()})
             models.append(model)
         return models
 

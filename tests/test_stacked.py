@@ -136,3 +136,20 @@ def test_a_stack_teaches_a_stack() -> None:
     said = Teacher(Stacked(nets, ndim=2))(batch)
     each = [one(x) for one, x in zip(nets, batch["inputs"], strict=True)]
     assert torch.allclose(said, torch.stack(each), atol=1e-6)
+
+
+class Tabled(nn.Linear):
+    """A layer with a table that is in no state_dict(), as the frequencies of Llama are."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.register_buffer("table", torch.arange(3.0), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + self.table
+
+
+def test_buffers_that_are_not_kept_are_unstacked_too() -> None:
+    nets, x = [Tabled() for _ in range(3)], torch.randn(5, 4)
+    for one, back in zip(nets, Stacked(nets, ndim=2).unstack(), strict=True):
+        assert torch.equal(back(x), one(x))
