@@ -2,21 +2,24 @@
 
     python teachers/sequences_grid.py
 
-Two experiments that are too long for a page. `race`: each way to learn gets the same rates and
-batches, on students that the page does not use. `teachers`: fourteen teachers of one task, in seven
-styles and at two skills, teach six students each.
+Three experiments that are too long for a page. `race`: each way to learn gets the same rates and
+batches, on students that the page does not use. `writers`: the same lessons on words of several
+writers, where own words might win: long ways, few prompts, a teacher with noise. `teachers`:
+fourteen teachers of one task, in seven styles and at two skills, teach six students each.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import json
 import platform
 import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill_lib import CE, KD, Objective, Teacher, distill, losses, piecewise, zoo
 from distill_lib.masks import IGNORE, following
@@ -78,12 +81,14 @@ class Advantage(Term):
         return f"advantage({self.kind})"
 
 
-def beginners(steps: int = 150, seeds: int = SEEDS, seed: int = 12, style: str = "x") -> SmallGPT:
+def beginners(
+    steps: int = 150, seeds: int = SEEDS, seed: int = 12, walks: Walks = WALKS
+) -> SmallGPT:
     """Students that have seen a little of the task."""
     students = SmallGPT(16, seeds=seeds, seed=seed)
     texts = Completions(
-        WALKS.prompts, own=0.0, new=WALKS.new, stop=WALKS.stop, seeds=seeds, seed=seed,
-        texts=lambda prompts, generator: WALKS.answers(prompts, style, 0.0, generator),
+        walks.prompts, own=0.0, new=walks.new, stop=walks.stop, seeds=seeds, seed=seed,
+        texts=walks.answers,
         batch_size=32, updates=steps,
     )  # fmt: skip
     rate = 3e-3 * piecewise({0: 0.05, 0.13: 1, 0.66: 1, 1: 0.02})
@@ -92,14 +97,17 @@ def beginners(steps: int = 150, seeds: int = SEEDS, seed: int = 12, style: str =
 
 
 @torch.no_grad()
-def written(students: SmallGPT, n: int = 400) -> dict[str, Tensor]:
+def written(students: SmallGPT, n: int = 400, walks: Walks = WALKS) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(5)
-    prompts = WALKS.prompts(n, draw).expand(students.seeds, -1, -1)
-    return sample(students, prompts, WALKS.new, stop=WALKS.stop, generator=draw)
+    prompts = walks.prompts(n, draw).expand(students.seeds, -1, -1)
+    return sample(students, prompts, walks.new, stop=walks.stop, generator=draw)
 
 
-def scores(students: SmallGPT) -> list[float]:
-    return [round(x, 4) for x in WALKS.score(written(students)["input_ids"]).mean(-1).tolist()]
+def scores(students: SmallGPT, walks: Walks = WALKS) -> list[float]:
+    return [
+        round(x, 4)
+        for x in walks.score(written(students, walks=walks)["input_ids"]).mean(-1).tolist()
+    ]
 
 
 METHODS: dict[str, tuple[float, Objective | Term, bool]] = {  # share of own words, loss, teacher
@@ -111,7 +119,8 @@ METHODS: dict[str, tuple[float, Objective | Term, bool]] = {  # share of own wor
 }
 
 
-def race(teacher: SmallGPT) -> list[dict]:
+def race() -> list[dict]:
+    teacher = zoo.load_teacher("walks_gpt")
     begun, rows = beginners().state_dict(), []
     for name, (own, loss, asked) in METHODS.items():
         for rate in RATES:
@@ -138,6 +147,73 @@ def race(teacher: SmallGPT) -> list[dict]:
                 rows.append({"method": name, "rate": rate, "batch": size, "scores": seen})
                 print(name, rate, size, {k: round(sum(v) / SEEDS, 3) for k, v in seen.items()},
                       flush=True)  # fmt: skip
+    return rows
+
+
+class Walker(nn.Module):
+    """The exact teacher: it knows where each text stands, and slips with a given probability."""
+
+    def __init__(self, walks: Walks, slip: float) -> None:
+        super().__init__()
+        self.walks, self.slip = walks, slip
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        w = self.walks
+        goes, best = input_ids, torch.full_like(input_ids, w.stop)
+        for axis, less, more in ((1, w.down, w.up), (0, w.left, w.right)):
+            at = ((goes == more).long() - (goes == less).long()).cumsum(-1)
+            way = goes[..., axis + 2 : axis + 3] - goes[..., axis : axis + 1] - at
+            best = torch.where(way > 0, more, torch.where(way < 0, less, best))
+        p = torch.full((*input_ids.shape, w.vocabulary), 1e-3 * self.slip / w.vocabulary)
+        p[..., w.left :] += self.slip / 5
+        return (p + (1 - self.slip) * nn.functional.one_hot(best, w.vocabulary)).log()
+
+    @torch.no_grad()
+    def answers(self, prompts: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        ids = prompts
+        for _ in range(self.walks.new):
+            p = self(ids)[..., -1, :].softmax(-1)
+            drawn = torch.multinomial(p.flatten(0, -2), 1, generator=generator)
+            ids = torch.cat([ids, drawn.view(*ids.shape[:-1], 1)], -1)
+        return ids[..., self.walks.prompt :]
+
+
+CASES = {  # size of the grid, how often the teacher slips, prompts, batches of school
+    "plain": (5, 0.02, None, 150),
+    "few prompts": (5, 0.02, 100, 150),
+    "long ways": (10, 0.02, None, 400),
+    "noise": (5, 0.25, None, 150),
+}
+ARMS: dict[str, tuple[float, Objective | Term]] = {
+    "teacher's words, labels": (0.0, CE()),
+    "teacher's words, forward": (0.0, KD()),
+    "teacher's words, reverse": (0.0, KD(losses.reverse_kl)),
+    "own words, reverse": (1.0, KD(losses.reverse_kl)),
+    "words in style y, reverse": (0.0, KD(losses.reverse_kl)),
+}
+
+
+def writers(updates: int = 160) -> list[dict]:
+    rows = []
+    for case, (size, slip, few, steps) in CASES.items():
+        walks = Walks(size)
+        exact, draw = Walker(walks, slip), torch.Generator().manual_seed(3)
+        begun = beginners(steps, walks=walks)
+        prompts = walks.prompts if few is None else walks.prompts(few, draw)
+        start = scores(begun, walks)
+        for name, (own, loss) in ARMS.items():
+            students = copy.deepcopy(begun)
+            write = exact.answers if "style" not in name else functools.partial(
+                walks.answers, style="y")  # fmt: skip
+            words = Completions(
+                prompts, students, own=own, new=walks.new, stop=walks.stop, updates=updates,
+                texts=write if few is None else write(prompts, generator=draw), seed=7,
+            )  # fmt: skip
+            rate = 1e-3 * piecewise({0: 0.05, 0.1: 1, 0.5: 1, 1: 0.05})
+            distill(students, exact, words, loss, epochs=1, lr=rate, optimizer=adam)
+            rows.append({"case": case, "words": name, "start": start,
+                         "scores": scores(students, walks)})  # fmt: skip
+            print(case, name, sum(start) / SEEDS, sum(rows[-1]["scores"]) / SEEDS, flush=True)
     return rows
 
 
@@ -213,7 +289,7 @@ def many_teachers(students: int = 6, updates: int = 160) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["race", "teachers"])
+    parser.add_argument("parts", nargs="*", default=["race", "writers", "teachers"])
     parts = parser.parse_args().parts
     torch.set_num_threads(1)
     rows: list[dict] = (
@@ -223,7 +299,7 @@ def main() -> None:
             "python": platform.python_version()}  # fmt: skip
     for part in parts:
         begun = time.process_time()
-        found = race(zoo.load_teacher("walks_gpt")) if part == "race" else many_teachers()
+        found = {"race": race, "writers": writers, "teachers": many_teachers}[part]()
         made["cpu_seconds"] = round(time.process_time() - begun)
         rows = [row for row in rows if row["part"] != part]
         rows += [{"part": part, **row, "made": made} for row in found]
