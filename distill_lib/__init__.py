@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     *("losses", "schedules", "signals", "teachers", "checkpoints", "data", "fusion", "models"),
-    "zoo",
+    *("sequences", "zoo"),
 )
 # these need packages of an extra, so that `from distill_lib import *` leaves them out
 _EXTRAS = ("rl", "compress")
@@ -98,6 +98,7 @@ __all__ = [
     "piecewise",
     "sanity",
     "schedules",
+    "sequences",
     "signals",
     "steps",
     "teachers",
@@ -107,7 +108,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import checkpoints, data, losses, schedules, signals, zoo
+    from . import checkpoints, data, losses, schedules, sequences, signals, zoo
     from .evaluation import agreement, evaluate, sanity
     from .fusion import combine as fusion
     from .objective import Objective, Term

@@ -30,7 +30,7 @@ FLOORS = [
     ("objective",),
     ("terms",),
     ("training", "evaluation"),
-    ("rl", "compress", "fusion"),
+    ("rl", "compress", "fusion", "sequences"),
     ("integrations",),
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .control import Policy
-from .language import BagOfEmbeddings, BiLSTM, Words, small_bert
+from .gpt import SmallGPT
+from .language import BagOfEmbeddings, BiLSTM, Words, small_bert, small_llama
 from .vision import MLP, ResNet, SmallConvNet
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "Policy",
     "ResNet",
     "SmallConvNet",
+    "SmallGPT",
     "Words",
     "small_bert",
+    "small_llama",
 ]
 
 

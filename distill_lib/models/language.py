@@ -13,9 +13,9 @@ from distill_lib.arguments import check_between, check_counts, check_ids, checke
 from distill_lib.extras import missing
 
 if TYPE_CHECKING:
-    from transformers import BertForSequenceClassification
+    from transformers import BertForSequenceClassification, LlamaForCausalLM
 
-__all__ = ["BagOfEmbeddings", "BiLSTM", "Words", "small_bert"]
+__all__ = ["BagOfEmbeddings", "BiLSTM", "Words", "small_bert", "small_llama"]
 
 
 @checked
@@ -243,3 +243,61 @@ def small_bert(
     model.set_input_embeddings(words)
     model.config.vocab_size = len(words.lookup)
     return model
+
+
+@checked
+def small_llama(
+    vocabulary: int,
+    *,
+    hidden: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    intermediate: int | None = None,
+    max_length: int = 256,
+    pad: int = 0,
+    stop: int = 1,
+    seed: int | None = None,
+    **config: Any,
+) -> LlamaForCausalLM:
+    """A small Llama of 🤗 Transformers, from scratch.
+
+    Args:
+        vocabulary: Number of tokens.
+        hidden: Width, a multiple of ``heads``.
+        layers: Number of layers.
+        heads: Attention heads.
+        intermediate: Width inside a feed-forward block; ``3 * hidden``.
+        max_length: The longest text.
+        pad: The token that fills short texts.
+        stop: The token that ends a text.
+        seed: Of the initial weights; by default they are drawn as torch is seeded.
+        **config: More of ``transformers.LlamaConfig``.
+
+    Example:
+        >>> small_llama(512, hidden=32)(torch.tensor([[2, 3]])).logits.shape
+        torch.Size([1, 2, 512])
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise missing("Llama", "transformers")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    check_counts(vocabulary=vocabulary, hidden=hidden, layers=layers, heads=heads)
+    check_counts(intermediate=intermediate or 3 * hidden, max_length=max_length)
+    if hidden % heads:
+        raise ValueError(f"hidden expected a multiple of heads, got {hidden} and {heads}")
+    sizes: dict[str, Any] = dict(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=intermediate or 3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=max_length,
+        pad_token_id=pad,
+        eos_token_id=stop,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return LlamaForCausalLM(LlamaConfig(**{**sizes, **config}))

@@ -12,14 +12,17 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import importlib.util
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
 from distill_lib.arguments import checked
 from distill_lib.checkpoints import CheckpointError
+from distill_lib.checkpoints.files import sha256
+from distill_lib.extras import missing
 from distill_lib.models import (
     MLP,
     BagOfEmbeddings,
@@ -27,10 +30,15 @@ from distill_lib.models import (
     Policy,
     ResNet,
     SmallConvNet,
+    SmallGPT,
     Words,
     small_bert,
+    small_llama,
 )
 from distill_lib.zoo.minilm import minilm_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 __all__ = [
     "MLP",
@@ -39,12 +47,15 @@ __all__ = [
     "Policy",
     "ResNet",
     "SmallConvNet",
+    "SmallGPT",
     "Words",
     "card",
     "load_teacher",
     "minilm_tokenizer",
     "names",
+    "reference_tokenizer",
     "small_bert",
+    "small_llama",
 ]
 
 
@@ -117,6 +128,31 @@ def load_teacher(name: str) -> nn.Module:
     else:
         model.load_state_dict(load(raw))
     return model.eval()
+
+
+def reference_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of ``reference_llama``: 512 byte pairs, padding on the left.
+
+    Raises:
+        ModuleNotFoundError: 🤗 Transformers is not installed.
+        CheckpointError: The file is missing, or is not the one that the teacher was trained with.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise missing("reference_tokenizer", "transformers")
+    from transformers import PreTrainedTokenizerFast
+
+    known = card("reference_llama")
+    path = FOLDER / known["tokenizer"]["file"]
+    if not path.is_file() or sha256(path) != known["tokenizer"]["sha256"]:
+        raise CheckpointError(
+            f"{path} is not the tokenizer of reference_llama; install distill_lib again, or "
+            f"{_remake(known)}"
+        )
+    made: Any = PreTrainedTokenizerFast  # has no types
+    return cast(
+        "PreTrainedTokenizerFast",
+        made(tokenizer_file=str(path), pad_token="<pad>", eos_token="<eos>", padding_side="left"),
+    )
 
 
 def _remake(known: dict[str, Any]) -> str:

@@ -1,0 +1,198 @@
+"""Text that a model writes, from prompts of any lengths: exactly its distribution, nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill_lib.arguments import check_counts, told
+from distill_lib.masks.tokens import base
+from distill_lib.models import SmallGPT
+from distill_lib.signals import accepts, eval_mode
+
+__all__ = ["Prompts", "padded", "sample", "writes"]
+
+Prompts = Tensor | Sequence[Tensor] | Mapping[str, Any]
+
+
+def sample(
+    model: nn.Module,
+    prompts: Prompts,
+    new: int,
+    *,
+    temperature: float = 1.0,
+    stop: int | Sequence[int] | None = None,
+    pad: int = 0,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    r"""Let a causal language model go on with prompts, token by token.
+
+    .. math:: y_t \sim \mathrm{softmax}\big(z(x, y_{<t}) / T\big)
+
+    Nothing is cut off: no top-k, no nucleus, no penalty, and no setting that came with the model's
+    files. The model is in eval mode meanwhile, and then in the mode that it was in.
+
+    Args:
+        model: A causal model of 🤗 Transformers, or a :class:`distill_lib.models.SmallGPT`.
+        prompts: Ids [..., B, P]; or a list of B texts [P_i] of any lengths; or a mapping with
+            ``input_ids`` and ``attention_mask``, padded on either side, as tokenizers give it.
+        new: The most tokens to write.
+        temperature: :math:`T`; 0 takes the most probable token.
+        stop: The token, or tokens, after which a text is over. It belongs to the text.
+        pad: What fills shorter prompts, on their left, and the places after a text is over.
+        generator: Of the random numbers, on any device.
+
+    Returns:
+        ``input_ids`` [..., B, P + new], prompts and what was written; ``attention_mask``, 0 at
+        padding; ``completion_mask``, 1 where the model wrote.
+
+    Raises:
+        ValueError: a temperature below 0; prompts that are empty; logits that are nan; a model with
+            an encoder, or texts that are too long for it.
+        TypeError: prompts that are no ids.
+
+    Example:
+        >>> model = SmallGPT(16)
+        >>> prompts = [torch.tensor([3, 1]), torch.tensor([7])]
+        >>> sample(model, prompts, 4, temperature=0)["input_ids"].shape
+        torch.Size([2, 6])
+    """
+    check_counts(new=new)
+    if not (isinstance(temperature, (int, float)) and 0 <= temperature < math.inf):
+        raise ValueError(f"temperature expected a number from 0 on, got {told(temperature)}")
+    ids, mask = padded(prompts, pad)
+    device = next(model.parameters()).device
+    ids, mask = ids.to(device), mask.to(device)
+    ends = torch.tensor([stop] if isinstance(stop, int) else list(stop or ()), device=device)
+    said, live = [], []
+    alive = torch.ones(ids.shape[:-1], dtype=torch.bool, device=device)
+    with torch.no_grad(), eval_mode([model]):
+        asked = writes(model)
+        logits = asked(ids, mask)
+        for step in range(new):
+            token = _drawn(logits, temperature, generator)
+            said.append(token.masked_fill(~alive, pad))
+            live.append(alive)
+            alive = alive & ~torch.isin(token, ends)
+            if step + 1 < new:
+                if not alive.any():
+                    left = new - step - 1
+                    said += [torch.full_like(token, pad)] * left
+                    live += [alive] * left
+                    break
+                logits = asked(said[-1].unsqueeze(-1), live[-1].long().unsqueeze(-1))
+    written = torch.stack(live, -1).long()
+    return {
+        "input_ids": torch.cat([ids, torch.stack(said, -1)], -1),
+        "attention_mask": torch.cat([mask, written], -1),
+        "completion_mask": torch.cat([torch.zeros_like(mask), written], -1),
+    }
+
+
+def _drawn(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """A token [..., B] for the logits [..., B, V]."""
+    if bool(logits.isnan().any()) or not bool((logits > -math.inf).any(-1).all()):
+        raise ValueError(
+            "the logits are nan, or -inf for every token: there is nothing to draw from"
+        )
+    if temperature == 0:
+        return logits.argmax(-1)
+    p = (logits.float() / temperature).softmax(-1)
+    if generator is not None and generator.device != p.device:
+        p = p.to(generator.device)  # one stream of numbers, whatever the model runs on
+    drawn = torch.multinomial(p.flatten(0, -2), 1, generator=generator)
+    return drawn.view(logits.shape[:-1]).to(logits.device)
+
+
+def padded(prompts: Prompts, pad: int = 0) -> tuple[Tensor, Tensor]:
+    """Ids and mask [..., B, P] of prompts, with all padding on the left.
+
+    Raises:
+        ValueError: a prompt without a token.
+        TypeError: something else than ids.
+    """
+    if isinstance(prompts, Mapping):
+        if not isinstance(prompts.get("input_ids"), Tensor):
+            raise TypeError(
+                "prompts expected a mapping with tensors input_ids and attention_mask, got "
+                f'{told(dict(prompts))}: tokenizer(texts, padding=True, return_tensors="pt")'
+            )
+        ids = prompts["input_ids"]
+        mask = prompts.get("attention_mask")
+        mask = torch.ones_like(ids) if mask is None else mask.long()
+    elif isinstance(prompts, Tensor):
+        ids, mask = prompts, torch.ones_like(prompts)
+    else:
+        ids, mask = _as_one(prompts, pad)
+    if ids.is_floating_point() or ids.ndim < 2 or not ids.numel() or mask.shape != ids.shape:
+        raise TypeError(
+            f"prompts expected ids [..., B, P] with a mask of the same shape, got {told(ids)} and "
+            f"{told(mask)}"
+        )
+    if not bool(mask.any(-1).all()):
+        raise ValueError("a prompt is empty: begin it with a token, such as the one for a start")
+    # a stable sort of the mask moves padding to the left, wherever it was
+    order = mask.bool().long().argsort(dim=-1, stable=True)
+    mask = mask.bool().long().gather(-1, order)
+    return ids.gather(-1, order).masked_fill(mask == 0, pad).long(), mask
+
+
+def _as_one(texts: Iterable[Tensor], pad: int) -> tuple[Tensor, Tensor]:
+    rows = list(texts)
+    for row in rows:
+        if not isinstance(row, Tensor) or row.ndim != 1 or row.is_floating_point():
+            raise TypeError(f"prompts expected texts [P_i] of ids in a list, got {told(row)}")
+    if not rows:
+        raise ValueError("prompts expected at least one text, got none")
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+    lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+    return ids, (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
+
+
+class writes:
+    """The logits of the next token, of a text that grows; what was read is not read again."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, inner = model, base(model)
+        self.small = isinstance(inner, SmallGPT)
+        if not self.small and not accepts(inner.forward, "past_key_values"):
+            raise ValueError(
+                f"sample expected a causal language model, got {type(inner).__name__}, which keeps "
+                "no keys and values of what it has read"
+            )
+        if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
+            raise ValueError(
+                f"{type(inner).__name__} has an encoder: write with its own generate(), and give "
+                "the words as labels"
+            )
+        self.placed = not self.small and accepts(inner.forward, "position_ids")
+        self.past: Any = {} if self.small else None
+        self.mask: Tensor | None = None
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[..., B, V] after the tokens [..., B, L], of which those with mask 0 are padding."""
+        if self.small:
+            # what follows a text that is over changes no other: only padding of prompts is told
+            plain = "mask" not in self.past if self.past else bool(mask.all())
+            logits: Tensor = self.model(ids, None if plain else mask, self.past)
+            return logits[..., -1, :]
+        shape = ids.shape[:-1]
+        ids, mask = ids.flatten(0, -2), mask.flatten(0, -2)
+        self.mask = mask if self.mask is None else torch.cat([self.mask, mask], -1)
+        more = {}
+        if self.placed:
+            more["position_ids"] = (self.mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        said = self.model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            past_key_values=self.past,
+            use_cache=True,
+            **more,
+        )
+        self.past = said.past_key_values
+        last: Tensor = said.logits[:, -1]
+        return last.view(*shape, -1)

@@ -1,0 +1,124 @@
+"""Train the language model of the zoo, and its tokenizer, on the text of Python's own reference.
+
+    python teachers/reference_llama.py
+
+A Llama of 3 layers × 128 reads the first nine tenths of the text as 512 byte pairs. A twentieth of
+these chooses the epoch; the last tenth of the text is asked once, for the card. The weights are
+shipped in half precision, and are asked as they are shipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from distill_lib import CE, cosine, distill, evaluate, warmup, zoo
+from distill_lib.models import small_llama
+from distill_lib.sequences import reference_text, train_tokenizer
+
+ZOO = Path(zoo.__file__).parent
+NAME, LENGTH, BATCH, EPOCHS, UPDATES, RATE = "reference_llama", 96, 32, 12, 60, 3e-3
+SIZES = {"vocabulary": 512, "hidden": 128, "layers": 3, "heads": 4}
+
+
+class Windows:
+    """Batches of windows of a text: at random places, or one after another."""
+
+    def __init__(self, ids: Tensor, seed: int | None) -> None:
+        self.ids, self.generator = (
+            ids,
+            None if seed is None else torch.Generator().manual_seed(seed),
+        )
+        self.starts = torch.arange(0, len(ids) - LENGTH, LENGTH)
+
+    def __len__(self) -> int:
+        return UPDATES if self.generator is not None else math.ceil(len(self.starts) / BATCH)
+
+    def __iter__(self):
+        for i in range(len(self)):
+            if self.generator is None:
+                at = self.starts[i * BATCH : (i + 1) * BATCH]
+            else:
+                at = torch.randint(len(self.ids) - LENGTH, (BATCH,), generator=self.generator)
+            rows = self.ids[at[:, None] + torch.arange(LENGTH)]
+            yield {"input_ids": rows, "labels": rows}
+
+
+def perplexity(model: nn.Module, ids: Tensor) -> float:
+    """On windows of 96 tokens, one after another."""
+    return math.exp(evaluate(model, Windows(ids, None))["nll"])
+
+
+def main() -> None:
+    begun = time.time()
+    tokenizer = train_tokenizer(reference_text("train"), SIZES["vocabulary"])
+    path = ZOO / f"{NAME}.bpe"
+    tokenizer.backend_tokenizer.save(str(path))
+    ids = torch.tensor(tokenizer(reference_text("train")).input_ids)
+    cut = int(0.95 * len(ids))
+    train, validation = ids[:cut], ids[cut:]
+    test = torch.tensor(tokenizer(reference_text("test")).input_ids)
+    model = small_llama(**SIZES, seed=0, attention_dropout=0.1)
+    history = distill(
+        model,
+        None,
+        Windows(train, 0),
+        CE(),
+        epochs=EPOCHS,
+        lr=RATE * warmup(0.03, cosine(1, 0)),
+        optimizer=lambda p: torch.optim.AdamW(p, weight_decay=0.3, betas=(0.9, 0.98)),
+        clip_norm=1.0,
+        seed=0,
+        each_epoch=lambda epoch, history: evaluate(model, Windows(validation, None)),
+        keep_best="-nll",
+    )
+    print([round(math.exp(x), 1) for x in history["nll"]])
+    half = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+    raw = save(half)
+    model.load_state_dict(half)
+    (ZOO / f"{NAME}.safetensors").write_bytes(raw)
+    card = {
+        "name": NAME,
+        "file": f"{NAME}.safetensors",
+        "sha256": hashlib.sha256(raw).hexdigest(),
+        "tokenizer": {
+            "file": path.name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        },
+        "task": "the language reference of Python, 512 byte pairs",
+        "architecture": {"class": "distill_lib.models.language.small_llama", "kwargs": SIZES},
+        "params": sum(p.numel() for p in model.parameters()),
+        "score": {"metric": "perplexity a token", "value": round(perplexity(model, test), 2),
+                  "n": len(test), "split": "test"},
+        "trained": {
+            "script": "teachers/reference_llama.py",
+            "command": "python teachers/reference_llama.py",
+            "minutes": round((time.time() - begun) / 60, 1),
+            "device": f"cpu, {torch.get_num_threads()} threads",
+            "versions": {"python": platform.python_version(), "torch": torch.__version__,
+                         "transformers": transformers.__version__},
+            "seed": 0,
+            "recipe": f"AdamW, rate {RATE} with warmup and cosine, weight decay 0.3, dropout "
+            f"0.1 in attention, {EPOCHS * UPDATES} batches of {BATCH} windows of {LENGTH} tokens, "
+            "the best epoch by validation",
+        },
+        "data": {"name": "pydoc_data.topics of Python " + platform.python_version(),
+                 "split": "first nine tenths", "labels": "the text"},
+        "license": "MIT (the weights); PSF (the text, not shipped)",
+    }  # fmt: skip
+    text = json.dumps(card, indent=1, ensure_ascii=False)
+    (ZOO / f"{NAME}.json").write_text(text + "\n", encoding="utf-8")
+    print(card["score"], "train", round(perplexity(model, train), 2), card["trained"]["minutes"])
+
+
+if __name__ == "__main__":
+    main()
