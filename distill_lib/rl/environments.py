@@ -72,10 +72,8 @@ def single(env: Any, **kwargs: Any) -> gym.Env[Any, Any]:
         try:
             return gym.make(env, disable_env_checker=True, **kwargs)
         except gym.error.Error as error:
-            if (
-                not isinstance(error, gym.error.UnregisteredEnv)
-                and type(error) is not gym.error.Error
-            ):
+            malformed = type(error) is gym.error.Error
+            if not (malformed or isinstance(error, gym.error.UnregisteredEnv)):
                 raise
             raise ValueError(
                 f"Gymnasium knows no environment {env!r} ({error}); one of another package is "

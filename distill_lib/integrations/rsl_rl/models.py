@@ -140,7 +140,8 @@ def play(policy: Any, env: Any, seed: int = 1_000_000) -> Returns:
         TypeError: a policy of another library.
         ValueError: a negative seed; an environment that RSL-RL cannot see.
     """
-    if not hasattr(policy, "get_hidden_state") or not isinstance(policy, torch.nn.Module):
+    has_memory = hasattr(policy, "get_hidden_state") and isinstance(policy, torch.nn.Module)
+    if not has_memory:
         raise TypeError(
             f"policy expected a model of RSL-RL, got {told(policy)}; others play in rl.evaluate"
         )
