@@ -104,8 +104,8 @@ class Rollouts:
     def __init__(
         self,
         env: Any,
-        teacher: nn.Module | Source,
-        student: nn.Module | None = None,
+        teacher: nn.Module | Source | Any,  # models of Stable-Baselines3 too
+        student: nn.Module | Any | None = None,
         *,
         beta: Schedule | float = 1.0,
         rounds: int = 1,
