@@ -77,7 +77,7 @@ def _held_fixed(function: Callable[..., Any]) -> str | None:
         if not value.requires_grad:
             return "the value has no gradient with respect to the student."
         found.append(torch.autograd.grad(value.sum(), student)[0])
-    if torch.allclose(*found, rtol=1e-4):
+    if torch.allclose(found[0], found[1], rtol=1e-4):
         return None
     return "the value is right and its gradient is not: detach the advantage, and it alone."
 
