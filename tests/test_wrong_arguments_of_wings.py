@@ -159,6 +159,14 @@ def trainings(folder: Path) -> dict[str, Call]:
             transformers.check_tokenizers,
             {"student": words_of("a"), "teacher": words_of("a")},
         ),
+        "transformers.first_pieces": (
+            transformers.first_pieces,
+            {"student": words_of("a"), "teacher": words_of("a")},
+        ),
+        "transformers.two_tokenizers": (
+            transformers.two_tokenizers,
+            {"texts": ["a a", "a"], "student": words_of("a"), "teacher": words_of("a")},
+        ),
         "transformers.DistillationTrainer": (
             lambda **k: trainer(folder, **k),
             {"teacher": policy(), "objective": KD(), "teacher_tokenizer": None},

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill_lib.arguments import checked
+from distill_lib.arguments import checked, told
 from distill_lib.losses import align
 from distill_lib.masks import IGNORE
 
@@ -92,6 +92,9 @@ def first_pieces(student: Any, teacher: Any) -> Tensor:
     Returns:
         [C'], a token of the student for each of the teacher's; -1 for one that is no text alone.
 
+    Raises:
+        TypeError: no tokenizer.
+
     Example:
         >>> from distill_lib.sequences import reference_text, train_tokenizer
         >>> small, large = (train_tokenizer(reference_text(), n) for n in (300, 512))
@@ -99,6 +102,9 @@ def first_pieces(student: Any, teacher: Any) -> Tensor:
         >>> small.decode(pieces[large("import").input_ids[0]])
         'i'
     """
+    for who, tokenizer in (("student", student), ("teacher", teacher)):
+        if not callable(getattr(tokenizer, "get_vocab", None)):
+            raise TypeError(f"{who} expected a tokenizer of Transformers, got {told(tokenizer)}")
     mine = student.get_vocab()
     known = teacher.get_vocab()
     pieces = torch.full((max(known.values()) + 1,), -1)
