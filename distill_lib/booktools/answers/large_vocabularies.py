@@ -57,9 +57,7 @@ def _clamped(*, student: Tensor, log_p: Tensor, ids: Tensor) -> Tensor:
 
 def _reverse(*, student: Tensor, log_p: Tensor, ids: Tensor) -> Tensor:
     log_q = student.log_softmax(-1).gather(-1, ids)
-    both = [
-        torch.cat([x, torch.log1p(-x.exp().sum(-1, keepdim=True))], -1) for x in (log_q, log_p)
-    ]
+    both = [torch.cat([x, torch.log1p(-x.exp().sum(-1, keepdim=True))], -1) for x in (log_q, log_p)]
     return F.kl_div(both[1], both[0], log_target=True, reduction="none").sum(-1)
 
 
