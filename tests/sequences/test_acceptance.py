@@ -92,14 +92,12 @@ def test_batches_of_completions_are_read() -> None:
     assert acceptance(TARGET, SmallGPT(V, seeds=3, seed=5), next(iter(words))).shape == (3,)
 
 
-@pytest.mark.parametrize("ahead", [1, 2, 4, 9])
+@pytest.mark.parametrize("ahead", [1, 4, 9])
 def test_tokens_a_call_are_those_of_speculation(ahead: int) -> None:
-    batch = labeled(texts(1_500))
-    _, record = speculate(
-        TARGET, DRAFT, PROMPT.expand(1_500, -1), 12, ahead=ahead, generator=draw(1)
-    )
+    batch = labeled(texts(800))
+    _, record = speculate(TARGET, DRAFT, PROMPT.expand(800, -1), 12, ahead=ahead, generator=draw(1))
     ratio = tokens_a_call(TARGET, DRAFT, batch, ahead=ahead) / record.tokens_a_call
-    spread = (record.calls.float().std() / record.calls.float().mean() / 1_500**0.5).item()
+    spread = (record.calls.float().std() / record.calls.float().mean() / 800**0.5).item()
     assert ratio.item() == pytest.approx(1, abs=6 * spread)
 
 
@@ -118,8 +116,8 @@ def test_other_temperatures_are_those_of_speculation(temperature: float) -> None
 
 
 def test_texts_that_end_early_are_read_as_they_are_written() -> None:
-    found = sample(TARGET, PROMPT.expand(1_500, -1), 12, stop=1, generator=draw())
-    _, record = speculate(TARGET, DRAFT, PROMPT.expand(1_500, -1), 12, stop=1, generator=draw(1))
+    found = sample(TARGET, PROMPT.expand(800, -1), 12, stop=1, generator=draw())
+    _, record = speculate(TARGET, DRAFT, PROMPT.expand(800, -1), 12, stop=1, generator=draw(1))
     assert tokens_a_call(TARGET, DRAFT, labeled(found)).item() == pytest.approx(
         record.tokens_a_call.item(), rel=0.04
     )
