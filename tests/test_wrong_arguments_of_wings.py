@@ -32,7 +32,7 @@ METHODS = {
     *("rl.Returns.share", "rl.Returns.interval"),
     *("rsl_rl.Adapter.of_teacher", "rsl_rl.GymVecEnv.step", "rsl_rl.SavedPolicy.policy"),
 }
-ASKED = {"policy", "teacher"}
+ASKED = {"policy", "student", "teacher"}
 # What a user's own function or module does with its arguments is its own affair.
 FUNCTIONS = {"score", "loss", "forward", "probe", "priority", "augment", "change", "env"}
 

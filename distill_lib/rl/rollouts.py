@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill_lib.arguments import check_counts, checked
 from distill_lib.progress import bar
 from distill_lib.schedules import Schedule, as_schedule
-from distill_lib.teachers.live import Source, Teacher
+from distill_lib.teachers.live import Teacher
 from distill_lib.teachers.sb3 import adapted
 
 from .acting import act, ask, asking, check_actions, size_of
