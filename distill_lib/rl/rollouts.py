@@ -104,8 +104,8 @@ class Rollouts:
     def __init__(
         self,
         env: Any,
-        teacher: nn.Module | Source | Any,  # models of Stable-Baselines3 too
-        student: nn.Module | Any | None = None,
+        teacher: Any,  # models of Stable-Baselines3 too
+        student: Any = None,
         *,
         beta: Schedule | float = 1.0,
         rounds: int = 1,
