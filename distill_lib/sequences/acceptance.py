@@ -45,7 +45,7 @@ def acceptance(
         temperature: Of both, as in :func:`speculate`.
 
     Returns:
-        The mean over the tokens that count: a number, or [S] for S stacked networks.
+        The mean over the tokens that count, a number, or [S] for S stacked networks.
 
     Raises:
         ValueError: two vocabularies; stacks of different sizes; nothing that counts.
@@ -90,7 +90,7 @@ def tokens_a_call(
         temperature: Of both, and of the texts.
 
     Returns:
-        Tokens over expected calls: a number, or [S] for S stacked networks.
+        Tokens over expected calls, a number, or [S] for S stacked networks.
 
     Raises:
         ValueError: as :func:`acceptance`; a token that the target never says.

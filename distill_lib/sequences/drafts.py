@@ -61,7 +61,7 @@ class Speculation:
 
     @property
     def expected_acceptance(self) -> Tensor:
-        """[...] the mean of Σ min(p, q) where proposals were judged: 1 − TV there."""
+        """[...] the mean of Σ min(p, q), which is 1 − TV, where proposals were judged."""
         return self.expected.sum(-1) / self.proposed.sum(-1)
 
     @property
