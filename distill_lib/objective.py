@@ -179,16 +179,20 @@ class Objective(nn.Module):
         pairs: ``(weight, term)``; usually written with ``*`` and ``+`` instead.
 
     Raises:
-        TypeError: for a summand that is not a term.
+        TypeError: for what is not a pair, and for a summand that is not a term.
     """
 
     def __init__(self, pairs: Sequence[tuple[Schedule | float, Term]]) -> None:
         super().__init__()
-        several = isinstance(pairs, Iterable) and not isinstance(pairs, Tensor)
-        for pair in pairs if several else (pairs,):
-            term = pair[1] if isinstance(pair, (tuple, list)) and len(pair) == 2 else pair
-            if not isinstance(term, Term):
-                raise TypeError(f"an objective is made of terms, got {type(term).__name__}")
+        pairs = list(pairs) if isinstance(pairs, Iterable) else [pairs]
+        for pair in pairs:
+            fits = isinstance(pair, (tuple, list)) and len(pair) == 2
+            term = pair[1] if fits else pair
+            if not fits or not isinstance(term, Term):
+                raise TypeError(
+                    "an objective is made of pairs (weight, term), got "
+                    f"{type(term).__name__}; a sum is written CE() + 0.5 * KD()"
+                )
         self.weights: list[Schedule] = [as_schedule(weight) for weight, _ in pairs]
         self.terms: nn.ModuleList = nn.ModuleList(term for _, term in pairs)
         keys = [term.key for _, term in pairs]

@@ -89,9 +89,12 @@ def test_what_is_no_term_is_refused(bad) -> None:
         bad()
 
 
-def test_an_objective_is_made_of_terms() -> None:
-    with pytest.raises(TypeError, match="made of terms, got Linear"):
-        Objective([(1.0, nn.Linear(1, 1))])
+@pytest.mark.parametrize(
+    "bad", [KD(), [KD()], [(1.0, nn.Linear(1, 1))], (1.0, KD()), 0.5 * KD(), "KD", 3, [(KD(), 1.0)]]
+)
+def test_an_objective_is_made_of_pairs(bad) -> None:
+    with pytest.raises(TypeError, match=r"made of pairs \(weight, term\).* CE\(\) \+"):
+        Objective(bad)
 
 
 def test_latex() -> None:
