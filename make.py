@@ -43,6 +43,7 @@ PEERS = {
     "rsl_rl-2": "rsl-rl-lib==2.3.3",
     "rsl_rl-3": "rsl-rl-lib==3.3.0",
     "rsl_rl-4": "rsl-rl-lib==4.0.1",
+    "rsl_rl-5": "rsl-rl-lib==5.0.1",  # the one that Isaac Lab pins
 }
 JOBS = os.environ.get("DISTILL_JOBS", "2")
 CHECKED = ["distill_lib", "tests", "book", "benchmarks", "teachers", "make.py"]

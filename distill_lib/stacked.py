@@ -58,6 +58,12 @@ class Stacked(nn.Module):
         params, buffers = stack_module_state(list(models))
         named = (template.named_parameters, template.named_buffers)
         held = sum(1 for all_of in named for _ in all_of(remove_duplicate=False))
+        told_apart = [_besides(model) for model in models]
+        if any(one != told_apart[0] for one in told_apart[1:]):
+            raise ValueError(
+                f"Stacked expected models that differ in their weights only, and their "
+                f"{', '.join(told_apart[0] or told_apart[1])} differ: train them one by one"
+            )
         # looked for here: at every call it would take a fifth of the time
         self._tied: bool = held > len(params) + len(buffers)
         self._names = {name.replace(".", "/"): name for name in (*params, *buffers)}
@@ -101,10 +107,20 @@ class Stacked(nn.Module):
             kept = {
                 self._names[k]: v[i].detach().clone() for k, v in values.items() if v is not None
             }
-            # a buffer that is in no state_dict(), such as a table of frequencies, is the template's
-            model.load_state_dict({k: v for k, v in kept.items() if k in model.state_dict()})
+            # what a state_dict() says besides is the template's, and so is a buffer that is in
+            # none, such as a table of frequencies
+            own = model.state_dict()
+            model.load_state_dict({**own, **{k: v for k, v in kept.items() if k in own}})
             models.append(model)
         return models
+
+
+def _besides(model: nn.Module) -> dict[str, Any]:
+    """What the state of a model says that is neither parameter nor buffer."""
+    named = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    named |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    said = {k: v for k, v in model.state_dict().items() if k not in named}
+    return {k: v.tolist() if isinstance(v, Tensor) else v for k, v in said.items()}
 
 
 def fold(batch: Mapping[str, Any]) -> Mapping[str, Any]:

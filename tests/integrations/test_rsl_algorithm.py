@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import json
+import os
 import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +19,10 @@ from rsl_rl.algorithms import Distillation as Theirs
 from rsl_rl.runners import DistillationRunner, OnPolicyRunner
 
 from distill_lib import KD, Match, linear, losses
+from distill_lib.checkpoints import CheckpointError, load_checkpoint
 from distill_lib.integrations.rsl_rl import Distillation, Kickstarting, give_teacher, read_policy
 
+ROOT = Path(__file__).parents[2]
 MSE = Match("mean", loss=losses.mse_logits)
 NAME = "distill_lib.integrations.rsl_rl:Distillation"
 
@@ -199,12 +208,110 @@ def test_no_gradient_and_no_memory_passes_the_end_of_an_episode(teacher_file):
     assert all(g is None or not g[0].any() for g in reached[: ends[0] + 1])
 
 
+def save(runner, path):
+    """As the runner saves; in RSL-RL 5.0 it cannot where it has no folder for its logs."""
+    at = runner.current_learning_iteration
+    torch.save({**runner.alg.save(), "iter": at, "infos": None}, path)
+    assert load_checkpoint(path).kind.startswith("rsl_rl-5/")  # what we add hinders no reader
+    return path
+
+
 def test_training_goes_on_from_its_own_checkpoint(teacher_file, tmp_path):
-    runner = learned(teacher_file)
-    runner.save(str(tmp_path / "m.pt"))
-    again = runner_of(teacher_file)
-    again.load(str(tmp_path / "m.pt"))
+    settings = {"learning_rate": linear(1e-2, 0), "iterations": 8}
+    runner = learned(teacher_file, 4, **settings)
+    again = runner_of(teacher_file, **settings)
+    again.load(str(save(runner, tmp_path / "m.pt")))
     assert torch.equal(weights(again), weights(runner)) and again.alg.teacher_loaded
+    assert again.alg.num_updates == 4
+    with quiet():
+        again.learn(1)
+    assert again.alg.learning_rate == pytest.approx(0.5e-2)
+
+
+def test_a_training_of_rsl_rl_goes_on_at_the_iteration_it_tells(teacher_file, tmp_path):
+    theirs = learned(teacher_file, 4, class_name="Distillation")
+    path = save(theirs, tmp_path / "m.pt")
+    ours = runner_of(teacher_file, learning_rate=linear(1e-2, 0), iterations=8)
+    ours.load(str(path))
+    assert torch.equal(weights(ours), weights(theirs))
+    assert ours.alg.num_updates == torch.load(path, weights_only=True)["iter"] + 1
+
+
+def test_a_projector_of_the_objective_goes_on(teacher_file, tmp_path):
+    pull = Match("mean", loss=losses.mse_logits, project=torch.nn.Linear(2, 2))
+    runner, again = learned(teacher_file, objective=pull), runner_of(teacher_file, objective=pull)
+    again.load(str(save(runner, tmp_path / "m.pt")))
+    for a, b in zip(runner.alg.objective.parameters(), again.alg.objective.parameters(),
+                    strict=True):  # fmt: skip
+        assert torch.equal(a, b) and not torch.equal(a, torch.zeros_like(a))
+
+
+def test_a_configuration_of_plain_values_names_teacher_and_objective(teacher_file):
+    # what Isaac Lab's script does: it loads a teacher for this very name, or with --resume
+    plain = {"class_name": NAME, "teacher_file": str(teacher_file), "objective": f"{__name__}:made"}
+    assert json.loads(json.dumps(plain)) == plain
+    torch.manual_seed(0)
+    with quiet():
+        runner = DistillationRunner(env(5, groups=True), config(**plain))
+        runner.learn(1)
+    wanted = learned(teacher_file, objective=made())
+    assert torch.equal(weights(runner), weights(wanted))
+
+
+def made():
+    """The objective of a configuration that names it."""
+    return MSE
+
+
+@pytest.mark.parametrize("bad", [lambda: MSE, 3, f"{__name__}:checkpoint"])
+def test_what_is_no_objective_is_refused(teacher_file, bad):
+    with pytest.raises(TypeError, match=r"objective expected terms, such as KD.*or the name"):
+        runner_of(teacher_file, objective=bad)
+
+
+@pytest.mark.parametrize("name", [NAME, "Distillation"])
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_recurrent_teachers_are_loaded_and_learned_from(tmp_path, name, kind):
+    memory = {"class_name": "RNNModel", "rnn_type": kind, "rnn_hidden_dim": 5}
+    cfg = ppo_config([8, 7])
+    for who in ("actor", "critic"):
+        cfg[who] |= memory
+    with quiet():
+        ppo = OnPolicyRunner(env(groups=True), cfg)
+    path = save(ppo, tmp_path / "new.pt")
+    state = torch.load(path, weights_only=True)
+    old = {}
+    for role in ("actor", "critic"):
+        for key, value in state[f"{role}_state_dict"].items():
+            key = key.replace("mlp.", f"{role}.").replace("rnn.rnn.", f"memory_{role[0]}.rnn.")
+            key = key.replace("obs_normalizer.", f"{role}_obs_normalizer.")
+            old[key.replace("distribution.std_param", "std")] = value
+    torch.save({"model_state_dict": old, "iter": 0, "infos": None}, tmp_path / "old.pt")
+    students = []
+    for file, by in (
+        ("new.pt", "give"),
+        ("old.pt", "give"),
+        ("new.pt", "load"),
+        ("old.pt", "load"),
+    ):
+        cfg = config(class_name=name)
+        cfg["teacher"] |= memory
+        torch.manual_seed(0)
+        with quiet():
+            runner = DistillationRunner(env(5, groups=True), cfg)
+            if by == "give":
+                give_teacher(runner, tmp_path / file)
+            elif file == "new.pt" or name == NAME:
+                runner.load(str(tmp_path / file))
+            else:
+                continue  # RSL-RL reads its own layout alone
+            teacher = runner.alg.teacher.state_dict()
+            runner.learn(2)
+        assert all(torch.equal(teacher[k], v) for k, v in state["actor_state_dict"].items())
+        students.append(weights(runner))
+    assert all(torch.equal(one, students[0]) for one in students)
+    with pytest.raises(CheckpointError, match=r"is recurrent, and needs RSL-RL's RNNModel"):
+        give_teacher(runner_of(checkpoint()), path)
 
 
 def test_the_runners_own_load_takes_older_layouts(teacher_file, tmp_path):
@@ -298,3 +405,58 @@ def test_kickstarting_wants_a_loaded_teacher_and_no_memory(teacher_file):
         cfg[who].update(class_name="RNNModel", rnn_type="gru", rnn_hidden_dim=4)
     with quiet(), pytest.raises(ValueError, match="recurrent actor is not supported"):
         OnPolicyRunner(env(groups=True), cfg)
+
+
+def test_kickstarting_goes_on_with_its_teacher_and_its_schedule(teacher_file, tmp_path):
+    settings = {"objective": linear(2, 0) * KD(losses.gaussian_kl, on="gaussian"), "iterations": 8}
+    runner = kicked(teacher_file, 4, **settings)
+    with quiet():
+        again = OnPolicyRunner(env(5, groups=True), kick_config(**settings))
+        again.load(str(save(runner, tmp_path / "m.pt")))
+        assert again.alg.num_updates == 4 and again.alg.teacher_loaded
+        for a, b in zip(runner.alg.teacher.parameters(), again.alg.teacher.parameters(),
+                        strict=True):  # fmt: skip
+            assert torch.equal(a, b)
+        again.learn(1)
+    assert again.alg.num_updates == 5
+
+
+def test_kickstarting_reads_its_teacher_from_a_file(teacher_file):
+    settings = {"objective": f"{__name__}:made", "teacher_file": str(teacher_file)}
+    runner = kicked(None, load=False, **settings)
+    wanted = kicked(teacher_file, objective=made())
+    for a, b in zip(runner.alg.teacher.parameters(), wanted.alg.teacher.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_kickstarting_reports_the_value_of_its_objective(teacher_file):
+    """In all releases: RSL-RL 5.0 would report the loss that is put aside."""
+    once = {"num_learning_epochs": 1, "num_mini_batches": 1, "learning_rate": 0.0}
+    runner = kicked(teacher_file, objective=MSE, schedule="fixed", **once)
+    with quiet(), torch.inference_mode():
+        seen = runner.env.get_observations()
+        for _ in range(8):
+            seen = runner.env.step(runner.alg.act(seen))[0]
+            runner.alg.process_env_step(seen, torch.zeros(5), torch.zeros(5), {})
+        runner.alg.compute_returns(seen)
+    stored = runner.alg.storage.observations.flatten(0, 1).clone()
+    wanted = (runner.alg.actor(stored) - runner.alg.teacher(stored)).square().mean(-1).mean()
+    report = runner.alg.update()
+    assert report["teacher"] == pytest.approx(wanted.item(), rel=1e-4)
+
+
+@pytest.mark.peers
+def test_all_of_this_holds_in_the_release_that_isaac_lab_pins():
+    home = Path(sys.prefix) / "peers" / "rsl_rl-5"
+    if not home.is_dir():
+        pytest.skip(f"RSL-RL 5.0.1 is not installed into {home}; python make.py setup does it")
+    if "PYTEST_RSL_RL" in os.environ:
+        assert version("rsl-rl-lib") == "5.0.1"
+        return
+    files = sorted(str(path) for path in Path(__file__).parent.glob("test_rsl_*.py"))
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(home), str(ROOT)]),
+             "PYTEST_RSL_RL": "5.0.1", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    done = subprocess.run([*command, *files], env=paths, cwd=ROOT, capture_output=True, text=True,
+                          timeout=900)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from distill_lib import Stacked, rl, zoo
+from distill_lib import Stacked, Teacher, rl, zoo
 from distill_lib.zoo import Policy
 
 
@@ -56,8 +58,34 @@ def test_the_normalizer_is_no_parameter_and_travels() -> None:
 
 
 def test_unknown_activations_are_refused() -> None:
-    with pytest.raises(ValueError, match="one of tanh, relu, elu, got 'gelu'"):
-        Policy(3, 2, activation="gelu")
+    with pytest.raises(ValueError, match=r"one of tanh, relu, elu, .*identity, got 'sin'"):
+        Policy(3, 2, activation="sin")
+
+
+@pytest.mark.parametrize("clip", [None, 3.0, 10.0])
+def test_a_bound_travels_with_the_weights(clip: float | None) -> None:
+    teacher, x = Policy(2, 3, clip=clip), torch.tensor([[50.0, -7.0], [1.0, 2.0]])
+    said = teacher(x)["logits"]
+    state, plain = teacher.state_dict(), Policy(2, 3, clip=4.0)
+    plain.load_state_dict(state)
+    for same in (plain, copy.deepcopy(teacher), *Stacked([teacher, teacher], ndim=2).unstack()):
+        assert torch.equal(same(x)["logits"], said)
+        assert Policy(2, 3).normalize_as(same).clip == teacher.clip
+    torch.testing.assert_close(Stacked([teacher, teacher], ndim=2)(x)["logits"][1], said)
+
+
+def test_policies_with_other_bounds_are_other_policies() -> None:
+    one, other = Policy(2, 3, clip=None), Policy(2, 3, clip=5.0)
+    other.load_state_dict({**one.state_dict(), "obs_clip": torch.tensor(5.0)})
+    assert Teacher(one).fingerprint() != Teacher(other).fingerprint()
+    with pytest.raises(ValueError, match="their obs_clip differ"):
+        Stacked([one, other], ndim=2)
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan")])
+def test_a_bound_is_positive(bad: float) -> None:
+    with pytest.raises(ValueError, match="clip expected a number > 0 or None"):
+        Policy(2, 3, clip=bad)
 
 
 def test_stacked_policies_say_what_each_says() -> None:

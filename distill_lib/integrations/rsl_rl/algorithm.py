@@ -3,7 +3,7 @@ r"""A drop-in for RSL-RL's ``Distillation``: the same runner and configuration, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, cast
 
@@ -15,19 +15,25 @@ from rsl_rl.modules.distribution import (
     HeteroscedasticGaussianDistribution,
 )
 from rsl_rl.storage import RolloutStorage
-from rsl_rl.utils import resolve_optimizer
+from rsl_rl.utils import resolve_callable, resolve_optimizer
 from tensordict import TensorDict
 from torch import Tensor, nn
 
 from distill_lib import losses
+from distill_lib.arguments import told
+from distill_lib.checkpoints import load_checkpoint
 from distill_lib.objective import Objective, Term
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.terms.answers import KD
 
-from .layouts import policy_of
-from .models import fill
+from .layouts import checkpoint_of
+from .models import fits, give, raw
 
 __all__ = ["Distillation"]
+
+# since 5.1 with the update, before with every step of the environment
+NORMALIZES_LATE = hasattr(Theirs, "compile")
+OURS = "distill_lib"  # the key in a checkpoint for what RSL-RL does not save
 
 
 class Distillation(Theirs):  # type: ignore[misc]
@@ -49,26 +55,32 @@ class Distillation(Theirs):  # type: ignore[misc]
     standard deviation). A teacher without a deviation says only ``mean``.
 
     In the configuration, write ``"algorithm": {"class_name": Distillation, …}``, or its name
-    ``"distill_lib.integrations.rsl_rl:Distillation"``. All arguments of RSL-RL's class are taken,
-    except ``loss_type``. Terms of reinforcement learning have no place here: RSL-RL's storage for
-    distillation keeps neither values nor the probabilities of actions, and there is no critic; for
-    a reward term use :class:`Kickstarting`.
+    ``"distill_lib.integrations.rsl_rl:Distillation"``. Isaac Lab's train script loads a teacher
+    only for the class name ``Distillation`` or with ``--resume``: name the file as ``teacher_file``
+    there. All arguments of RSL-RL's class are taken, except ``loss_type``. Terms of reinforcement
+    learning have no place here: RSL-RL's storage for distillation keeps neither values nor the
+    probabilities of actions, and there is no critic; for a reward term use :class:`Kickstarting`.
 
     Args:
         student: A model with a ``distribution_cfg``: the runner logs its deviation.
         teacher: The model that :func:`give_teacher` or ``runner.load`` fills.
         storage: RSL-RL's, for distillation.
         objective: Terms that read ``mean`` or ``gaussian``; the Gaussian KL by default. Its
-            projectors are trained along.
+            projectors are trained along. A configuration that holds only plain values names a
+            function of no arguments that makes it, ``"package.module:function"``.
         iterations: Length of the training, for schedules of progress: RSL-RL tells its runner but
             not its algorithm.
         learning_rate: A number, or a schedule of progress.
+        teacher_file: A checkpoint of RSL-RL 2 to 5 with the teacher; what is loaded later replaces
+            it.
         **settings: ``num_learning_epochs, gradient_length, max_grad_norm, optimizer, …`` of
             RSL-RL's class.
 
     Raises:
         ValueError: a student without a deviation, a schedule without ``iterations``, a
             ``loss_type``.
+        TypeError: an ``objective`` that is none.
+        CheckpointError: a ``teacher_file`` that cannot be read or does not fit.
     """
 
     learning_rate: float
@@ -78,9 +90,10 @@ class Distillation(Theirs):  # type: ignore[misc]
         student: MLPModel,
         teacher: MLPModel,
         storage: RolloutStorage,
-        objective: Objective | Term | None = None,
+        objective: Objective | Term | str | None = None,
         iterations: int | None = None,
         learning_rate: Schedule | float = 1e-3,
+        teacher_file: str | None = None,
         **settings: Any,
     ) -> None:
         self.rate: Schedule = as_schedule(learning_rate)
@@ -99,8 +112,10 @@ class Distillation(Theirs):  # type: ignore[misc]
                 "{'class_name': 'GaussianDistribution', 'init_std': 0.1}"
             )
         chosen = KD(losses.gaussian_kl, on="gaussian") if objective is None else objective
-        whole = 1.0 * chosen if isinstance(chosen, Term) else chosen
-        self.objective: Objective = whole.to(self.device)
+        self.objective: Objective = objective_of(chosen).to(self.device)
+        # RSL-RL 5.0 does not compile its models and has no handles to what was compiled
+        self._raw_student: MLPModel = raw(self.student)
+        self._raw_teacher: MLPModel = raw(self.teacher)
         require_length(self.objective, iterations, self.rate)
         self.iterations = iterations
         self._memory: Any = None  # of a recurrent student, where the next update begins
@@ -112,6 +127,9 @@ class Distillation(Theirs):  # type: ignore[misc]
         self.gaussian: bool = isinstance(teacher.distribution, GaussianDistribution)
         wide = storage.privileged_actions
         storage.privileged_actions = torch.cat([wide, wide], -1) if self.gaussian else wide
+        if teacher_file is not None:
+            give(self._raw_teacher, load_checkpoint(teacher_file), None, teacher_file)
+            self.teacher_loaded = True
 
     def act(self, obs: TensorDict) -> Tensor:
         """Let the student act, and ask the teacher about the same state."""
@@ -136,22 +154,34 @@ class Distillation(Theirs):  # type: ignore[misc]
                     totals[name] = totals.get(name, 0.0) + len(chunk) * value.item()
         # the teacher was not asked again: its memory is still that of the last step
         self._memory = self.student.get_hidden_state()
-        self.student.update_normalization(self.storage.observations.flatten(0, 1))
+        if NORMALIZES_LATE:
+            self.student.update_normalization(self.storage.observations.flatten(0, 1))
         self._cut()
         self.storage.clear()
         self.num_updates += 1
         return {name: total / count for name, total in totals.items()}
 
+    def save(self) -> dict[str, Any]:
+        """As RSL-RL's, and how far the schedules are."""
+        state: dict[str, Any] = super().save()
+        return {**state, OURS: {"num_updates": self.num_updates,
+                                "objective": self.objective.state_dict()}}  # fmt: skip
+
     def load(
         self, loaded_dict: dict[str, Any], load_cfg: dict[str, Any] | None, strict: bool
     ) -> bool:
         """As RSL-RL's, and also a teacher from the policies of older releases."""
-        ours = any(f"{role}_state_dict" in loaded_dict for role in ("student", "teacher"))
-        if load_cfg is not None or ours:
-            return bool(super().load(loaded_dict, load_cfg, strict))
-        fill(self._raw_teacher, policy_of(loaded_dict))
-        self.teacher_loaded = True
-        return False
+        distilled = any(f"{role}_state_dict" in loaded_dict for role in ("student", "teacher"))
+        same = fits(self._raw_teacher, loaded_dict.get("actor_state_dict"))
+        if load_cfg is None and not distilled and not same:
+            give(self._raw_teacher, checkpoint_of(loaded_dict), None, "the checkpoint")
+            self.teacher_loaded = True
+            return False
+        goes_on = bool(super().load(loaded_dict, load_cfg, strict))
+        if goes_on:
+            self.num_updates = updates_of(loaded_dict)
+            self.objective.load_state_dict(loaded_dict.get(OURS, {}).get("objective", {}), strict)
+        return goes_on
 
     def _cut(self) -> None:
         """Leave no graph behind, so that the student can be copied."""
@@ -177,7 +207,9 @@ class Distillation(Theirs):  # type: ignore[misc]
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         with torch.autocast(
-            torch.device(self.device).type, enabled=self.use_mixed_precision, dtype=torch.bfloat16
+            torch.device(self.device).type,
+            enabled=getattr(self, "use_mixed_precision", False),
+            dtype=torch.bfloat16,
         ):
             student = self._student_says(chunk)
         answer = torch.cat([batch.privileged_actions for batch in chunk])
@@ -235,6 +267,24 @@ def _forget(state: Any, done: Tensor) -> Any:
     if isinstance(state, tuple):
         return tuple(_forget(part, done) for part in state)
     return torch.where(done.bool().unsqueeze(-1), torch.zeros_like(state), state)
+
+
+def objective_of(given: Any) -> Objective:
+    """An objective from a term, or from the name of a function that makes one."""
+    made = resolve_callable(given)() if isinstance(given, str) else given
+    if isinstance(made, Term):
+        return 1.0 * made
+    if not isinstance(made, Objective):
+        raise TypeError(
+            "objective expected terms, such as KD(losses.gaussian_kl, on='gaussian'), or the name "
+            f"'package.module:function' of a function that makes them, got {told(made)}"
+        )
+    return made
+
+
+def updates_of(state: Mapping[str, Any]) -> int:
+    """How many updates were made; RSL-RL alone saves the number of its last iteration."""
+    return int(state.get(OURS, {}).get("num_updates", state.get("iter", -1) + 1))
 
 
 def require_length(objective: Objective, iterations: int | None, *others: Schedule) -> None:

@@ -36,6 +36,7 @@ EPS = 1e-2  # RSL-RL divides by the standard deviation plus this, in all release
 ROLES = ("actor", "student", "teacher", "critic")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NORMALIZER = ("_mean", "_var", "_std", "count")
+DEVIATIONS = {"std": "distribution.std_param", "log_std": "distribution.log_std_param"}
 
 
 @checked
@@ -65,13 +66,11 @@ class SavedPolicy:
 
     @checked
     def policy(self, activation: str, std: float | None = None) -> Policy:
-        """The same function as a policy of the zoo, with its normalizer.
-
-        RSL-RL does not clip normalized observations, a zoo policy does at ±10: the two differ
-        beyond ten standard deviations, and nowhere else.
+        """The same function as a policy of the zoo, with its normalizer and without a bound.
 
         Args:
-            activation: ``elu`` unless its training said otherwise; weights do not tell.
+            activation: ``elu`` unless its training said otherwise; weights do not tell. Isaac Lab
+                writes it into ``params/agent.yaml`` beside the checkpoint.
             std: Deviation of the actions, for a network that was saved without.
 
         Raises:
@@ -87,7 +86,7 @@ class SavedPolicy:
                 "like. If its deviation depends on the state, the outputs are mean and deviation, "
                 "which a zoo policy cannot say: fill() RSL-RL's own model from it"
             )
-        policy = Policy(observations, actions, hidden, activation, continuous=True)
+        policy = Policy(observations, actions, hidden, activation, continuous=True, clip=None)
         own = {f"net.{name}": w for name, w in self.layers.items()}
         own["log_std"] = torch.full((actions,), float(std)) if std is not None else self.std  # type: ignore[assignment]
         own["log_std"] = own["log_std"].clamp_min(1e-6).log()
@@ -95,6 +94,7 @@ class SavedPolicy:
         if self.normalizer is not None:
             own["obs_mean"] = self.normalizer["_mean"].flatten()
             own["obs_var"] = (self.normalizer["_std"].flatten() + EPS).square() - 1e-8
+        own["obs_clip"] = torch.tensor(0)
         Checkpoint(self.kind, own).load_into(policy)
         return policy.eval()
 
@@ -129,7 +129,7 @@ def read_policy(path: str | Path, role: str | None = None) -> SavedPolicy:
         CheckpointError: a pickle with more than weights, another layout, no such network, weights
             that are missing or that nobody expects; the message lists what was found and expected.
     """
-    return _from_checkpoint(load_checkpoint(path), role, path)
+    return policy_of(load_checkpoint(path), role, path)
 
 
 @checked
@@ -173,12 +173,19 @@ def upgrade(path: str | Path, out: str | Path) -> Path:
     return Path(out)
 
 
-def policy_of(state: Any, role: str | None = None) -> SavedPolicy:
-    """As :func:`read_policy`, of a checkpoint that has been read from its file."""
-    return _from_checkpoint(from_state(state, "the checkpoint"), role, "the checkpoint")
+def checkpoint_of(state: Any) -> Checkpoint:
+    """A checkpoint that has been read from its file by others."""
+    return from_state(state, "the checkpoint")
 
 
-def _from_checkpoint(found: Checkpoint, role: str | None, path: str | Path) -> SavedPolicy:
+def policy_of(found: Checkpoint, role: str | None, path: str | Path) -> SavedPolicy:
+    """As :func:`read_policy`, of a checkpoint that has been read."""
+    role, named = named_of(found, role, path)
+    return _sorted(found.kind, role, named)
+
+
+def named_of(found: Checkpoint, role: str | None, path: Any) -> tuple[str, dict[str, Tensor]]:
+    """A role, and its weights under the names of release 5, whatever the network is."""
     if not found.kind.startswith("rsl_rl-"):
         raise CheckpointError(
             f"{path} is no checkpoint of RSL-RL but of kind {found.kind}; expected "
@@ -195,20 +202,23 @@ def _from_checkpoint(found: Checkpoint, role: str | None, path: str | Path) -> S
         )
     old = found.kind[7] in "23"
     named = _of_old(found, role, roles) if old else found.part(role)
-    return _sorted(found.kind, role, named)
+    return role, {DEVIATIONS.get(name, name): tensor for name, tensor in named.items()}
 
 
 def _of_old(found: Checkpoint, role: str, roles: tuple[str, str]) -> dict[str, Tensor]:
     """Releases 2 and 3 keep all networks in one state dict."""
     named = {f"mlp.{k}": v for k, v in found.part(role).items()}
     others = tuple(f"{r}{end}" for r in ROLES for end in (".", "_obs_normalizer."))
+    memory, memories = f"memory_{role[0]}.", tuple(f"memory_{r[0]}." for r in ROLES)
     for name, tensor in found.tensors.items():
         if name.startswith(f"{role}_obs_normalizer."):
             named["obs_normalizer." + name.partition(".")[2]] = tensor
         elif name in ("std", "log_std"):
             if role in ("actor", "student"):  # the exploration noise is theirs
                 named[name] = tensor
-        elif not name.startswith(others):
+        elif name.startswith(memory):
+            named["rnn." + name.partition(".")[2]] = tensor
+        elif not name.startswith(others + memories):
             named[name] = tensor
     first = role == roles[0]
     own: Mapping[str, Tensor] = found.meta.get(
@@ -234,9 +244,9 @@ def _sorted(kind: str, role: str, named: Mapping[str, Tensor]) -> SavedPolicy:
             layers[rest] = tensor
         elif start == "obs_normalizer" and rest in NORMALIZER:
             normalizer[rest] = tensor
-        elif name in ("std", "distribution.std_param"):
+        elif name == DEVIATIONS["std"]:
             std = tensor
-        elif name in ("log_std", "distribution.log_std_param"):
+        elif name == DEVIATIONS["log_std"]:
             std = tensor.exp()
         else:
             extra.append(name)
@@ -261,7 +271,8 @@ def _complaint(
         words += f" Unexpected: {', '.join(extra[:8])}{', …' if len(extra) > 8 else ''}."
     if any("rnn" in name or "memory" in name for name in extra):
         words += (
-            " It is recurrent: load it into RSL-RL's RNNModel, whose state it keeps between steps."
+            " It is recurrent, and needs RSL-RL's RNNModel, which keeps its state between steps: "
+            "give_teacher(runner, path) loads it into one."
         )
     return words + (
         " Expected: mlp.0.weight, mlp.0.bias, mlp.2.weight, …, and optionally obs_normalizer._mean,"

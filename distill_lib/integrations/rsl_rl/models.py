@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from rsl_rl.models import MLPModel
 from tensordict import TensorDict
+from torch import Tensor
 
 from distill_lib.arguments import check_counts, checked, told
-from distill_lib.checkpoints import CheckpointError
+from distill_lib.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from distill_lib.rl.evaluation import Returns
 
 from .env import GymVecEnv
-from .layouts import EPS, SavedPolicy, read_policy
+from .layouts import EPS, SavedPolicy, named_of, policy_of, read_policy
 
 __all__ = ["fill", "give_teacher", "load_model", "play"]
+
+
+def raw(model: Any) -> MLPModel:
+    """The model inside what ``torch.compile`` made of it."""
+    return getattr(model, "_orig_mod", model)
+
+
+def fits(model: MLPModel, state: Any) -> bool:
+    """Whether a state dict has the names and shapes of a model."""
+    own = model.state_dict()
+    return (
+        isinstance(state, Mapping)
+        and state.keys() == own.keys()
+        and all(isinstance(v, Tensor) and v.shape == own[k].shape for k, v in state.items())
+    )
 
 
 @checked
@@ -102,6 +119,8 @@ def load_model(
 def give_teacher(runner: Any, path: str | Path, role: str | None = None) -> None:
     """Load the teacher of a ``DistillationRunner`` from a checkpoint of RSL-RL 2 to 5.
 
+    A teacher with a memory (``RNNModel``) or one that sees images (``CNNModel``) is loaded where
+    the configuration gives the teacher the same layers; release 3's names are translated.
     ``runner.load`` reads release 4 and 5, wants the same kind of deviation and normalizer on both
     sides, and unpickles whatever is in the file; this does not.
 
@@ -111,13 +130,29 @@ def give_teacher(runner: Any, path: str | Path, role: str | None = None) -> None
         role: See :func:`read_policy`.
 
     Raises:
-        CheckpointError: see :func:`read_policy` and :func:`fill`.
+        CheckpointError: see :func:`read_policy` and :func:`fill`; for a teacher with a memory or
+            with images, a model of other layers.
         TypeError: a runner that distils nothing.
     """
-    if not hasattr(getattr(runner, "alg", None), "_raw_teacher"):
+    if not isinstance(teacher := raw(getattr(_alg(runner), "teacher", None)), MLPModel):
         raise TypeError(f"runner expected a DistillationRunner of RSL-RL, got {told(runner)}")
-    fill(runner.alg._raw_teacher, read_policy(path, role))
+    give(teacher, load_checkpoint(path), role, path)
     runner.alg.teacher_loaded = True
+
+
+def give(model: MLPModel, found: Checkpoint, role: str | None, path: Any) -> None:
+    """Load one network of a checkpoint: as it is where all layers agree, else as a plain one."""
+    named = named_of(found, role, path)[1]
+    if model.distribution is None:
+        named = {k: v for k, v in named.items() if not k.startswith("distribution.")}
+    if fits(model, named):
+        model.load_state_dict(named)
+    else:
+        fill(model, policy_of(found, role, path))
+
+
+def _alg(runner: Any) -> Any:
+    return getattr(runner, "alg", None)
 
 
 @checked
