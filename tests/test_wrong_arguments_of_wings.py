@@ -61,7 +61,7 @@ class Runner:
 
     def __init__(self) -> None:
         self.alg = self
-        self._raw_teacher, self.teacher_loaded = mlp(), False
+        self.teacher, self.teacher_loaded = mlp(), False
 
 
 def mlp() -> Any:

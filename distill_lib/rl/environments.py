@@ -176,6 +176,19 @@ class Privileged(gym.ObservationWrapper[Any, Any, Any]):
         return {"student": np.concatenate(self.seen), "teacher": observation}
 
 
+HALF = 2**30  # of the seeds that fit into 32 bits with their sign
+
+
+def seed_to_evaluate(seed: int) -> int:
+    """Of the first environment that a policy is evaluated in: the seed itself, where it is usual."""
+    return seed % (HALF - 2**20)  # so many environments may follow
+
+
+def seed_to_learn(seed: int) -> int:
+    """Of the first environment that one learns in; no evaluation has an episode of it."""
+    return HALF + seed_to_evaluate(seed)
+
+
 class Stage:
     """Environments in which each plays one episode; those that are done wait for the others.
 

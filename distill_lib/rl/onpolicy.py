@@ -12,7 +12,7 @@ from distill_lib.arguments import check_counts, checked, told
 from distill_lib.losses import policy as policies
 
 from .acting import Say, act, asking, check_actions, signal_of, size_of
-from .environments import make
+from .environments import make, seed_to_learn
 from .evaluation import group
 from .spaces import Reader, check_action_space, legal
 
@@ -208,7 +208,8 @@ class OnPolicy:
         if self.probe is not None and self.segments % self.every == 0:
             row["probe"] = self.probe(self.student)
         if self.seen is None:
-            self.seen, _ = self.envs.reset(seed=self.seed * 1_000_003 + self.segments)
+            first = self.seed * 1_000_003 + self.segments
+            self.seen, _ = self.envs.reset(seed=seed_to_learn(first))
         ended: list[list[float]] = [[] for _ in range(self.students or 1)]
         with asking(self.student) as say:
             played = [self._step(say, ended) for _ in range(self.steps)]

@@ -17,7 +17,7 @@ from distill_lib.teachers.sb3 import adapted
 
 from .acting import act, ask, asking, check_actions, size_of
 from .answers import Answers, rows_at
-from .environments import Stage
+from .environments import Stage, seed_to_learn
 from .evaluation import group
 
 __all__ = ["Rollouts"]
@@ -242,7 +242,8 @@ class Rollouts:
         begun, everyone = len(self.played.get("return", ())), torch.arange(stage.size)
         steps: list[dict[str, Tensor]] = []
         try:
-            seen = stage.begin(self.seed * 1_000_003 + self.round * stage.size)
+            first = self.seed * 1_000_003 + self.round * stage.size
+            seen = stage.begin(seed_to_learn(first))
             with bar(iter(int, 1), f"round {self.round + 1}", None) as shown, ExitStack() as walk:
                 drive = self._driver(stage, beta, walk)
                 while stage.alive.any():

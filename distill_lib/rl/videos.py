@@ -19,7 +19,7 @@ from distill_lib.arguments import check_counts, checked
 from distill_lib.teachers.sb3 import adapted
 
 from .acting import act, asking, check_actions
-from .environments import single
+from .environments import seed_to_evaluate, single
 from .evaluation import group
 from .spaces import Reader, check_action_space, legal
 
@@ -110,7 +110,7 @@ def video(
     reader = Reader(stage.observation_space, [sees])
     steps_a_second = float(stage.metadata.get("render_fps", 30))
     generator = torch.Generator().manual_seed(seed)
-    seen, _ = stage.reset(seed=seed)
+    seen, _ = stage.reset(seed=seed_to_evaluate(seed))
     frames, total, steps, over = [_shrunk(stage.render(), size)], 0.0, 0, False
     with asking(adapted(policy)) as say:
         while not over and len(frames) < seconds * fps:

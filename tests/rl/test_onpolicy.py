@@ -155,7 +155,8 @@ def test_going_on_after_a_kill(tmp_path: Path) -> None:
     first = run(6)
     second = run(12)
     assert second.segments == 3 and len(second.log) == 3
-    assert second.log[0] == first.log[0]
+    # as text: where no episode has ended yet, the return is no number and equals nothing
+    assert repr(second.log[0]) == repr(first.log[0])
     assert second.flat["inputs"].shape == (16, 4)
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from worlds import Always, Line
 
 from distill_lib import Stacked, Teacher, rl, zoo
+from distill_lib.rl.evaluation import students_t
 
 
 def test_returns_are_undiscounted_sums_of_whole_episodes() -> None:
@@ -38,6 +45,66 @@ def test_the_random_generators_of_others_are_left_alone() -> None:
     before = torch.get_rng_state()
     rl.evaluate(Always(1), lambda: Line(3), 2, noise=1.0)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("policies", "between", "within"), [(5, 1.0, 1.0), (5, 0.0, 1.0), (10, 1.0, 5.0), (2, 1.0, 0.0)]
+)
+def test_ninety_five_of_a_hundred_intervals_hold_the_mean(policies, between, within) -> None:
+    draw, trials = torch.Generator().manual_seed(0), 1000
+    own = between * torch.randn(trials, policies, 1, generator=draw)
+    all_of = own + within * torch.randn(trials, policies, 20, generator=draw)
+    held = 0
+    for returns in all_of:
+        low, high = rl.Returns(returns, torch.ones(policies, 20)).interval()
+        held += low <= 0 <= high
+    assert 0.93 < held / trials < 0.97  # three standard deviations of such a share
+
+
+def test_quantiles_of_students_t() -> None:
+    table = {(0.95, 1): 12.706, (0.95, 4): 2.776, (0.99, 4): 4.604, (0.9, 30): 1.697}
+    for (level, freedom), t in table.items():
+        assert students_t(level, freedom) == pytest.approx(t, abs=1e-3)
+    assert students_t(0.95, 10**6) == pytest.approx(1.96, abs=1e-3)
+
+
+def test_one_episode_tells_nothing_of_others() -> None:
+    assert rl.Returns(torch.ones(1, 1), torch.ones(1, 1)).interval() == (-math.inf, math.inf)
+
+
+class Told(gym.Env):
+    """It tells the seed of its reset, in two halves that float32 holds exactly."""
+
+    observation_space = gym.spaces.Box(0, 2**16, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.array(divmod(seed or 0, 2**16), np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, True, False, {}
+
+
+@settings(max_examples=15, deadline=None)
+@given(lesson=st.integers(0, 2**40), exam=st.integers(0, 2**40))
+@example(lesson=1, exam=1_000_000)
+@example(lesson=0, exam=0)
+def test_nobody_is_examined_in_a_lesson(lesson: int, exam: int) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watch(torch.nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return torch.zeros(len(x), 2)
+
+    rollouts = rl.Rollouts(Told, Watch(), episodes=50, seed=lesson, rounds=2)
+    rollouts.collect(), rollouts.collect()
+    learned = {tuple(row) for row in rollouts.buffer["inputs"].tolist()}
+    seen.clear()
+    rl.evaluate(Watch(), Told, 50, seed=exam)
+    asked = {tuple(row) for row in seen[0].tolist()}
+    assert len(learned) == 100 and len(asked) == 50 and not learned & asked
 
 
 def test_the_interval_covers_policies_and_episodes() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distill_lib.arguments import check_counts, checked, told
 from distill_lib.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from distill_lib.rl.environments import seed_to_evaluate
 from distill_lib.rl.evaluation import Returns
 
 from .env import GymVecEnv
@@ -181,7 +182,8 @@ def play(policy: Any, env: Any, seed: int = 1_000_000) -> Returns:
             f"policy expected a model of RSL-RL, got {told(policy)}; others play in rl.evaluate"
         )
     check_counts(0, seed=seed)
-    world = GymVecEnv(env, seed=seed, device=str(next(policy.parameters()).device))
+    first = seed_to_evaluate(seed)
+    world = GymVecEnv(env, seed=first, device=str(next(policy.parameters()).device))
     total, length = torch.zeros(2, env.num_envs, device=world.device)
     alive = torch.ones(env.num_envs, dtype=torch.bool, device=world.device)
     memory = policy.get_hidden_state()
