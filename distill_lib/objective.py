@@ -185,7 +185,7 @@ class Objective(nn.Module):
     def __init__(self, pairs: Sequence[tuple[Schedule | float, Term]]) -> None:
         super().__init__()
         several = isinstance(pairs, Iterable) and not isinstance(pairs, Tensor)
-        pairs = list(pairs) if several else [pairs]
+        pairs = list(pairs) if several else [cast(Any, pairs)]
         for pair in pairs:
             fits = isinstance(pair, (tuple, list)) and len(pair) == 2
             term = pair[1] if fits else pair

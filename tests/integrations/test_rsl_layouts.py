@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -342,3 +343,68 @@ def test_tensors_of_other_kinds_and_shapes_are_refused(tmp_path_factory, name, o
         return
     with pytest.raises(CheckpointError):
         load_teacher(path, "elu")
+
+
+# ---- what Isaac Lab writes beside a checkpoint ----
+
+
+def isaac_lab(folder: Path, checkpoint: Path, settings: str) -> Path:
+    """A run's folder, with the tags for objects that its writer leaves in."""
+    (folder / "params").mkdir(parents=True)
+    (folder / "params" / "agent.yaml").write_text(settings)
+    shutil.copy(checkpoint, folder / "model_1.pt")
+    return folder / "model_1.pt"
+
+
+FIVE = """
+seed: 42
+obs_groups: {actor: [policy], critic: [policy, critic]}
+clip_actions: null
+actor: {class_name: MLPModel, hidden_dims: !!python/tuple [8, 7], activation: %s}
+critic: {class_name: MLPModel, hidden_dims: [8, 7], activation: relu}
+algorithm: {class_name: PPO, joints: !!python/object/apply:builtins.slice [null, null, null]}
+"""
+TWO = """
+policy: {class_name: ActorCritic, actor_hidden_dims: [8, 7], activation: %s}
+"""
+
+
+@pytest.mark.parametrize("settings", [FIVE, TWO])
+@pytest.mark.parametrize("name", ["elu", "Tanh", "swish", "crelu"])
+def test_the_activation_is_read_beside_the_checkpoint(teacher_file, tmp_path, settings, name):
+    path = isaac_lab(tmp_path / "run", teacher_file, settings % name)
+    seen = usual(teacher_file, 6)
+    wanted = read_policy(path).policy(name.lower())(seen)["mean"]
+    for policy in (load_teacher(path), load_teacher(path, name.lower())):
+        assert torch.equal(policy(seen)["mean"], wanted)
+    group = TensorDict({"policy": seen}, batch_size=[6])
+    torch.testing.assert_close(load_model(path)(group), wanted)
+    other = "relu" if name != "relu" else "elu"
+    with pytest.raises(CheckpointError, match=f"{other}.*says that the actor has '{name.lower()}'"):
+        load_teacher(path, other)
+
+
+def test_without_it_the_activation_has_to_be_said(teacher_file):
+    with pytest.raises(CheckpointError, match=r"do not tell the activation of the actor.*pass act"):
+        load_teacher(teacher_file)
+
+
+def bomb() -> str:
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 40)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["actor: [", "- 1", "actor: !!python/object/apply:os.mkdir [ran]", "[" * 5000, "&a [*a]",
+     "? {a: 1}\n: 2", "\x00", bomb(), "x" * 2**21, "actor: {activation: [elu]}", "actor: elu"],
+)  # fmt: skip
+def test_a_strange_file_beside_it_is_refused_or_passed_over(
+    teacher_file, tmp_path, monkeypatch, settings
+):
+    monkeypatch.chdir(tmp_path)
+    path = isaac_lab(tmp_path / "run", teacher_file, settings)
+    with pytest.raises(CheckpointError):
+        load_teacher(path)
+    assert not (tmp_path / "ran").exists()

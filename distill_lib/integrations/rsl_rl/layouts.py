@@ -30,6 +30,8 @@ from distill_lib.checkpoints import Checkpoint, CheckpointError, from_state, loa
 from distill_lib.checkpoints.files import whole_file
 from distill_lib.models.control import Policy
 
+from .agent import activation_of
+
 __all__ = ["EPS", "SavedPolicy", "load_teacher", "read_policy", "upgrade"]
 
 EPS = 1e-2  # RSL-RL divides by the standard deviation plus this, in all releases
@@ -134,13 +136,17 @@ def read_policy(path: str | Path, role: str | None = None) -> SavedPolicy:
 
 @checked
 def load_teacher(
-    path: str | Path, activation: str, role: str | None = None, std: float | None = None
+    path: str | Path,
+    activation: str | None = None,
+    role: str | None = None,
+    std: float | None = None,
 ) -> Policy:
     """A checkpoint of RSL-RL 2 to 5 as a policy of the zoo: widths from its shapes, normalizer too.
 
     Args:
         path: A ``model_*.pt`` of RSL-RL or Isaac Lab.
-        activation: ``elu``, ``relu`` or ``tanh``, as in its training; weights do not tell.
+        activation: ``elu``, ``relu``, ``tanh``, … as in its training; weights do not tell. By
+            default what Isaac Lab has written into ``params/agent.yaml`` beside the checkpoint.
         role: See :func:`read_policy`.
         std: Deviation of the actions, for a network that was saved without.
 
@@ -148,9 +154,11 @@ def load_teacher(
         The policy in eval mode; it says ``mean`` and ``gaussian``.
 
     Raises:
-        CheckpointError: see :func:`read_policy`.
+        CheckpointError: see :func:`read_policy`; an activation that nobody tells, or of which two
+            things are told; a ``params/agent.yaml`` that cannot be read.
     """
-    return read_policy(path, role).policy(activation, std)
+    saved = read_policy(path, role)
+    return saved.policy(activation_of(path, saved.role, activation), std)
 
 
 @checked

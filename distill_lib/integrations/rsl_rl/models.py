@@ -16,6 +16,7 @@ from distill_lib.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from distill_lib.rl.environments import seed_to_evaluate
 from distill_lib.rl.evaluation import Returns
 
+from .agent import activation_of
 from .env import GymVecEnv
 from .layouts import EPS, SavedPolicy, named_of, policy_of, read_policy
 
@@ -81,13 +82,13 @@ def fill(model: MLPModel, saved: SavedPolicy) -> None:
 
 @checked
 def load_model(
-    path: str | Path, activation: str, role: str | None = None, group: str = "policy"
+    path: str | Path, activation: str | None = None, role: str | None = None, group: str = "policy"
 ) -> MLPModel:
     """A checkpoint of RSL-RL 2 to 5 as an ``MLPModel`` of release 5, made to fit.
 
     Args:
         path: A ``model_*.pt`` of RSL-RL or Isaac Lab.
-        activation: As in its training; weights do not tell.
+        activation: See :func:`load_teacher`.
         role: See :func:`read_policy`.
         group: Name of the observation group that it will read.
 
@@ -96,6 +97,7 @@ def load_model(
         ValueError: an activation that RSL-RL does not know.
     """
     saved = read_policy(path, role)
+    activation = activation_of(path, saved.role, activation)
     observations, *hidden, outputs = saved.sizes
     seen = TensorDict({group: torch.zeros(1, observations)}, batch_size=[1])
     gaussian = {"class_name": "GaussianDistribution", "init_std": 1.0}
