@@ -63,6 +63,12 @@ class Runner:
         self.alg = self
         self.teacher, self.teacher_loaded = mlp(), False
 
+    def get_policy(self) -> Any:
+        return self.teacher
+
+    def save(self) -> dict[str, Any]:
+        return {"actor_state_dict": self.teacher.state_dict()}
+
 
 def mlp() -> Any:
     from rsl_rl.models import MLPModel
@@ -134,6 +140,10 @@ def robots(folder: Path) -> dict[str, Call]:
         ),
         "rsl_rl.play": (rsl_rl.play, {"policy": mlp(), "env": vector, "seed": 0}),
         "rsl_rl.read_policy": (rsl_rl.read_policy, {"path": path, "role": "actor"}),
+        "rsl_rl.write_policy": (
+            rsl_rl.write_policy,
+            {"policy": saved().policy("elu"), "runner": Runner(), "path": folder / "s.pt"},
+        ),
         "rsl_rl.upgrade": (rsl_rl.upgrade, {"path": path, "out": folder / "out.pt"}),
     }
 

@@ -17,9 +17,16 @@ from rsl_helpers import checkpoint, config, env, ppo_config, quiet
 from rsl_rl.algorithms import Distillation as Theirs
 from rsl_rl.runners import DistillationRunner, OnPolicyRunner
 
-from distill_lib import KD, Match, linear, losses
+from distill_lib import KD, Match, linear, losses, zoo
 from distill_lib.checkpoints import CheckpointError, load_checkpoint
-from distill_lib.integrations.rsl_rl import Distillation, Kickstarting, give_teacher, read_policy
+from distill_lib.integrations.rsl_rl import (
+    Distillation,
+    Kickstarting,
+    give_teacher,
+    load_teacher,
+    read_policy,
+    write_policy,
+)
 
 ROOT = Path(__file__).parents[2]
 MSE = Match("mean", loss=losses.mse_logits)
@@ -442,6 +449,59 @@ def test_kickstarting_reports_the_value_of_its_objective(teacher_file):
     wanted = (runner.alg.actor(stored) - runner.alg.teacher(stored)).square().mean(-1).mean()
     report = runner.alg.update()
     assert report["teacher"] == pytest.approx(wanted.item(), rel=1e-4)
+
+
+# ---- back into RSL-RL ----
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("runner_kind", [OnPolicyRunner, DistillationRunner])
+def test_a_student_plays_in_the_runner_that_loads_it(tmp_path, norm, runner_kind):
+    torch.manual_seed(0)
+    teacher = load_teacher(checkpoint(), "elu")
+    student = zoo.Policy(3, 2, (6, 5), "elu", continuous=True, std=0.3).normalize_as(teacher)
+    for layer in student.net[::2]:
+        torch.nn.init.normal_(layer.weight)
+    on_policy = runner_kind is OnPolicyRunner
+    cfg = ppo_config([6, 5]) if on_policy else config(class_name="Distillation")
+    cfg["obs_groups"] |= {} if on_policy else {"student": ["teacher"]}
+    own = "actor" if on_policy else "student"
+    cfg[own] |= {"hidden_dims": [6, 5], "obs_normalization": norm}
+    with quiet():
+        runner = runner_kind(env(5, groups=True), copy.deepcopy(cfg))
+        before = copy.deepcopy(runner.alg.save())
+        path = write_policy(student, runner, tmp_path / "model_0.pt")
+        for key, value in runner.alg.save()[f"{own}_state_dict"].items():
+            assert torch.equal(value, before[f"{own}_state_dict"][key])
+        again = runner_kind(env(5, groups=True), copy.deepcopy(cfg))
+        again.load(str(path))
+    seen = again.env.get_observations()
+    wanted = student(seen["teacher"])
+    played = again.get_inference_policy()(seen)
+    torch.testing.assert_close(played, wanted["mean"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(again.alg.get_policy().distribution.std_param.detach(),
+                               torch.full((2,), 0.3))  # fmt: skip
+    back = read_policy(path, own).policy("elu")(seen["teacher"])
+    torch.testing.assert_close(back["gaussian"], wanted["gaussian"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (zoo.Policy(3, 2, (6, 5), "elu", continuous=True), "bounds its normalized .* by 10"),
+        (zoo.Policy(3, 2, (6, 5), "elu", clip=None), "discrete actions"),
+        (zoo.Policy(3, 2, (6,), "elu", continuous=True, clip=None), r"3→6→2, the model 3→6→5→2"),
+        (zoo.Policy(3, 2, (6, 5), "tanh", continuous=True, clip=None), "the same activation"),
+    ],
+)
+def test_a_policy_that_the_runner_cannot_play_is_refused(tmp_path, policy, words):
+    for layer in policy.net[::2]:
+        torch.nn.init.normal_(layer.weight)
+    with quiet():
+        runner = OnPolicyRunner(env(5, groups=True), ppo_config([6, 5]))
+    with pytest.raises(CheckpointError, match=words):
+        write_policy(policy, runner, tmp_path / "m.pt")
+    assert not (tmp_path / "m.pt").exists()
 
 
 @pytest.mark.peers

@@ -1,7 +1,8 @@
 """RSL-RL, the trainer of Isaac Lab: its environments, its checkpoints, its runner.
 
 - :class:`GymVecEnv` shows RSL-RL any Gymnasium vector environment.
-- :func:`read_policy` and :func:`load_teacher` read the checkpoints of RSL-RL 2 to 5.
+- :func:`read_policy` and :func:`load_teacher` read the checkpoints of RSL-RL 2 to 5;
+  :func:`write_policy` writes a student for RSL-RL's own runner, and so for Isaac Lab's ``play.py``.
 - :class:`Distillation` is a drop-in for RSL-RL's algorithm of that name that minimizes an
   :class:`~distill_lib.Objective`; :class:`Kickstarting` adds one to its PPO.
 - :class:`Adapter` lets a student meet a teacher with other observations or actions.
@@ -29,6 +30,7 @@ _HOMES = {
     "play": "models",
     "read_policy": "layouts",
     "upgrade": "layouts",
+    "write_policy": "models",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "play",
     "read_policy",
     "upgrade",
+    "write_policy",
 ]
 
 
@@ -59,7 +62,7 @@ if TYPE_CHECKING:
     from .env import GymVecEnv
     from .kickstart import Kickstarting
     from .layouts import SavedPolicy, load_teacher, read_policy, upgrade
-    from .models import fill, give_teacher, load_model, play
+    from .models import fill, give_teacher, load_model, play, write_policy
     from .pendula import Pendula
 
 

@@ -181,6 +181,22 @@ def upgrade(path: str | Path, out: str | Path) -> Path:
     return Path(out)
 
 
+def saved_of(policy: Policy) -> SavedPolicy:
+    """A policy of the zoo as a network of RSL-RL, the other way of :meth:`SavedPolicy.policy`."""
+    if policy.log_std is None:
+        raise CheckpointError("the policy has discrete actions, and RSL-RL's have real ones")
+    if policy.clip < torch.inf:
+        raise CheckpointError(
+            f"the policy bounds its normalized observations by {policy.clip:g}, and RSL-RL does "
+            "not: train it with clip=None, or normalize_as a teacher that was read from there"
+        )
+    state = {name: value.detach().clone() for name, value in policy.net.state_dict().items()}
+    std = (policy.obs_var + 1e-8).sqrt().reshape(1, -1)
+    normalizer = {"_mean": policy.obs_mean.reshape(1, -1).clone(), "_std": std - EPS,
+                  "_var": (std - EPS).square(), "count": torch.tensor(1)}  # fmt: skip
+    return SavedPolicy("rsl_rl-5/ppo", "actor", state, normalizer, policy.log_std.detach().exp())
+
+
 def checkpoint_of(state: Any) -> Checkpoint:
     """A checkpoint that has been read from its file by others."""
     return from_state(state, "the checkpoint")

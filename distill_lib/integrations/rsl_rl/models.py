@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ from torch import Tensor
 
 from distill_lib.arguments import check_counts, checked, told
 from distill_lib.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from distill_lib.checkpoints.files import whole_file
+from distill_lib.models.control import Policy
 from distill_lib.rl.environments import seed_to_evaluate
 from distill_lib.rl.evaluation import Returns
 
 from .agent import activation_of
 from .env import GymVecEnv
-from .layouts import EPS, SavedPolicy, named_of, policy_of, read_policy
+from .layouts import EPS, SavedPolicy, named_of, policy_of, read_policy, saved_of
 
-__all__ = ["fill", "give_teacher", "load_model", "play"]
+__all__ = ["fill", "give_teacher", "load_model", "play", "write_policy"]
 
 
 def raw(model: Any) -> MLPModel:
@@ -152,6 +155,57 @@ def give(model: MLPModel, found: Checkpoint, role: str | None, path: Any) -> Non
         model.load_state_dict(named)
     else:
         fill(model, policy_of(found, role, path))
+
+
+@checked
+def write_policy(policy: Policy, runner: Any, path: str | Path) -> Path:
+    """Write a policy of the zoo as a checkpoint that a runner of RSL-RL loads.
+
+    So a student that was taught here plays in Isaac Lab by its ``play.py``. The other networks of
+    the file, and its optimizer, are the runner's; the runner itself is left as it was.
+
+    Args:
+        policy: It says real actions, has the activation and the widths of the runner's policy, and
+            no bound on its normalized observations (``clip=None``), as RSL-RL has none.
+        runner: Of the configuration that will load it, an ``OnPolicyRunner`` or a
+            ``DistillationRunner``.
+        path: The file to write.
+
+    Raises:
+        CheckpointError: layers of other widths or another activation; a bound; discrete actions.
+        TypeError: a runner that has no policy.
+        OSError: the file cannot be written; an older one is whole.
+    """
+    if not isinstance(made := raw(_of_runner(runner)), MLPModel):
+        raise TypeError(f"runner expected one of RSL-RL, got {told(runner)}")
+    model = copy.deepcopy(made)
+    fill(model, saved_of(policy))
+    _says_the_same(model.eval(), policy)
+    state = dict(runner.alg.save())
+    key = next(k for k in ("student_state_dict", "actor_state_dict") if k in state)
+    state[key] = model.state_dict()
+    with whole_file(path) as file:
+        torch.save({**state, "iter": 0, "infos": None}, file)
+    return Path(path)
+
+
+@torch.no_grad()
+def _says_the_same(model: MLPModel, policy: Policy) -> None:
+    """The weights fit also where the activation does not."""
+    noise = torch.randn(64, policy.obs_mean.numel(), generator=torch.Generator().manual_seed(0))
+    seen = policy.obs_mean + 2 * policy.obs_var.sqrt() * noise.to(policy.obs_mean)
+    said = model.mlp(model.obs_normalizer(seen.to(next(model.parameters()).device)))
+    wanted = policy(seen)["mean"]
+    if (said.to(wanted) - wanted).abs().max() > 1e-3 * (1 + wanted.abs().max()):
+        raise CheckpointError(
+            "with the same weights, the runner's policy does other things than this one: give both "
+            "the same activation"
+        )
+
+
+def _of_runner(runner: Any) -> Any:
+    get = getattr(_alg(runner), "get_policy", None)
+    return get() if callable(get) else None
 
 
 def _alg(runner: Any) -> Any:
