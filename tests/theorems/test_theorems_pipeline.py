@@ -66,5 +66,13 @@ def test_files_come_near_the_bound_and_not_below(s: float, bits: int) -> None:
     assert bound - 0.01 <= size <= 1.15 * bound
 
 
+def test_chosen_weights_leave_others_behind() -> None:
+    """Of -1, 0, 0, 1 the half is removed that is zero: the file is what it was."""
+    before = entropy(torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64))
+    after = entropy(torch.tensor([0.5, 0.5], dtype=torch.float64))
+    assert before / (places(0.5) + 0.5 * after) == pytest.approx(1)
+    assert factor(0.5, before) < 0.9  # by lot it would have grown
+
+
 def test_the_places_of_nine_in_ten() -> None:
     assert math.isclose(places(0.9) / 0.9, 0.5211, abs_tol=1e-4)
