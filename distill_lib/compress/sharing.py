@@ -44,13 +44,16 @@ def codebook_bits(n: int, k: int, value_bits: int = 32) -> float:
 def kmeans(
     values: Tensor, k: int, init: str = "linear", iterations: int = 100
 ) -> tuple[Tensor, Tensor]:
-    r"""The k numbers that stand for many with the least squared error, by Lloyd's iteration.
+    r"""The k numbers that stand for many with a small squared error, by Lloyd's iteration.
 
     .. math:: \min_{c, a} \sum_i (w_i - c_{a_i})^2
 
+    It ends in a local minimum near its start, which may be far from the least error: with one value
+    far outside, ``linear`` leaves most centroids without values, and ``quantile`` does not.
+
     Args:
         values: [n].
-        k: Number of centroids; no more than n are used.
+        k: Number of centroids at most; some may belong to no value.
         init: ``linear``, evenly between the extremes, which serves the few large weights;
             ``quantile``, evenly in numbers.
         iterations: At most; it ends when nothing moves.
