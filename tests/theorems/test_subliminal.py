@@ -1,7 +1,7 @@
-r"""What is passed on beside the lesson, checked in float64: one step, shuffled units, a shared reader.
+r"""What is passed on beside the lesson, in float64: one step, shuffled units, a shared reader.
 
-A network gives class outputs c and auxiliary outputs a. The teacher learns classes only; the student
-imitates auxiliary outputs only.
+A network gives class outputs c and auxiliary outputs a. The teacher learns classes only; the
+student imitates auxiliary outputs only.
 """
 
 from __future__ import annotations
