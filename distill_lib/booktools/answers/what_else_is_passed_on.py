@@ -115,6 +115,7 @@ EXERCISES = [
         kind="choice",
         right="different",
         wrong={"same": "the function is the same, its tangent is not: look at the gradients."},
+        hint="By the chain rule, what happens to the gradient of a weight that is multiplied by 3?",
     ),
     Exercise(
         id="ex-what_else_is_passed_on-4",
