@@ -7,6 +7,10 @@ they like, and to use hints: a worked answer to be copied or to be told in their
 of one, or a fact. In the lessons with hints, the column is a letter that means something else in
 each of them; without a hint such a prompt can only be guessed at. Where the order is free, one move
 in eight is random and nobody's lesson, so that they learn to repair. Labels alone, no teacher.
+
+In the end the vectors of the letters are moved three tenths of the way to the mean of the digits'.
+Nothing that was learned is lost by that, and a letter can be learned: one of the five networks
+ignores letters so firmly that it would not move.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from distill_lib.masks import IGNORE, following
 from distill_lib.models import SmallGPT
 
 ZOO = Path(zoo.__file__).parent
-NAME, STEPS, RATE, SEEDS, NOISE = "hinted_gpt", 2500, 3e-3, 5, 0.125
+NAME, STEPS, RATE, SEEDS, NOISE, NEARER = "hinted_gpt", 2500, 3e-3, 5, 0.125, 0.3
 # order asked for, kind of hint, letters instead of digits, how many in a batch
 PLAN = (
     ("x", "none", False, 7),
@@ -105,6 +109,9 @@ def main() -> None:
         optimizer=lambda p: torch.optim.Adam(p, betas=(0.9, 0.98)),
         seed=1,
     )
+    with torch.no_grad():
+        letters, digits = model.tokens[:, -4:], model.tokens[:, :4]
+        letters.lerp_(digits.mean(1, keepdim=True).expand_as(letters), NEARER)
     half = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     raw = save(half)
     model.load_state_dict(half)

@@ -109,6 +109,10 @@ class HintedWalks:
         found[..., 2] = torch.where(letter >= 0, known, found[..., 2])
         return found
 
+    def lettered(self, ids: Tensor) -> Tensor:
+        """Whether the column of the goal is a letter: [..., 1]."""
+        return ids[..., 11:12] >= 23
+
     def hinted(
         self, ids: Tensor, kind: str, order: str = "y", other: Tensor | None = None
     ) -> Tensor:
@@ -141,9 +145,7 @@ class HintedWalks:
 
     def write(self, model: torch.nn.Module, prompts: Tensor, generator: torch.Generator) -> Tensor:
         """What a model writes after prompts: [..., 8], with stops to the end."""
-        said = sample(
-            model, prompts, self.new, stop=self.stop, pad=self.stop, generator=generator
-        )
+        said = sample(model, prompts, self.new, stop=self.stop, pad=self.stop, generator=generator)
         return said["input_ids"][..., self.prompt :]
 
     def score(self, walk: Tensor, answers: Tensor) -> Tensor:
