@@ -80,7 +80,7 @@ def fused_divergence(
         TypeError: what is no real numbers, an option that the loss does not take.
 
     Reference:
-        Hsu et al., *Liger kernel: efficient Triton kernels for LLM training*, 2025, for the
+        Hsu et al., *Liger kernel: efficient Triton kernels for LLM training*, 2024, for the
         gradient in the forward pass.
 
     Example:

@@ -218,7 +218,7 @@ def uld(*, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor
 
     Args:
         student: [..., C], logits.
-        teacher: [..., C'], logits of the same items.
+        teacher: [..., C'], logits of the same items; may lack leading axes of the student.
         temperature: :math:`T > 0`.
 
     Returns:
@@ -240,7 +240,8 @@ def uld(*, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor
     """
     check_tensors("uld", student, teacher)
     check_number("uld: temperature", temperature, "a number > 0", lambda number: number > 0)
-    if student.ndim < 1 or student.shape[:-1] != teacher.shape[:-1]:
+    items, theirs = tuple(student.shape[:-1]), tuple(teacher.shape[:-1])
+    if not teacher.ndim or len(theirs) > len(items) or items[len(items) - len(theirs) :] != theirs:
         raise ValueError(
             f"uld: student logits {list(student.shape)} and teacher logits {list(teacher.shape)} "
             "are not of the same items; pick the positions where both begin a word first (align)"

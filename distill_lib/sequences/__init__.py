@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from .acceptance import acceptance, tokens_a_call
 from .completions import Completions
-from .corpus import reference_text, train_tokenizer
 from .drafts import Speculation, leftover, speculate, verified
+from .reference import reference_text, train_tokenizer
 from .sampling import sample
 from .walks import Walks
 

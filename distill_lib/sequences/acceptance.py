@@ -45,7 +45,7 @@ def acceptance(
         temperature: Of both, as in :func:`speculate`.
 
     Returns:
-        The mean over the tokens that count: a number, or [S] for S stacked networks.
+        The mean over the tokens that count, a number, or [S] for S stacked networks.
 
     Raises:
         ValueError: two vocabularies; stacks of different sizes; nothing that counts.
@@ -56,7 +56,7 @@ def acceptance(
         >>> from distill_lib.models import SmallGPT
         >>> p, q, ids = SmallGPT(16), SmallGPT(16, seed=1), torch.tensor([[3, 1, 4, 1, 5]])
         >>> tv = losses.tvd(student=q(ids)[:, :-1], teacher=p(ids)[:, :-1]).mean()
-        >>> torch.allclose(acceptance(p, q, ids).float(), 1 - tv)
+        >>> torch.allclose(acceptance(p, q, ids), 1 - tv)
         True
     """
     shared, _, kept = _compared(target, draft, batch, temperature)
@@ -90,7 +90,7 @@ def tokens_a_call(
         temperature: Of both, and of the texts.
 
     Returns:
-        Tokens over expected calls: a number, or [S] for S stacked networks.
+        Tokens over expected calls, a number, or [S] for S stacked networks.
 
     Raises:
         ValueError: as :func:`acceptance`; a token that the target never says.

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_lib.arguments import check_counts, told
+from distill_lib.losses import full_precision
 from distill_lib.masks.tokens import base
 from distill_lib.models import SmallGPT
 from distill_lib.signals import accepts, eval_mode
@@ -60,7 +61,7 @@ class Speculation:
 
     @property
     def expected_acceptance(self) -> Tensor:
-        """[...] the mean of Σ min(p, q) where proposals were judged: 1 − TV there."""
+        """[...] the mean of Σ min(p, q), which is 1 − TV, where proposals were judged."""
         return self.expected.sum(-1) / self.proposed.sum(-1)
 
     @property
@@ -192,7 +193,7 @@ def speculate(
         while bool((at < end).any()):
             place = at.unsqueeze(-1) + step
             q = _written_ahead(draft, text, width, place[..., :-1], temperature, generator)
-            p = chances(target, text[..., :width], place, temperature)
+            p = chances(target, text[..., :width], place, temperature).double()
             kept, last = verified(p, q, text.gather(-1, place[..., :-1]), generator)
             text.scatter_(-1, (at + kept).unsqueeze(-1), last.unsqueeze(-1))
             by_draft.scatter_(-1, place, (step < kept.unsqueeze(-1)).long())
@@ -247,22 +248,22 @@ def _written_ahead(
     """Let the draft put its tokens into the text at ``place``; what it drew from, [..., k, V]."""
     asked = []
     for at in torch.split(place, 1, -1):
-        asked.append(chances(draft, text[..., :width], at, temperature))
+        asked.append(chances(draft, text[..., :width], at, temperature).double())
         text.scatter_(-1, at, _drawn(asked[-1], generator))
     return torch.cat(asked, -2)
 
 
 def chances(model: nn.Module, text: Tensor, place: Tensor, temperature: float) -> Tensor:
-    """[..., B, m, V] probabilities of what stands at ``place`` [..., B, m], in 64 bits."""
-    logits = _logits(model, text[..., : int(place.max())])
+    """[..., B, m, V] probabilities of what stands at ``place`` [..., B, m]."""
+    logits = full_precision(_logits(model, text[..., : int(place.max())]))
     at = (place - 1).clamp_max(logits.shape[-2] - 1).unsqueeze(-1)
-    logits = logits.gather(-2, at.expand(*at.shape[:-1], logits.shape[-1])).double()
+    logits = logits.gather(-2, at.expand(*at.shape[:-1], logits.shape[-1]))
     if bool(logits.isnan().any()) or not bool((logits > -math.inf).any(-1).all()):
         raise ValueError(
             "the logits are nan, or -inf for every token: there is nothing to draw from"
         )
     if temperature == 0:
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).double()
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
     return (logits / temperature).softmax(-1)
 
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from distill_lib import losses
-from distill_lib.arguments import checked
+from distill_lib.arguments import checked, told
 from distill_lib.masks import IGNORE
 from distill_lib.objective import Term, name_of
 from distill_lib.signals import Signals, pick
+
+from .given import takes
 
 __all__ = ["SpanKD"]
 
@@ -27,32 +29,47 @@ class SpanKD(Term):
        \sum_{t \in m} \log q(y_t \mid y_{<t})\Bigr)
 
     The value of a span stands at the student's position that answers its last token, and the
-    others are 0: the mean is in nats per token of the student, as that of ``CE``. With
-    ``losses.uld`` the two distributions over the first token of each span are compared instead.
+    others are 0: the mean is in nats per token of the student, as that of ``CE``.
 
-    The batch has, for the tokens that each position answers (shifted already): ``labels`` and
-    ``spans`` [B, L] of the student (or [S, B, L] of several), ``teacher_labels`` and ``teacher_spans`` [B, L'] of the teacher
-    (:func:`distill_lib.losses.align`), -100 where there is none. The teacher sees its own tokens
-    with ``Teacher(model, preprocess=…)``.
+    With another loss the two distributions over the first token of each span are compared, where
+    the student answers it: as they are by ``losses.uld``; by ``losses.kl`` and the like once the
+    teacher's is told in the student's tokens. For that ``pieces`` says with which token of the
+    student each of the teacher's begins, and tokens that begin alike are added up.
+
+    The batch is that of :func:`distill_lib.integrations.transformers.two_tokenizers`: for the
+    tokens that each position answers, ``labels`` and ``spans`` [B, L] of the student (or [S, B, L]
+    of several) and ``teacher_labels`` and ``teacher_spans`` [B, L'] of the teacher, -100 where
+    there is none. The teacher sees its own tokens with ``Teacher(model, preprocess=…)``.
 
     Args:
-        loss: ``losses.span_kl`` or ``losses.uld``.
-        **options: ``temperature`` of ``losses.uld``.
+        loss: ``losses.span_kl``, ``losses.uld``, or with ``pieces`` a loss of two distributions.
+        pieces: [C'], a token of the student for each of the teacher's, -1 for those left out
+            (:func:`distill_lib.integrations.transformers.first_pieces`).
+        **options: More arguments of the loss.
 
     Raises:
-        ValueError: another loss; spans that the two sides do not share; labels beyond a vocabulary.
+        ValueError: another loss; spans that the two sides do not share; labels or pieces beyond a
+            vocabulary.
     """
 
     key = "span_kd"
 
-    def __init__(self, loss: Loss = losses.span_kl, **options: Any) -> None:
+    def __init__(
+        self, loss: Loss = losses.span_kl, pieces: Tensor | None = None, **options: Any
+    ) -> None:
         super().__init__()
-        if loss not in (losses.span_kl, losses.uld):
+        alone = loss in (losses.span_kl, losses.uld)
+        if alone != (pieces is None) or not (takes(loss, "student") and takes(loss, "teacher")):
             raise ValueError(
-                f"SpanKD compares spans by losses.span_kl or losses.uld, got {name_of(loss)}: "
-                "two vocabularies have no classes in common that another loss could sum over"
+                f"SpanKD compares spans by losses.span_kl or losses.uld, or with pieces= by a loss "
+                f"of two distributions, got {name_of(loss)} and pieces={told(pieces)}: without "
+                "pieces two vocabularies have no classes in common"
             )
+        if pieces is not None and (pieces.ndim != 1 or pieces.dtype != torch.int64):
+            raise ValueError(f"pieces are whole numbers [C'], got {told(pieces)}")
         self.loss, self.options = loss, options
+        self.pieces: Tensor | None
+        self.register_buffer("pieces", pieces, persistent=False)
         self.reads: Mapping[str, tuple[str, ...]] = {"student": ("logits",), "teacher": ("logits",)}
 
     def values(
@@ -75,13 +92,16 @@ class SpanKD(Term):
                 "SpanKD: student and teacher have other spans; number those of one text at a time "
                 "with losses.align, and shift both by one"
             )
-        if self.loss is losses.uld:
+        place = last
+        if self.loss is not losses.span_kl:
+            place = first
             z, v = (
                 x.gather(-2, at.clamp_min(0).unsqueeze(-1).expand(*at.shape, x.shape[-1]))
                 for x, at in ((z, first), (v, begin))
             )
-            v = v.expand(*z.shape[:-1], v.shape[-1])
-            found = losses.uld(student=z, teacher=v, **self.options)
+            if self.pieces is not None:
+                v = _begun(v, self.pieces, z.shape[-1]).to(z.dtype)
+            found = self.loss(student=z, teacher=v, **self.options)
         else:
             mine, known = (
                 losses.span_sums(_said(x, self._entry(batch, key, x)), at, count)
@@ -90,7 +110,7 @@ class SpanKD(Term):
             found = losses.span_kl(student=mine, teacher=known.to(mine.dtype).expand_as(mine))
         found = found.masked_fill(~whole, 0.0)
         values = found.new_zeros(spans.shape)
-        return values.scatter_add(-1, last.clamp_min(0), found)
+        return values.scatter_add(-1, place.clamp_min(0), found)
 
     def _entry(self, batch: Mapping[str, Any], key: str, logits: Tensor) -> Tensor:
         found = batch.get(key)
@@ -111,6 +131,18 @@ class SpanKD(Term):
         """The typeset term."""
         name = name_of(self.loss).replace("_", r"\_")
         return rf"\mathrm{{{name}}}(\text{{spans}})"
+
+
+def _begun(logits: Tensor, pieces: Tensor, classes: int) -> Tensor:
+    """[..., C] log-probabilities of the first piece, from logits [..., C'] of whole tokens."""
+    if len(pieces) != logits.shape[-1] or int(pieces.max()) >= classes:
+        raise ValueError(
+            f"SpanKD: {len(pieces)} pieces up to {int(pieces.max())} for a teacher of "
+            f"{logits.shape[-1]} tokens and a student of {classes}"
+        )
+    kept = pieces >= 0
+    p = losses.full_precision(logits)[..., kept].softmax(-1)
+    return p.new_zeros(*p.shape[:-1], classes).index_add(-1, pieces[kept], p).log()
 
 
 def _said(logits: Tensor, labels: Tensor) -> Tensor:

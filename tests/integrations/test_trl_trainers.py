@@ -165,6 +165,6 @@ def test_a_release_without_the_trainer_is_named() -> None:
 def test_the_names_are_there_and_others_are_not() -> None:
     from distill_lib.integrations import trl
 
-    assert dir(trl) == ["DistillationTrainer", "GKDTrainer"]
-    with pytest.raises(AttributeError, match="it has DistillationTrainer, GKDTrainer"):
+    assert dir(trl) == ["DistillationTrainer", "GKDTrainer", "check_templates"]
+    with pytest.raises(AttributeError, match="it has DistillationTrainer, GKDTrainer, check"):
         _ = trl.Nothing

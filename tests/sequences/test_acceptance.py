@@ -39,14 +39,14 @@ def labeled(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def test_it_is_one_minus_the_total_variation(seed: int) -> None:
     ids = torch.randint(V, (3, 7), generator=draw(seed))
     tv = losses.tvd(student=DRAFT(ids)[:, :-1], teacher=TARGET(ids)[:, :-1])
-    torch.testing.assert_close(acceptance(TARGET, DRAFT, ids), 1 - tv.mean().double())
+    torch.testing.assert_close(acceptance(TARGET, DRAFT, ids), 1 - tv.mean())
     torch.testing.assert_close(acceptance(TARGET, DRAFT, ids), acceptance(DRAFT, TARGET, ids))
     assert acceptance(TARGET, TARGET, ids) == pytest.approx(1)
 
 
 def test_only_what_counts_is_counted() -> None:
     ids = torch.randint(V, (2, 6), generator=draw())
-    each = 1 - losses.tvd(student=DRAFT(ids)[:, :-1], teacher=TARGET(ids)[:, :-1]).double()
+    each = 1 - losses.tvd(student=DRAFT(ids)[:, :-1], teacher=TARGET(ids)[:, :-1])
     after = torch.full_like(ids, -100)
     after[0, 3], after[1, 1:3] = ids[0, 4], ids[1, 2:4]
     want = torch.stack([each[0, 3], each[1, 1], each[1, 2]]).mean()
@@ -92,14 +92,12 @@ def test_batches_of_completions_are_read() -> None:
     assert acceptance(TARGET, SmallGPT(V, seeds=3, seed=5), next(iter(words))).shape == (3,)
 
 
-@pytest.mark.parametrize("ahead", [1, 2, 4, 9])
+@pytest.mark.parametrize("ahead", [1, 4, 9])
 def test_tokens_a_call_are_those_of_speculation(ahead: int) -> None:
-    batch = labeled(texts(1_500))
-    _, record = speculate(
-        TARGET, DRAFT, PROMPT.expand(1_500, -1), 12, ahead=ahead, generator=draw(1)
-    )
+    batch = labeled(texts(800))
+    _, record = speculate(TARGET, DRAFT, PROMPT.expand(800, -1), 12, ahead=ahead, generator=draw(1))
     ratio = tokens_a_call(TARGET, DRAFT, batch, ahead=ahead) / record.tokens_a_call
-    spread = (record.calls.float().std() / record.calls.float().mean() / 1_500**0.5).item()
+    spread = (record.calls.float().std() / record.calls.float().mean() / 800**0.5).item()
     assert ratio.item() == pytest.approx(1, abs=6 * spread)
 
 
@@ -114,12 +112,12 @@ def test_other_temperatures_are_those_of_speculation(temperature: float) -> None
     both = acceptance(TARGET, DRAFT, batch, temperature=temperature)
     if not temperature:
         agree = TARGET(found["input_ids"]).argmax(-1) == DRAFT(found["input_ids"]).argmax(-1)
-        assert both == agree[:, 1:-1].double().mean()
+        assert both == agree[:, 1:-1].float().mean()
 
 
 def test_texts_that_end_early_are_read_as_they_are_written() -> None:
-    found = sample(TARGET, PROMPT.expand(1_500, -1), 12, stop=1, generator=draw())
-    _, record = speculate(TARGET, DRAFT, PROMPT.expand(1_500, -1), 12, stop=1, generator=draw(1))
+    found = sample(TARGET, PROMPT.expand(800, -1), 12, stop=1, generator=draw())
+    _, record = speculate(TARGET, DRAFT, PROMPT.expand(800, -1), 12, stop=1, generator=draw(1))
     assert tokens_a_call(TARGET, DRAFT, labeled(found)).item() == pytest.approx(
         record.tokens_a_call.item(), rel=0.04
     )
@@ -150,7 +148,7 @@ def test_models_of_transformers_are_read() -> None:
     llama = small_llama(V, hidden=16, heads=2, seed=0)
     ids = torch.randint(V, (3, 6), generator=draw())
     tv = losses.tvd(student=DRAFT(ids), teacher=llama(input_ids=ids).logits)[:, :-1]
-    torch.testing.assert_close(acceptance(llama, DRAFT, ids), 1 - tv.mean().double())
+    torch.testing.assert_close(acceptance(llama, DRAFT, ids), 1 - tv.mean())
 
 
 def test_wrong_batches_are_refused() -> None:

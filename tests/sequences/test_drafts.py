@@ -195,13 +195,12 @@ def hub_models() -> dict[str, nn.Module]:
 def test_greedy_text_is_the_targets_token_by_token(mine: str) -> None:
     models = hub_models()
     prompts = [torch.randint(11, (n,), generator=draw(n)) for n in (5, 1, 3)]
-    want = sample(models[mine], prompts, 12, temperature=0, stop=3, pad=9)
-    for draft in models.values():
-        for ahead in (1, 4):
-            found, _ = speculate(
-                models[mine], draft, prompts, 12, ahead=ahead, temperature=0, stop=3, pad=9
-            )
-            assert all(found[name].equal(want[name]) for name in want)
+    want = sample(models[mine], prompts, 9, temperature=0, stop=3, pad=9)
+    for ahead, draft in enumerate(models.values(), 1):
+        found, _ = speculate(
+            models[mine], draft, prompts, 9, ahead=ahead, temperature=0, stop=3, pad=9
+        )
+        assert all(found[name].equal(want[name]) for name in want)
 
 
 def test_greedy_text_is_that_of_assisted_generation() -> None:
@@ -209,12 +208,12 @@ def test_greedy_text_is_that_of_assisted_generation() -> None:
     models: dict[str, Any] = hub_models()
     target = models["Llama"]
     draft = small_llama(11, hidden=16, seed=1, heads=2, initializer_range=0.5)
-    for prompt in torch.randint(11, (3, 1, 4), generator=draw()):
+    for prompt in torch.randint(11, (2, 1, 4), generator=draw()):
         theirs = target.generate(
             prompt, attention_mask=torch.ones_like(prompt), assistant_model=draft,
-            max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0,
+            max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
-        ours, _ = speculate(target, draft, prompt, 20, temperature=0)
+        ours, _ = speculate(target, draft, prompt, 12, temperature=0)
         assert ours["input_ids"].tolist() == theirs.tolist()
 
 

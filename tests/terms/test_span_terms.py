@@ -86,8 +86,8 @@ def test_uld_compares_where_spans_begin() -> None:
     values = SpanKD(losses.uld, temperature=2.0).values(z, {"logits": v}, batch(), 0.0)
     pairs = {(0, 1): (0, 0), (0, 2): (2, 1), (0, 3): (3, 3), (1, 0): (0, 0), (1, 2): (1, 2)}
     want = torch.zeros(2, 5)
-    for (text, last), (mine, theirs) in pairs.items():
-        want[text, last] = losses.uld(
+    for (text, _), (mine, theirs) in pairs.items():
+        want[text, mine] = losses.uld(
             student=z[text, mine], teacher=v[text, theirs], temperature=2.0
         )
     torch.testing.assert_close(values, want)
@@ -132,8 +132,27 @@ def test_batches_that_do_not_fit_are_refused(change: dict[str, Any], message: st
 
 
 def test_another_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"span_kl or losses\.uld, got kl"):
+    with pytest.raises(ValueError, match=r"span_kl or losses\.uld.*got kl and pieces=None"):
         SpanKD(losses.kl)
+    with pytest.raises(ValueError, match="pieces"):
+        SpanKD(losses.uld, torch.zeros(9, dtype=torch.long))
+    with pytest.raises(ValueError, match="whole numbers"):
+        SpanKD(losses.kl, torch.zeros(9))
+    for pieces in (torch.zeros(8, dtype=torch.long), torch.full((9,), 7)):
+        with pytest.raises(ValueError, match="for a teacher of 9 tokens and a student of 7"):
+            SpanKD(losses.kl, pieces)(*logits(), batch())
+
+
+def test_tokens_that_begin_alike_are_added_up() -> None:
+    z, v = logits()
+    pieces = torch.tensor([0, 1, 1, 2, 3, 4, 4, 5, -1])
+    values = SpanKD(losses.kl, pieces).values(z, {"logits": v}, batch(), 0.0)
+    for text, mine, theirs in ((0, 0, 0), (0, 2, 1), (0, 3, 3), (1, 0, 0), (1, 1, 2)):
+        p = v[text, theirs].softmax(-1)
+        p = torch.stack([p[0], p[1] + p[2], p[3], p[4], p[5] + p[6], p[7], p[0] * 0])
+        want = losses.kl(student=z[text, mine], teacher=(p / p.sum()).log())
+        torch.testing.assert_close(values[text, mine], want)
+    assert (values != 0).sum() == 5
 
 
 def test_how_it_is_written() -> None:

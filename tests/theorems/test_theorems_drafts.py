@@ -141,7 +141,7 @@ def test_d3_with_all_written_ahead_refusals_are_the_sum_of_total_variations(seed
     refusals = want = 0.0
 
     def walk(text: str, chance: float) -> None:
-        nonlocal refusals, want
+        nonlocal refusals
         if len(text) == new:
             return
         shared = torch.minimum(p[text], q[text])

@@ -15,7 +15,10 @@ hidden layers         ``KD() + Match("hidden_states/1", project=nn.LazyLinear(wi
 adversarial           ``KD() + 0.1 * Adversarial(discriminator, on="hidden_states/-1")``
 ====================  ==========================================================================
 
-Needs ``trl``, which is imported with the first of these names and not before. Tried with 1.16.
+Messages are rendered with the student's chat template, and the teacher reads the result:
+:func:`check_templates` says whether it is what the teacher was trained with.
+
+Needs ``trl``, which is imported with the first of the trainers and not before. Tried with 1.16.
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-_HOMES = {"DistillationTrainer": "stable", "GKDTrainer": "gkd"}
+_HOMES = {"DistillationTrainer": "stable", "GKDTrainer": "gkd", "check_templates": "templates"}
 
-__all__ = ["DistillationTrainer", "GKDTrainer"]
+__all__ = ["DistillationTrainer", "GKDTrainer", "check_templates"]
 
 
 def __dir__() -> list[str]:
@@ -35,6 +38,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from .gkd import GKDTrainer
     from .stable import DistillationTrainer
+    from .templates import check_templates
 
 
 def __getattr__(name: str) -> object:
