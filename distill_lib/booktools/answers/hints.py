@@ -68,7 +68,7 @@ EXERCISES = [
         right=_average_teacher,
         wrong={
             _geometric: "this is the geometric mean, the student of the reverse KL.",
-            lambda log_p, weight: (weight @ log_p): "this is a mean of logarithms, and not even "
+            lambda log_p, weight: weight @ log_p: "this is a mean of logarithms, and not even "
             "normalized.",
             lambda log_p, weight: (weight @ log_p.exp()).log(): "the weights do not sum to one, so "
             "that these are no log-probabilities.",
