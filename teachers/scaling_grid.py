@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from distill_lib import data, zoo
+from distill_lib import Stacked, data, zoo
 
 FILE = Path(zoo.__file__).parent / "scaling_grid.jsonl"
 SEEDS, BATCH, RATE = 5, 128, 2e-3
@@ -34,27 +35,6 @@ def clothes(split: str) -> tuple[Tensor, Tensor]:
     return F.avg_pool2d(found.inputs, 2).flatten(1), found.labels
 
 
-class Nets(nn.Module):
-    """Several networks with one hidden layer: [B, D] to [S, B, C]; the first product is shared."""
-
-    def __init__(self, count: int, width: int, inputs: int = 196, classes: int = 10) -> None:
-        super().__init__()
-
-        def uniform(*shape: int, fan: int) -> nn.Parameter:
-            return nn.Parameter((2 * torch.rand(*shape) - 1) / fan**0.5)
-
-        self.inner = uniform(count, inputs, width, fan=inputs)
-        self.inner_bias = uniform(count, 1, width, fan=inputs)
-        self.outer = uniform(count, width, classes, fan=width)
-        self.outer_bias = uniform(count, 1, classes, fan=width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        count, inputs, width = self.inner.shape
-        hidden = x @ self.inner.transpose(0, 1).reshape(inputs, -1)
-        hidden = hidden.view(len(x), count, width).transpose(0, 1) + self.inner_bias
-        return torch.baddbmm(self.outer_bias, hidden.relu(), self.outer)
-
-
 def trained(
     width: int, x: Tensor, targets: Sequence[Tensor], lengths: Sequence[int], seed: int
 ) -> Iterator[tuple[int, nn.Module]]:
@@ -63,12 +43,11 @@ def trained(
     Yields the running average of their weights, over the last tenth of the steps or 100 of them.
     """
     torch.manual_seed(seed)
-    nets = Nets(SEEDS, width)
-    for p in nets.parameters():
-        p.data = p.data.repeat(len(targets), 1, 1)
-    mean = torch.optim.swa_utils.AveragedModel(
-        nets, multi_avg_fn=lambda old, new, n: torch._foreach_lerp_(old, new, max(0.01, 10 / (n + 10)))
-    )  # fmt: skip
+    starts = [
+        nn.Sequential(nn.Linear(196, width), nn.ReLU(), nn.Linear(width, 10)) for _ in range(SEEDS)
+    ]
+    nets = Stacked(starts * len(targets), ndim=2)
+    mean = AveragedModel(nets, avg_fn=lambda old, new, n: old.lerp(new, max(0.01, 10 / (n + 10))))
     adam = torch.optim.Adam(nets.parameters(), RATE)
     for step in range(1, max(lengths) + 1):
         i = torch.randint(len(x), (BATCH,))
