@@ -84,12 +84,12 @@ def main() -> None:
 
     for width in TEACHERS:
         length = 2 * LENGTHS[-1]
-        ((_, nets),) = trained(width, x, targets[:1], (length,), seed=width)
+        ((_, nets),) = trained(width, x, targets[:1], (length,), seed=10_000 + width)
         write("teacher", *judged(nets, *exam), width=width, steps=length)
         with torch.no_grad():
             targets.append(torch.cat([nets(part).softmax(-1) for part in x.split(4_000)], 1))
     for width in WIDTHS:
-        for step, nets in trained(width, x, targets, LENGTHS, seed=1_000 + width):
+        for step, nets in trained(width, x, targets, LENGTHS, seed=20_000 + width):
             found = [each.view(-1, SEEDS) for each in judged(nets, *exam)]
             for teacher, *numbers in zip((0, *TEACHERS), *found, strict=True):
                 write("student", *numbers, width=width, steps=step, teacher=teacher)
