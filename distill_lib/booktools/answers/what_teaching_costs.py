@@ -103,8 +103,7 @@ EXERCISES = [
             "other.",
             _no_difference: "the two teachers also differ in the part that the student sees: "
             "n (e_m − e_n).",
-            _all_is_unseen: "what even the larger teacher misses is not in its answers: "
-            "τ_n − τ_m.",
+            _all_is_unseen: "what even the larger teacher misses is not in its answers: τ_n − τ_m.",
             _no_wishart: "the mean of an inverse Wishart matrix has N − n − 1 in the place of N.",
         },
         hint="n (e_m − e_n) + n U / (N_S − n − 1).",
