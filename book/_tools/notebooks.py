@@ -87,6 +87,7 @@ NEEDS = {
         "torchao": "torchao",
     },
     r"\boptuna\b": {"optuna": "optuna"},
+    r"\bscipy\b": {"scipy": "scipy"},
 }
 HEAD = "*This notebook is made from the chapter {title} of {book}. Run its cells in order.*"
 
