@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.tree_util import keystr, tree_flatten_with_path
+from jax.tree_util import tree_flatten_with_path
 
 from distill_lib.arguments import checked
 from distill_lib.signals import suggest
@@ -17,7 +17,13 @@ __all__ = ["check_frozen", "named", "written"]
 def named(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by name, such as ``agent/head/kernel``."""
     found, _ = tree_flatten_with_path(tree)
-    return {keystr(path, simple=True, separator="/"): leaf for path, leaf in found}
+    return {"/".join(map(_part, path)): leaf for path, leaf in found}
+
+
+def _part(key: Any) -> str:
+    """Of a path: a key of a mapping, a place in a sequence, or the name of a field."""
+    kinds = ("key", "idx", "name")
+    return str(next((getattr(key, kind) for kind in kinds if hasattr(key, kind)), key))
 
 
 @checked

@@ -1,8 +1,9 @@
 """Ninjax: a pretrained vision transformer as a frozen encoder, in three ways.
 
 Needs ``jax``, ``flax`` and ``ninjax`` (3.0 or later), which are imported with this package and not
-before. Tried with jax 0.10, flax 0.12 and ninjax 3.6. Whether the encoder stays as it is, is asked
-with :func:`distill_lib.integrations.jax.check_frozen`.
+before. Tried with jax 0.4.33 and 0.10, flax 0.10 and 0.12, ninjax 3.6, and with DreamerV3 3.3.
+Whether the encoder stays as it is, is asked with
+:func:`distill_lib.integrations.jax.check_frozen`.
 """
 
 from __future__ import annotations
