@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("DISTILL_VENV") or ROOT / ".venv")
 BUILD = ROOT / "_build"
 PINS, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
-EXTRAS = "book,compress,dev,language,rl,trl"
+EXTRAS = "book,compress,dev,jax,language,rl,trl"
 # Compared with in tests and benchmarks; each lies in a folder of its own, without dependencies. The
 # metadata of the first asks for torchvision, which has no build for every torch and is not needed
 # there; the second asks for packages that its losses do not need; the others are earlier releases,
@@ -204,8 +204,9 @@ def types() -> None:
     found = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
     symbols = found["typeCompleteness"]["symbols"]
     unknown = [one["name"] for one in symbols if one["isExported"] and not one["isTypeKnown"]]
-    # what derives from a class of RSL-RL, which has no types
-    unknown = [name for name in unknown if not name.startswith("distill_lib.integrations.rsl_rl.")]
+    # what derives from a class of RSL-RL or TRL, which have no types
+    untyped = tuple(f"distill_lib.integrations.{name}." for name in ("rsl_rl", "trl"))
+    unknown = [name for name in unknown if not name.startswith(untyped)]
     print(f"pyright: {len(symbols)} public symbols, {len(unknown)} without a known type", *unknown)
     if unknown:
         raise SystemExit(1)

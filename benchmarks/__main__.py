@@ -152,7 +152,7 @@ def five_seeds() -> Result:
 
 
 def main() -> int:
-    from . import parts, policies, policies_rsl_rl
+    from . import parts, policies, policies_rsl_rl, vocabulary
 
     torch.set_num_threads(1)
     wanted = sys.argv[1:]
@@ -170,6 +170,7 @@ def main() -> int:
         policies.against_sb3,
         policies.dagger,
         *policies_rsl_rl.ALL,
+        *vocabulary.ALL,
     ):
         if wanted and not any(part in job.__name__ for part in wanted):
             continue

@@ -41,6 +41,8 @@ _HOMES = {
     "Label": "terms.labels",
     "KD": "terms.answers",
     "DKD": "terms.answers",
+    "Adversarial": "terms.adversarial",
+    "LogRatio": "terms.sequences",
     "Match": "terms.features",
     "Relation": "terms.features",
     "PPO": "terms.policy",
@@ -64,12 +66,14 @@ __all__ = [
     "EMA",
     "KD",
     "PPO",
+    "Adversarial",
     "BaseOf",
     "Cache",
     "Consistency",
     "Ensemble",
     "History",
     "Label",
+    "LogRatio",
     "Match",
     "Objective",
     "Peers",
@@ -122,10 +126,12 @@ if TYPE_CHECKING:
     from .teachers.live import EMA, Teacher
     from .teachers.peers import Peers
     from .teachers.recorded import Recorded
+    from .terms.adversarial import Adversarial
     from .terms.answers import DKD, KD
     from .terms.features import Match, Relation
     from .terms.labels import BCE, CE, Label
     from .terms.policy import PPO, Consistency
+    from .terms.sequences import LogRatio
     from .terms.transformer import fit_projectors, initialize, layer_map, tinybert
     from .training.loop import History, distill
 

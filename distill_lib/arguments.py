@@ -157,7 +157,7 @@ def _fits(value: Any, hint: Any) -> bool:
         )
         many = many and not (isinstance(value, np.ndarray) and value.ndim != 1)
         return many and all(_fits(v, inside[0]) for v in value)
-    return True
+    return origin.__module__ == "builtins" or isinstance(value, origin)
 
 
 def _described(hint: Any) -> str:

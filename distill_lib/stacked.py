@@ -52,9 +52,14 @@ class Stacked(nn.Module):
             raise ValueError("Stacked expected models of one architecture; their parameters differ")
         self.size: int = len(models)
         self.ndim = ndim
+        template = copy.deepcopy(models[0])
         # in a tuple, so that the template is no submodule and adds nothing to state_dict()
-        self._template = (copy.deepcopy(models[0]),)
+        self._template = (template,)
         params, buffers = stack_module_state(list(models))
+        named = (template.named_parameters, template.named_buffers)
+        held = sum(1 for all_of in named for _ in all_of(remove_duplicate=False))
+        # looked for here: at every call it would take a fifth of the time
+        self._tied: bool = held > len(params) + len(buffers)
         self._names = {name.replace(".", "/"): name for name in (*params, *buffers)}
         self.weights: nn.ParameterDict = nn.ParameterDict(
             {n.replace(".", "/"): nn.Parameter(p.detach().clone()) for n, p in params.items()}
@@ -71,20 +76,21 @@ class Stacked(nn.Module):
                 f"Stacked expected inputs of rank {self.ndim} (shared) or {self.ndim + 1} "
                 f"(one a network), got shape {tuple(inputs.shape)}"
             )
-        own = 0 if inputs.ndim > self.ndim else None
-        if own == 0 and len(inputs) != self.size:
+        own = inputs.ndim > self.ndim
+        if own and len(inputs) != self.size:
             raise ValueError(f"{self.size} networks, but inputs for {len(inputs)}")
         template = self._template[0]
         template.train(self.training)
-        state = {self._names[k]: v for k, v in self.weights.items()}
-        state |= {self._names[k]: v for k, v in self._buffers.items() if v is not None}
+        state = {**self.weights, **self._buffers}
+        names = [self._names[key] for key in state]
 
-        def one(values: dict[str, Tensor], x: Tensor) -> Any:
-            return functional_call(template, values, (x,))
+        def one(*values: Tensor) -> Any:
+            x, *weights = values if own else (inputs, *values)
+            named = dict(zip(names, weights, strict=True))
+            return functional_call(template, named, (x,), tie_weights=self._tied)
 
-        return cast(
-            Tensor, torch.vmap(one, in_dims=(0, own), randomness="different")(state, inputs)
-        )
+        values = (inputs, *state.values()) if own else tuple(state.values())
+        return cast(Tensor, torch.vmap(one, randomness="different")(*values))
 
     def unstack(self) -> list[nn.Module]:
         """The S networks, each on its own, with copies of their weights."""
@@ -92,9 +98,11 @@ class Stacked(nn.Module):
         for i in range(self.size):
             model = copy.deepcopy(self._template[0])
             values = {**dict(self.weights.items()), **self._buffers}
-            model.load_state_dict(
-                {self._names[k]: v[i].detach().clone() for k, v in values.items() if v is not None}
-            )
+            kept = {
+                self._names[k]: v[i].detach().clone() for k, v in values.items() if v is not None
+            }
+            # a buffer that is in no state_dict(), such as a table of frequencies, is the template's
+            model.load_state_dict({k: v for k, v in kept.items() if k in model.state_dict()})
             models.append(model)
         return models
 

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["copied", "memory", "readers", "ties"]
+__all__ = ["copied", "memory", "readers", "ties", "turned"]
 
 
 def memory(tensor: Tensor) -> Hashable:
@@ -48,6 +48,42 @@ def ties(model: nn.Module) -> dict[str, str]:
             if first.setdefault(place, name) != name:
                 found[name] = first[place]
     return found
+
+
+def turned(model: nn.Module) -> dict[str, tuple[str, list[int]]]:
+    """From each later name to the first name of the same numbers with its axes in another order.
+
+    The second is ``first.permute(order)``, a transpose in most cases.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 3, bias=False))
+        >>> net[1].weight = nn.Parameter(net[0].weight.mT)
+        >>> turned(net)
+        {'1.weight': ('0.weight', [1, 0])}
+    """
+    first: dict[Hashable, tuple[str, Tensor]] = {}
+    found, same = {}, ties(model)
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, Tensor) or name in same:
+            continue
+        other, one = first.setdefault(memory(value), (name, value))
+        if other != name and (order := _order(one, value)) is not None:
+            found[name] = (other, order)
+    return found
+
+
+def _order(one: Tensor, other: Tensor) -> list[int] | None:
+    """Where the axes of the other lie in the one; None if they do not."""
+    left = list(enumerate(zip(one.shape, one.stride(), strict=True)))
+    order = []
+    for size, stride in zip(other.shape, other.stride(), strict=True):
+        # where an axis of length 1 would go on does not matter
+        at = next((k for k in left if k[1] == (size, stride) or k[1][0] == size == 1), None)
+        if at is None:
+            return None
+        left.remove(at)
+        order.append(at[0])
+    return None if left else order
 
 
 def _strides(tensor: Tensor) -> tuple[int, ...]:

@@ -85,6 +85,37 @@ def test_unstack_copies() -> None:
     assert stacked.unstack()[0][0].weight.abs().sum() > 0
 
 
+def test_weights_that_are_shared_stay_shared() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.second.weight = self.first.weight
+            self.register_buffer("shift", torch.randn(4), persistent=False)
+            self.first.register_buffer("shift", self.shift, persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x).tanh() + self.first.shift)
+
+    nets, x = [Twice() for _ in range(3)], torch.randn(7, 4)
+    stack = Stacked(nets, ndim=2)
+    assert torch.allclose(stack(x), torch.stack([one(x) for one in nets]), atol=1e-6)
+    with torch.no_grad():
+        stack.weights["first/weight"].zero_()
+    assert torch.equal(stack(x), stack(x + 1))  # nothing of the template's own weight is left
+
+
+def test_the_mode_is_that_of_the_stack() -> None:
+    nets = [net() for _ in range(2)]
+    nets[0][1].eval()
+    stack, x = Stacked(nets, ndim=2), torch.randn(2, 7, 4)
+    before = stack._buffers["1/running_mean"].clone()
+    stack.eval()(x)
+    assert torch.equal(stack._buffers["1/running_mean"], before)
+    stack.train()(x)
+    assert not torch.equal(stack._buffers["1/running_mean"], before)
+
+
 @pytest.mark.parametrize(
     ("shape", "words"),
     [((4,), r"rank 2 \(shared\) or 3"), ((2, 2, 2, 4), "rank 2"), ((3, 5, 4), "2 networks, but")],
@@ -136,3 +167,20 @@ def test_a_stack_teaches_a_stack() -> None:
     said = Teacher(Stacked(nets, ndim=2))(batch)
     each = [one(x) for one, x in zip(nets, batch["inputs"], strict=True)]
     assert torch.allclose(said, torch.stack(each), atol=1e-6)
+
+
+class Tabled(nn.Linear):
+    """A layer with a table that is in no state_dict(), as the frequencies of Llama are."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.register_buffer("table", torch.arange(3.0), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + self.table
+
+
+def test_buffers_that_are_not_kept_are_unstacked_too() -> None:
+    nets, x = [Tabled() for _ in range(3)], torch.randn(5, 4)
+    for one, back in zip(nets, Stacked(nets, ndim=2).unstack(), strict=True):
+        assert torch.equal(back(x), one(x))

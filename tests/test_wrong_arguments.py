@@ -17,7 +17,21 @@ import torch.nn.functional as F
 from torch import nn
 
 import distill_lib
-from distill_lib import BCE, CE, DKD, KD, BaseOf, Label, Match, Relation, layer_map, losses
+from distill_lib import (
+    BCE,
+    CE,
+    DKD,
+    KD,
+    Adversarial,
+    BaseOf,
+    Label,
+    LogRatio,
+    Match,
+    Relation,
+    layer_map,
+    losses,
+)
+from distill_lib.terms import FusedKD, SpanKD, SparseKD
 
 OURS = str(Path(distill_lib.__file__).parent)
 
@@ -96,6 +110,33 @@ LOSSES: dict[str, Callable[[], dict[str, Any]]] = {
     "attention_scores": attentions,
     "minilm_relation": tokens,
     "standardize": lambda: {"logits": torch.randn(6, 5)},
+    "top_k": lambda: {"logits": torch.randn(6, 5), "k": 2},
+    "sparse_divergence": lambda: {
+        "student": torch.randn(6, 5),
+        "teacher": torch.randn(6, 3).log_softmax(-1),
+        "ids": torch.arange(3).expand(6, 3),
+        "rest": torch.full((6,), -9.0),
+        "tail": True,
+    },
+    "uld": lambda: {**answers(), "temperature": 2.0},
+    "fused_divergence": lambda: {
+        **answers(),
+        "student_head": torch.randn(7, 5),
+        "teacher_head": torch.randn(7, 5),
+        "student_bias": torch.randn(7),
+        "teacher_bias": torch.randn(7),
+        "loss": losses.kl,
+        "temperature": 2.0,
+        "mask": torch.ones(6, dtype=torch.bool),
+        "chunk": 2,
+    },
+    "align": lambda: {"student": [3, 5, 9], "teacher": [1, 5, 9]},
+    "span_sums": lambda: {
+        "values": -torch.rand(6, 5),
+        "spans": torch.zeros(6, 5, dtype=torch.long),
+        "count": 1,
+    },
+    "span_kl": lambda: {who: -torch.rand(6, 5) for who in ("student", "teacher")},
     "full_precision": lambda: {"x": torch.randn(6, 5)},
 }
 # The losses of policies are tested with their file.
@@ -174,6 +215,21 @@ MAKERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         },
     ),
     "Relation": (Relation, {"student": "logits", "teacher": "logits", "loss": losses.similarity}),
+    "SparseKD": (
+        SparseKD,
+        {"loss": losses.kl, "on": "logits", "rest": True, "tail": True},
+    ),
+    "FusedKD": (
+        FusedKD,
+        {
+            "loss": losses.kl,
+            "temperature": 2.0,
+            "teacher_head": torch.zeros(6, 5),
+            "teacher_bias": torch.zeros(6),
+            "chunk": 4,
+        },
+    ),
+    "SpanKD": (SpanKD, {"loss": losses.span_kl}),
     "layer_map": (layer_map, {"student": 2, "teacher": 6, "how": "uniform"}),
     "BaseOf": (BaseOf, {"student": None}),
 }
@@ -201,6 +257,8 @@ TERMS: dict[str, Callable[[], Any]] = {
     "Label": lambda: Label(F.mse_loss),
     "Match": lambda: Match("logits"),
     "Relation": lambda: Relation("logits"),
+    "Adversarial": lambda: Adversarial(nn.Linear(5, 1)),
+    "LogRatio": LogRatio,
 }
 
 

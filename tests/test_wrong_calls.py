@@ -182,6 +182,16 @@ def calls(folder: Path) -> dict[str, Call]:
             {"pieces": ids, "layers": 1, "hidden": 4, "heads": 2, "intermediate": 8}
             | {"labels": 2, "max_length": 8, "dropout": 0.1},
         ),
+        "models.SmallGPT": (
+            models.SmallGPT,
+            {"vocabulary": 9, "width": 4, "layers": 1, "heads": 2, "length": 8}
+            | {"seeds": 2, "seed": 0},
+        ),
+        "models.small_llama": (
+            models.small_llama,
+            {"vocabulary": 9, "hidden": 8, "layers": 1, "heads": 2, "intermediate": 8}
+            | {"max_length": 8, "pad": 0, "stop": 1, "seed": 0},
+        ),
         "checkpoints.Checkpoint": (
             checkpoints.Checkpoint,
             {"kind": "state_dict", "tensors": early, "meta": {}},
@@ -332,6 +342,7 @@ def calls(folder: Path) -> dict[str, Call]:
 # Results that only the library makes, errors, and what needs a GPU or a network.
 ELSEWHERE = {
     *("data.DataError", "data.names", "zoo.names", "zoo.minilm_tokenizer"),
+    "zoo.reference_tokenizer",
     *("checkpoints.CheckpointError", "compress.ExportError", "compress.int4_weight_only"),
     *("compress.Latency", "compress.Report", "compress.Masks"),
 }

@@ -76,7 +76,8 @@ NEEDS = {
     },
     r"\brsl_rl\b": {"rsl_rl": "rsl-rl-lib", "tensordict": "tensordict"},
     r"\bstable_baselines3\b": {"stable_baselines3": "stable-baselines3"},
-    r"transformers|minilm|movie_reviews": {"transformers": "transformers"},
+    r"transformers|minilm|movie_reviews|llama|tokenizer": {"transformers": "transformers"},
+    r"\btrl\b": {"datasets": "datasets", "peft": "peft", "trl": "trl"},
     r"\b(compress|fusion|onnx)\b": {
         "onnx": "onnx",
         "onnxruntime": "onnxruntime",

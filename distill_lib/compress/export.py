@@ -175,16 +175,21 @@ def _strip(path: Path) -> None:
     for one in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         del one.metadata_props[:]
         one.doc_string = ""
-    first: dict[bytes, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
     same: dict[str, str] = {}
     for one in list(graph.initializer):  # parameters that share their numbers come one by one
         if len(one.dims) < 2:
             continue  # each layer rounds its bias on a grid of its own
-        name, one.name = one.name, ""
-        same[name] = first.setdefault(one.SerializeToString(deterministic=True), name)
-        one.name = name
+        values, name = onnx.numpy_helper.to_array(one), one.name
+        kind = (one.data_type, str(values.dtype))
+        same[name] = first.setdefault((*kind, values.shape, values.tobytes()), name)
+        flipped = (*kind, values.T.shape, values.T.tobytes())
+        turned = first.get(flipped) if values.ndim == 2 else None
         if same[name] != name:
             graph.initializer.remove(one)
+        elif turned not in (None, name):
+            graph.initializer.remove(one)
+            graph.node.insert(0, onnx.helper.make_node("Transpose", [turned], [name], perm=[1, 0]))
     for node in graph.node:
         node.input[:] = [same.get(name, name) for name in node.input]
     onnx.save(model, path)

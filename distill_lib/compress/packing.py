@@ -24,10 +24,9 @@ from torch import Tensor, nn
 from distill_lib.arguments import as_path, checked
 from distill_lib.checkpoints import Checkpoint, CheckpointError, check_fit
 from distill_lib.checkpoints.files import whole_file
-from distill_lib.ties import ties
 
 from .huffman import decode, encode, lengths_of
-from .plans import all_names, as_json, planned, shrink
+from .plans import all_names, as_json, once_written, planned, shapes_of_all, shrink
 
 __all__ = ["load_packed", "packed_sizes", "save_packed"]
 
@@ -158,7 +157,7 @@ def save_packed(model: nn.Module, path: str | Path, plan: Mapping[str, Any] | No
     if plan is not None:
         header["plan"] = json.loads(as_json(plan))
     tables, bodies = [], []
-    if same := ties(model):
+    if same := once_written(model):
         header["ties"] = same
     for name, tensor in model.state_dict().items():
         if name in same:
@@ -213,7 +212,7 @@ def load_packed(model: nn.Module, path: str | Path) -> nn.Module:
         shapes = planned(model, header.get("plan", {"shapes": {}, "sizes": {}}))
         said = {entry["k"]: entry["s"] for entry in header["tensors"]}
         same = header.get("ties", {})
-        check_fit("packed", said | {k: said[v] for k, v in same.items()}, shapes)
+        check_fit("packed", shapes_of_all(said, same), shapes)
         tensors = all_names(dict(_decode(header["tensors"], table, body)), same, model)
         if "plan" in header:
             shrink(model, header["plan"])

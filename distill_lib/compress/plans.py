@@ -8,7 +8,7 @@ tensors and not a pickle of objects.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from distill_lib.arguments import checked, told
 from distill_lib.checkpoints import Checkpoint, CheckpointError, check_fit, load_checkpoint
 from distill_lib.checkpoints.files import whole_file
-from distill_lib.ties import ties
+from distill_lib.ties import ties, turned
 
 __all__ = ["Plan", "load_pruned", "plan_of", "save_pruned", "shrink"]
 
@@ -163,7 +163,7 @@ def save_pruned(model: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> 
     """
     from safetensors.torch import save
 
-    state, same = model.state_dict(), ties(model)
+    state, same = model.state_dict(), once_written(model)
     for name, value in state.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
             raise ValueError(
@@ -221,24 +221,59 @@ def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     return model
 
 
+def once_written(model: nn.Module) -> dict[str, Any]:
+    """From each later name of a weight to the first, with the order of its axes if that is another.
+
+    As JSON has it: the name, or ``[name, order]``.
+    """
+    other: dict[str, Any] = {name: list(first) for name, first in turned(model).items()}
+    return {**{name: other.get(first, first) for name, first in ties(model).items()}, **other}
+
+
+def shapes_of_all(shapes: Mapping[str, Sequence[int]], same: Any) -> dict[str, Sequence[int]]:
+    """The shapes of what a file holds once, under all the names that it has.
+
+    Raises:
+        CheckpointError: other names than those of tensors, or an order that is none.
+    """
+    found = dict(shapes)
+    for name, first in _pairs(same):
+        first, order = first if isinstance(first, list) and len(first) == 2 else (first, None)
+        if name in shapes or not isinstance(first, str) or first not in shapes:
+            raise CheckpointError("it says that a weight is another, which is not there")
+        axes = list(range(len(shapes[first])))
+        order = axes if order is None else order
+        if not isinstance(order, list) or any(type(n) is not int for n in order):
+            raise CheckpointError(f"the axes of {name} are no whole numbers: {order!r:.60}")
+        if sorted(order) != axes:
+            raise CheckpointError(f"the axes of {name} are {order}, expected each of {axes} once")
+        found[name] = [shapes[first][n] for n in order]
+    return found
+
+
+def _pairs(same: Any) -> list[tuple[str, Any]]:
+    if not isinstance(same, Mapping):
+        raise CheckpointError("it says that a weight is another, which is not there")
+    return list(same.items())
+
+
 def all_names(tensors: Mapping[str, Tensor], same: Any, model: nn.Module) -> dict[str, Tensor]:
     """What a file holds once, under all the names that it has.
 
     Args:
         tensors: By name.
-        same: From each other name to the one in the file.
+        same: From each other name to the one in the file, as :func:`once_written` has it.
         model: What it is for.
 
     Raises:
-        CheckpointError: other names than those of tensors, or two values for one weight of the
-            model.
+        CheckpointError: other names than those of tensors, an order of axes that is none, or two
+            values for one weight of the model.
     """
-    if not isinstance(same, Mapping) or any(
-        name in tensors or not isinstance(first, str) or first not in tensors
-        for name, first in same.items()
-    ):
-        raise CheckpointError("it says that a weight is another, which is not there")
-    found = {**tensors, **{name: tensors[first] for name, first in same.items()}}
+    shapes_of_all({name: tensor.shape for name, tensor in tensors.items()}, same)
+    found = dict(tensors)
+    for name, first in same.items():
+        plain = isinstance(first, str)
+        found[name] = tensors[first] if plain else tensors[first[0]].permute(first[1])
     for name, first in ties(model).items():
         if {name, first} <= found.keys() and not _equal(found[name], found[first]):
             raise CheckpointError(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from distill_lib.arguments import checked
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place, suggest
 from distill_lib.ties import copied, readers
 
@@ -18,6 +19,7 @@ __all__ = ["fold_batchnorm", "refresh_batchnorm"]
 NORMS = nn.modules.batchnorm._BatchNorm
 
 
+@checked
 @torch.no_grad()
 def refresh_batchnorm(
     model: nn.Module, batches: Iterable[Any], forward: Forward | None = None
@@ -61,6 +63,7 @@ def refresh_batchnorm(
     return model
 
 
+@checked
 def fold_batchnorm(model: nn.Module, pairs: Sequence[tuple[str, str]] | None = None) -> nn.Module:
     r"""A copy, in eval mode, whose batch normalizations are part of the layers before them.
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import check_counts, checked
 from distill_lib.signals import Batch, Signals, pick
 from distill_lib.teachers.ensemble import Ensemble
 from distill_lib.ties import copied, ties
@@ -26,6 +27,7 @@ __all__ = ["Barrier", "Concatenate", "Vote", "barrier", "greedy_soup", "soup"]
 # ---- outputs ----
 
 
+@checked
 class Vote:
     r"""A committee in which each member has one voice for its first choice: a hard vote.
 
@@ -85,6 +87,7 @@ class Vote:
 # ---- features ----
 
 
+@checked
 class Concatenate(nn.Module):
     """A head trained on what the last layers of several frozen models read.
 
@@ -110,6 +113,7 @@ class Concatenate(nn.Module):
         self, models: Sequence[nn.Module], heads: str | Sequence[str], num_classes: int
     ) -> None:
         super().__init__()
+        check_counts(num_classes=num_classes)
         names = [heads] * len(models) if isinstance(heads, str) else list(heads)
         if not models or len(names) != len(models):
             raise ValueError(f"expected a head for each model, got {len(names)} for {len(models)}")
@@ -153,6 +157,7 @@ class Concatenate(nn.Module):
 # ---- weights ----
 
 
+@checked
 @torch.no_grad()
 def soup(models: Sequence[nn.Module], weights: Sequence[float] | None = None) -> nn.Module:
     r"""One model whose weights are the average of those of several.
@@ -222,6 +227,7 @@ def _average(name: str, values: Sequence[Any], weights: Sequence[float]) -> Any:
     return first
 
 
+@checked
 def greedy_soup(
     models: Sequence[nn.Module], score: Callable[[nn.Module], float]
 ) -> tuple[nn.Module, list[int]]:
@@ -256,6 +262,7 @@ class Barrier(NamedTuple):
     losses: list[float]
 
 
+@checked
 def barrier(
     a: nn.Module,
     b: nn.Module,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from . import policy as policy
 from ._common import full_precision
 from .features import attention_transfer, cosine, hint, rkd_angle, rkd_distance, similarity
+from .fused import fused_divergence
 from .policy import gaussian_kl, nll, policy_kl
 from .response import (
     bernoulli_kl,
@@ -23,10 +24,13 @@ from .response import (
     soft_cross_entropy,
     tvd,
 )
+from .spans import align, span_kl, span_sums
 from .structure import dist, dkd, standardize
 from .transformer import attention, attention_kl, attention_scores, minilm_relation
+from .vocabulary import sparse_divergence, top_k, uld
 
 __all__ = [
+    "align",
     "attention",
     "attention_kl",
     "attention_scores",
@@ -37,6 +41,7 @@ __all__ = [
     "dist",
     "dkd",
     "full_precision",
+    "fused_divergence",
     "gaussian_kl",
     "hint",
     "jsd",
@@ -50,8 +55,13 @@ __all__ = [
     "rkd_distance",
     "similarity",
     "soft_cross_entropy",
+    "span_kl",
+    "span_sums",
+    "sparse_divergence",
     "standardize",
+    "top_k",
     "tvd",
+    "uld",
 ]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import checked, told
 from distill_lib.signals import Forward, Signals, call, eval_mode
 from distill_lib.stacked import Stacked
 
@@ -26,9 +28,12 @@ def signal_of(signals: Signals) -> str:
 
     Raises:
         KeyError: when there is none of them.
+        TypeError: what is no signals.
     """
     if isinstance(signals, Tensor):
         return "logits"
+    if not isinstance(signals, Mapping):
+        raise TypeError(f"a policy says logits, or signals by name; got {told(signals)}")
     for name in ("gaussian", "mean", "logits"):
         if name in signals:
             return name
@@ -57,7 +62,8 @@ def act(
 
     Raises:
         ValueError: a negative noise, noise for a policy that says only a mean, an answer that is
-            not finite.
+            not finite, shapes that do not fit.
+        TypeError: an answer or a noise that is no real number.
 
     Example:
         >>> act({"logits": torch.tensor([[0.0, 2.0, 1.0]])})
@@ -65,6 +71,7 @@ def act(
     """
     name = signal_of(signals)
     said = signals if isinstance(signals, Tensor) else signals[name]
+    _check_said(name, said, noise, generator)
     # one sum instead of a look at each; only where that is infinite they are looked at
     if not math.isfinite(said.sum().item()) and not bool(said.isfinite().all()):
         raise ValueError(
@@ -95,6 +102,29 @@ def act(
     return mean + n.unsqueeze(-1) * log_std.exp() * draw
 
 
+def _check_said(name: str, said: Any, noise: Any, generator: Any) -> None:
+    """Real numbers, an action at least, and a noise that is one number, or one an item."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator expected a torch.Generator, got {told(generator)}")
+    if not isinstance(said, Tensor) or not said.is_floating_point():
+        raise TypeError(f"a policy says {name} as a tensor of real numbers, got {told(said)}")
+    if not said.ndim or not said.shape[-1]:
+        raise ValueError(f"a policy says {name} of one action at least, got {told(said)}")
+    if not isinstance(noise, Tensor):
+        if not isinstance(noise, Real) or isinstance(noise, bool):
+            raise TypeError(
+                f"noise expected a number, or a tensor of one an item, got {told(noise)}"
+            )
+        return
+    items = said.shape[:-1]
+    ending = items[len(items) - noise.ndim :] if noise.ndim <= len(items) else None
+    if noise.is_complex() or noise.dtype == torch.bool:
+        raise TypeError(f"noise expected real numbers, got {told(noise)}")
+    if (noise.ndim and noise.shape != ending) or not noise.numel():
+        raise ValueError(f"noise expected a number an item {list(items)}, got {told(noise)}")
+
+
+@checked
 def ask(policy: Any, observations: Tensor, index: Tensor | None = None) -> Mapping[str, Any]:
     """What a policy says of observations, as a mapping, without gradient.
 
@@ -116,8 +146,8 @@ def ask(policy: Any, observations: Tensor, index: Tensor | None = None) -> Mappi
 def asking(policy: Any) -> Iterator[Say]:
     """:func:`ask` for a whole walk: the policy's modes are changed and set back once."""
     module = policy if isinstance(policy, nn.Module) else None
-    if not callable(policy):
-        raise ValueError(f"a policy is a module or a teacher, got a {type(policy).__name__}")
+    if not callable(policy) or isinstance(policy, type):
+        raise ValueError(f"a policy is a module or a teacher, got {told(policy)}")
     device = next((p.device for p in module.parameters()), None) if module else None
 
     def say(observations: Tensor, index: Tensor | None = None) -> Mapping[str, Any]:
@@ -203,6 +233,7 @@ def check_actions(
         )
 
 
+@checked
 def two_views(change: Callable[[Tensor], Tensor]) -> Forward:
     """A ``forward`` for :func:`distill_lib.distill` that also asks about a changed observation.
 

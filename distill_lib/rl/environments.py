@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill_lib.arguments import checked
+
 from .spaces import Observation, Reader, check_action_space, legal
 
 __all__ = ["Privileged", "Stage", "make", "single"]
@@ -67,9 +69,19 @@ def single(env: Any, **kwargs: Any) -> gym.Env[Any, Any]:
                     "not a gymnasium.Env"
                 )
             return made
-        return gym.make(env, disable_env_checker=True, **kwargs)
+        try:
+            return gym.make(env, disable_env_checker=True, **kwargs)
+        except gym.error.Error as error:
+            malformed = type(error) is gym.error.Error
+            if not (malformed or isinstance(error, gym.error.UnregisteredEnv)):
+                raise
+            raise ValueError(
+                f"Gymnasium knows no environment {env!r} ({error}); one of another package is "
+                "registered when that package is imported"
+            ) from error
 
 
+@checked
 def make(
     env: Any, num_envs: int, autoreset: str = "same step", **kwargs: Any
 ) -> gym.vector.SyncVectorEnv:
@@ -101,6 +113,7 @@ def make(
     )
 
 
+@checked
 class Privileged(gym.ObservationWrapper[Any, Any, Any]):
     """Teacher and student see different things: observation groups by name.
 
@@ -141,7 +154,7 @@ class Privileged(gym.ObservationWrapper[Any, Any, Any]):
             )
         if frames < 1:
             raise ValueError(f"frames is at least 1, got {frames}")
-        self.noise = noise
+        self.noise = float(noise)
         self.seen: deque[np.ndarray] = deque(maxlen=frames)
         shape = (len(self.keep) * frames,)
         mine = gym.spaces.Box(-np.inf, np.inf, shape, np.float32)

@@ -10,6 +10,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
+from distill_lib.arguments import check_between, check_counts, checked
 from distill_lib.progress import bar
 from distill_lib.teachers.sb3 import adapted
 
@@ -47,10 +48,12 @@ class Returns:
         """[S] mean of each policy; [1] for a single one."""
         return self.returns.mean(-1).reshape(-1)
 
+    @checked
     def share(self, at_least: float) -> float:
         """The share of episodes that reach a return."""
         return (self.returns >= at_least).float().mean().item()
 
+    @checked
     def interval(
         self, level: float = 0.95, draws: int = 2000, seed: int = 0
     ) -> tuple[float, float]:
@@ -64,6 +67,8 @@ class Returns:
         Returns:
             Its lower and upper end.
         """
+        check_between(0, 1, level=level)
+        check_counts(draws=draws)
         found = self.returns.reshape(-1, self.returns.shape[-1])
         s, e = found.shape
         g = torch.Generator().manual_seed(seed)
@@ -87,6 +92,7 @@ def _rows(seen: Tensor, shape: tuple[int, ...]) -> Tensor:
     return seen.view(*shape, *seen.shape[1:])
 
 
+@checked
 def evaluate(
     policy: Any,
     env: Any,
@@ -125,6 +131,7 @@ def evaluate(
         >>> evaluate(Policy(4, 2), "CartPole-v1", episodes=3).returns.shape
         torch.Size([3])
     """
+    check_counts(0, seed=seed)
     policy = adapted(policy)
     stacked = size_of(policy)
     vector = isinstance(env, gym.vector.VectorEnv)
@@ -169,6 +176,7 @@ def _chance(env: Any) -> Callable[[Any], dict[str, Tensor]]:
     return lambda batch: {name: torch.zeros(len(batch["inputs"]), width)}
 
 
+@checked
 def sanity(
     teacher: Any,
     env: Any,

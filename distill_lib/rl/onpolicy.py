@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import check_counts, checked, told
 from distill_lib.losses import policy as policies
 
 from .acting import Say, act, asking, check_actions, signal_of, size_of
@@ -18,6 +19,7 @@ from .spaces import Reader, check_action_space, legal
 __all__ = ["OnPolicy", "advantages"]
 
 
+@checked
 def advantages(
     rewards: Tensor,
     values: Tensor,
@@ -45,6 +47,10 @@ def advantages(
     Returns:
         [T, ...].
 
+    Raises:
+        TypeError: flags that are no booleans, or numbers that are not real.
+        ValueError: shapes that differ.
+
     Reference:
         Schulman et al., *High-dimensional continuous control using generalized advantage
         estimation*, 2016.
@@ -54,6 +60,16 @@ def advantages(
         >>> advantages(one, zero, zero, torch.tensor([False, True]), gamma=0.5, lam=1.0)
         tensor([1.5000, 1.0000])
     """
+    named = {"rewards": rewards, "values": values, "following": following, "done": done}
+    for name, one in named.items():
+        if one.shape != rewards.shape or not one.ndim or not len(one):
+            raise ValueError(
+                f"{name} of shape {list(one.shape)} beside rewards {list(rewards.shape)}: all are "
+                "[T, ...] of the same steps, one at least"
+            )
+        if one.is_complex() or (name == "done") != (one.dtype == torch.bool):
+            kind = "True and False" if name == "done" else "real numbers"
+            raise TypeError(f"{name} expected {kind}, got {told(one)}")
     delta = rewards + gamma * following - values
     found = torch.empty_like(delta)
     last = torch.zeros_like(delta[0])
@@ -63,6 +79,7 @@ def advantages(
     return found
 
 
+@checked
 class OnPolicy:
     """What the student just did, with advantages: batches for :func:`distill_lib.PPO`.
 
@@ -133,6 +150,7 @@ class OnPolicy:
         for name, number in counts.items():
             if number < 1:
                 raise ValueError(f"{name} is at least 1, got {number}")
+        check_counts(0, seed=seed)
         if batch_size > envs * steps:
             raise ValueError(f"a segment has {envs * steps} steps, a batch wants {batch_size}")
         for name, share in {"gamma": gamma, "lam": lam}.items():

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import check_counts, checked
 from distill_lib.progress import bar
 from distill_lib.schedules import Schedule, as_schedule
-from distill_lib.teachers.live import Source, Teacher
+from distill_lib.teachers.live import Teacher
 from distill_lib.teachers.sb3 import adapted
 
 from .acting import act, ask, asking, check_actions, size_of
@@ -22,6 +23,7 @@ from .evaluation import group
 __all__ = ["Rollouts"]
 
 
+@checked
 class Rollouts:
     r"""States that teacher and student visit, with the teacher's answers, as batches.
 
@@ -102,8 +104,8 @@ class Rollouts:
     def __init__(
         self,
         env: Any,
-        teacher: nn.Module | Source,
-        student: nn.Module | None = None,
+        teacher: Any,  # models of Stable-Baselines3 too
+        student: Any = None,
         *,
         beta: Schedule | float = 1.0,
         rounds: int = 1,
@@ -126,6 +128,7 @@ class Rollouts:
         for name, number in counts.items():
             if number is not None and number < 1:
                 raise ValueError(f"{name} is at least 1, got {number}")
+        check_counts(0, seed=seed)
         self.beta: Schedule = as_schedule(beta)
         shares = [self.beta(r / max(rounds - 1, 1)) for r in range(rounds)]
         if not all(0 <= share <= 1 for share in shares):
@@ -138,7 +141,8 @@ class Rollouts:
         self.driver = teacher  # at the wheel no batch is made for it
         self.rounds, self.episodes, self.updates = rounds, episodes, updates
         self.batch_size, self.keep, self.labels = batch_size, keep, labels
-        self.noise: list[float] = [noise] if isinstance(noise, (int, float)) else list(noise)
+        several = isinstance(noise, Collection) and not isinstance(noise, Tensor)
+        self.noise: list[float] = [float(n) for n in noise] if several else [float(noise)]  # type: ignore[union-attr, arg-type]
         self.student_noise, self.priority, self.augment = student_noise, priority, augment
         self.students: int | None = size_of(student) if student is not None else None
         self.rows: int | None = self.students or seeds  # how many students a batch is for

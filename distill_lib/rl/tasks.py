@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from distill_lib.arguments import checked
 from distill_lib.signals import Signals, as_batch
 
 from .rollouts import Rollouts
@@ -15,6 +16,7 @@ from .rollouts import Rollouts
 __all__ = ["Tasks"]
 
 
+@checked
 class Tasks:
     """The rollouts of several environments, batch by batch in turn.
 

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from distill_lib.arguments import check_counts, checked
 from distill_lib.teachers.sb3 import adapted
 
 from .acting import act, asking, check_actions
@@ -60,13 +61,14 @@ def _renderer(env: Any, size: int, **kwargs: Any) -> gym.Env[Any, Any]:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     if os.name == "posix" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
-    name = env if isinstance(env, str) else ""
-    if name and "mujoco" in str(gym.spec(name).entry_point):
+    spec = gym.registry.get(env) if isinstance(env, str) else None
+    if spec is not None and "mujoco" in str(spec.entry_point):
         # the default camera stays where it is, and the robot walks out of the picture
         kwargs = {"camera_name": "track", "width": size, "height": size, **kwargs}
     return single(env, render_mode="rgb_array", **kwargs)
 
 
+@checked
 def video(
     policy: Any,
     env: Any,
@@ -101,6 +103,8 @@ def video(
     """
     import imageio.v3 as iio
 
+    check_counts(fps=fps, size=size)
+    check_counts(0, seed=seed)
     stage = _renderer(env, size, **kwargs)
     check_action_space(stage.action_space)
     reader = Reader(stage.observation_space, [sees])

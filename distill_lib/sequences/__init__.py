@@ -10,12 +10,26 @@
 
 from __future__ import annotations
 
+from .acceptance import acceptance, tokens_a_call
 from .completions import Completions
-from .corpus import reference_text, train_tokenizer
+from .drafts import Speculation, leftover, speculate, verified
+from .reference import reference_text, train_tokenizer
 from .sampling import sample
 from .walks import Walks
 
-__all__ = ["Completions", "Walks", "reference_text", "sample", "train_tokenizer"]
+__all__ = [
+    "Completions",
+    "Speculation",
+    "Walks",
+    "acceptance",
+    "leftover",
+    "reference_text",
+    "sample",
+    "speculate",
+    "tokens_a_call",
+    "train_tokenizer",
+    "verified",
+]
 
 
 def __dir__() -> list[str]:

@@ -9,6 +9,8 @@ from .live import EMA, Source, Teacher, fingerprint
 from .peers import Peers
 from .recorded import Recorded
 from .sb3 import SB3Policy
+from .served import Served, ServedError
+from .sparse import TopK
 
 __all__ = [
     "EMA",
@@ -19,8 +21,11 @@ __all__ = [
     "Peers",
     "Recorded",
     "SB3Policy",
+    "Served",
+    "ServedError",
     "Source",
     "Teacher",
+    "TopK",
     "fingerprint",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 
 from distill_lib.arguments import as_path, checked, told
 from distill_lib.progress import bar
-from distill_lib.signals import Batch, Signals, as_batch, pick
+from distill_lib.signals import Batch, Signals, as_batch
 
 from .cachefile import HEADER, Blocks, CacheError, checksum, create, map_rows, mismatch
+from .cacherows import pack, unpack
 from .live import Source, Teacher
 
 __all__ = ["HEADER", "Cache", "CacheError", "data_fingerprint"]
@@ -116,8 +117,9 @@ class Cache:
         return int(self.meta["rows"])
 
     def __repr__(self) -> str:
-        rows = f"{len(self)} rows of {self.meta['shape']}"
-        return f"Cache({str(self.path)!r}: {self.meta['what']}, {rows})"
+        what, rows = self.meta["what"], f"{len(self)} rows of {self.meta['shape']}"
+        names = what if isinstance(what, str) else ", ".join(what)
+        return f"Cache({str(self.path)!r}: {names}, {rows})"
 
     def __call__(self, batch: Batch) -> Signals:
         """The stored targets for the ids in ``batch["index"]``.
@@ -143,8 +145,10 @@ class Cache:
             )
         index = named["index"]
         found = np.asarray(self._rows).take(self._find(_ids(index)), axis=0)  # a copy
-        rows = torch.from_numpy(np.asarray(found))
-        return {self.meta["what"]: rows.to(index.device) if isinstance(index, Tensor) else rows}
+        rows = unpack(np.asarray(found), self.meta)
+        return (
+            {k: v.to(index.device) for k, v in rows.items()} if isinstance(index, Tensor) else rows
+        )
 
     def _find(self, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if self._order is None:
@@ -177,7 +181,7 @@ class Cache:
         path: str | Path,
         teacher: Source | nn.Module,
         dataset: Any,
-        what: str = "logits",
+        what: str | Sequence[str] = "logits",
         *,
         dtype: torch.dtype = torch.float32,
         block: int = 512,
@@ -195,8 +199,9 @@ class Cache:
             dataset: Items are mappings with ``inputs`` and ``index``, or pairs (then the position
                 is the id). Ids are whole numbers, and no two items share one. A
                 ``batches(batch_size, shuffle=False)`` method is used where there is one.
-            what: The signal to keep.
-            dtype: Of the stored rows; ``torch.float16`` halves the file.
+            what: The signal to keep, or several: ``("top_ids", "top_log_probs", "rest")`` of
+                :class:`distill_lib.teachers.TopK`. Beside others, whole numbers are kept as such.
+            dtype: Of the stored real numbers; ``torch.float16`` halves the file.
             block: Rows asked and checked at a time.
             augmentation: A name for how ``dataset`` augments its inputs, if it does so always
                 alike.
@@ -225,7 +230,7 @@ class Cache:
         meta = {
             "teacher": teacher.fingerprint(),
             "data": data_fingerprint(dataset),
-            "what": what,
+            "what": what if isinstance(what, str) else list(what),
             "augmentation": augmentation,
             "dtype": str(dtype).removeprefix("torch."),
             "block": block,
@@ -298,12 +303,11 @@ def _fill(
                         "Delete it, or give this cache another path"
                     )
                 continue
-            rows = pick(teacher(batch), meta["what"], "teacher").detach().cpu()
-            rows = rows.to(getattr(torch, meta["dtype"])).contiguous()
+            rows, shape = pack(teacher(batch), meta, len(ids))
             if file is None:
-                create(path, {**meta, "shape": list(rows.shape[1:])})
+                create(path, {**meta, "shape": shape})
                 file = stack.enter_context(Blocks(path, meta))
-            file.write(number, ids, rows.numpy())
+            file.write(number, ids, rows)
 
 
 def _count(batch: Mapping[str, Any]) -> int:

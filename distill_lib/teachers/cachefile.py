@@ -1,7 +1,8 @@
 """The file of a cache: a header, the id of every row, a checksum a block of rows, and the rows.
 
 The header takes 4,096 bytes: eight that name the format, then JSON, then zeros. The JSON says what
-the rows are, and has a checksum of its own; files made before there was one are read without.
+the rows are, and has a checksum of its own; files made before there was one are read without. A row
+is an array of one type, or several, one after the other.
 """
 
 from __future__ import annotations
@@ -22,22 +23,16 @@ import numpy as np
 
 from distill_lib.checkpoints.parts import part_of
 
+from .cacherows import Array, CacheError, fits, row_bytes, row_shape, row_type
+
 __all__ = ["HEADER", "Blocks", "CacheError", "checksum", "create", "map_rows", "mismatch"]
 
 MAGIC = b"DISTILL\x01"
 HEADER = 4096
 DTYPES = ("float16", "float32", "float64")
 KEYS = {"teacher", "data", "what", "augmentation", "dtype", "block", "rows", "shape"}
-AXES = 32  # NumPy's own limit before version 2
 
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
-
-Array = np.ndarray[Any, Any]
-
-
-class CacheError(RuntimeError):
-    """A cache that must not be used; the message says why and what to do."""
-
 
 # ---- the header ----
 
@@ -82,14 +77,12 @@ def _sound(meta: Mapping[str, Any]) -> bool:
 
     return (
         set(meta) == KEYS
-        and all(type(meta[key]) is str for key in ("teacher", "data", "what"))
+        and all(type(meta[key]) is str for key in ("teacher", "data"))
         and isinstance(meta["augmentation"], (str, int, float, type(None)))
         and meta["dtype"] in DTYPES
         and whole(meta["block"])
         and whole(meta["rows"])
-        and type(meta["shape"]) is list
-        and len(meta["shape"]) < AXES
-        and all(map(whole, meta["shape"]))
+        and fits(meta)
     )
 
 
@@ -98,14 +91,7 @@ def _places(meta: Mapping[str, Any]) -> tuple[int, int, int]:
     rows, blocks = meta["rows"], -(-meta["rows"] // meta["block"])
     sums = HEADER + 8 * rows
     first = sums + 16 * blocks
-    return sums, first, first + rows * _row_bytes(meta)
-
-
-def _row_bytes(meta: Mapping[str, Any]) -> int:
-    size: int = np.dtype(meta["dtype"]).itemsize
-    for length in meta["shape"]:  # Python's whole numbers: NumPy's would overflow
-        size *= length
-    return size
+    return sums, first, first + rows * row_bytes(meta)
 
 
 def mismatch(found: Mapping[str, Any], meta: Mapping[str, Any]) -> str | None:
@@ -142,12 +128,12 @@ def map_rows(path: Path) -> tuple[dict[str, Any], Array, Array, Array]:
         with path.open("rb") as file:
             meta = read_header(file, path)
             sums, first, _ = _places(meta)
-            shape = (meta["rows"], *meta["shape"])
+            shape = (meta["rows"], *row_shape(meta))
             return (
                 meta,
                 np.memmap(file, np.int64, "r", HEADER, (meta["rows"],)),
                 np.memmap(file, np.uint64, "r", sums, ((first - sums) // 16, 2)),
-                np.memmap(file, meta["dtype"], "r", first, shape),
+                np.memmap(file, row_type(meta), "r", first, shape),
             )
     except OSError as error:
         raise CacheError(
@@ -278,10 +264,11 @@ class Blocks:
             CacheError: rows of another shape.
             OSError: a full disk; the block counts as not written.
         """
-        shape = [len(ids), *self.meta["shape"]]
-        if list(rows.shape) != shape:
+        shape, kind = [len(ids), *row_shape(self.meta)], row_type(self.meta)
+        if list(rows.shape) != shape or rows.dtype != kind:
+            found, due = (rows.dtype, kind) if kind.names else (list(rows.shape), shape)
             raise CacheError(
-                f"the teacher's {self.meta['what']} has shape {list(rows.shape)} where {shape} was "
+                f"the teacher's {self.meta['what']} has shape {found} where {due} was "
                 "expected; a cache holds a row an item, all of one shape: pad to a fixed length"
             )
         sums, first, size = _places(self.meta)
@@ -290,7 +277,7 @@ class Blocks:
             if self.done(number):
                 return
             self._put(HEADER + 8 * at, ids.tobytes())
-            self._put(first + _row_bytes(self.meta) * at, rows.tobytes())
+            self._put(first + row_bytes(self.meta) * at, rows.tobytes())
             os.fsync(self._file.fileno())
             # the mark comes last: a block that a kill interrupts is asked again
             mark = np.array([1, checksum(ids, rows)], np.uint64)

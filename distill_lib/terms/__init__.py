@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from .adversarial import Adversarial
 from .answers import DKD, KD
 from .features import Match, Relation
 from .labels import BCE, CE, Label
 from .policy import PPO, Consistency, Entropy, Surrogate, Value
+from .sequences import LogRatio
+from .spans import SpanKD
 from .transformer import fit_projectors, initialize, layer_map, tinybert
+from .vocabulary import FusedKD, SparseKD, hidden_and_head
 
 __all__ = [
     "BCE",
@@ -14,14 +18,20 @@ __all__ = [
     "DKD",
     "KD",
     "PPO",
+    "Adversarial",
     "Consistency",
     "Entropy",
+    "FusedKD",
     "Label",
+    "LogRatio",
     "Match",
     "Relation",
+    "SpanKD",
+    "SparseKD",
     "Surrogate",
     "Value",
     "fit_projectors",
+    "hidden_and_head",
     "initialize",
     "layer_map",
     "tinybert",

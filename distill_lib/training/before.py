@@ -19,13 +19,15 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset, IterableDataset
 
 from distill_lib.arguments import checked, told
-from distill_lib.teachers.live import models_of
+from distill_lib.signals import Captured, suggest, unwrapped
+from distill_lib.teachers.live import Teacher, models_of
 
 __all__ = [
     "cannot_write",
     "check_accelerator",
     "check_batches",
     "check_kinds",
+    "check_layers",
     "check_optimizer",
     "check_relations",
     "check_separate",
@@ -184,6 +186,31 @@ def check_separate(
             "(copy.deepcopy(teacher)), or freeze what both use: requires_grad_(False) and, with "
             "batch normalization, eval()"
         )
+
+
+def check_layers(student: Any, teacher: Any, objective: Any, forward: Any) -> None:
+    """Names with a dot are those of layers, and are looked for before a model is asked.
+
+    What a model says itself, and what ``forward=`` makes of it, is known only afterwards.
+
+    Raises:
+        KeyError: a name with a dot that no layer has.
+    """
+    asked: list[tuple[str, Any]] = [] if forward is not None else [("student", student)]
+    if isinstance(teacher, Teacher) and teacher.forward is None:
+        asked.append(("teacher", teacher.model))
+    for who, model in asked:
+        told_of = model.layers if isinstance(model, Captured) else ()
+        inner = unwrapped(model.model if isinstance(model, Captured) else model)
+        known = [name for name, _ in inner.named_modules() if name]
+        for path in objective.reads(who):
+            name = path.split("/")[0]
+            if "." in name and not {name, path} & {*known, *told_of}:
+                raise KeyError(
+                    f"the {who} has no layer {name!r}; it has {', '.join(known[:40])}"
+                    f"{', …' if len(known) > 40 else ''}.{suggest(name, known)} A name with a dot "
+                    "that the model itself gives an answer needs forward="
+                )
 
 
 def check_relations(objective: Any, parts: int) -> None:

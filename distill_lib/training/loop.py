@@ -102,7 +102,8 @@ def distill(
         accelerator: 🤗 Accelerate's; by default one for the best device there is.
         checkpoint: A file that training can resume from, written after each epoch and at the end.
         save_every: Also write it after so many steps.
-        resume: Go on from ``checkpoint`` where it exists, with as many processes as made it.
+        resume: Go on from ``checkpoint`` where it exists, with as many processes as made it, the
+            same accumulation and as many batches in an epoch.
         seed: Seeds Python, NumPy and torch first.
         forward: ``forward(student, batch)`` for students that are not called as ``model(inputs)``.
         each_epoch: ``each_epoch(epoch, history)``: a mapping of numbers, or None where it did not
@@ -120,7 +121,7 @@ def distill(
         TypeError: ``each_epoch`` gave something else; a learning rate that is none.
         ValueError: neither or both of epochs and steps; an optimizer that forgets parameters, or
             has a scheduler that would be overridden; a teacher that is the student or shares what
-            is trained; a checkpoint of another teacher or objective; a number for ``keep_best``
+            is trained; a checkpoint of another training; a number for ``keep_best``
             that is not there, or nan.
         OSError: a checkpoint that cannot be written, before the first step.
         FloatingPointError: a loss that is not finite.

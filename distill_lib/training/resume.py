@@ -25,6 +25,9 @@ __all__ = ["Saver", "Start"]
 
 
 PROCESSES = "number of processes"
+ACCUMULATION = "gradient accumulation"
+BATCHES = "number of batches in an epoch"
+LATER = (ACCUMULATION, BATCHES)  # of which files of before say nothing
 
 
 @dataclass
@@ -145,8 +148,8 @@ class Saver:
         Its checksums are compared; the bounds are those of ``checkpoints.load_checkpoint``.
 
         Raises:
-            ValueError: the file is torn, of another teacher, objective, student or number of
-                processes, no such file at all, or not the same in all processes.
+            ValueError: the file is torn; of another teacher, objective, student, accumulation, or
+                number of processes or batches; not there, or not the same, in some processes.
         """
         start = self._load() if os.path.isfile(self.path) else Start()
         steps = everyones(start.step) if self.streams.world > 1 else [start.step]
@@ -160,14 +163,14 @@ class Saver:
     def _load(self) -> Start:
         try:
             state = torch_load(self.path)
-            found = {PROCESSES: "1", **state["identity"]}  # files of before say nothing of it
+            found = {PROCESSES: "1", **state["identity"]}
         except Exception as error:  # bytes that are no checkpoint can end in any error
             raise ValueError(
                 f"{self.path} is torn, or not a checkpoint of distill ({type(error).__name__}: "
                 f"{error}); delete it, or give another path"
             ) from error
         for what, text in self.identity.items():
-            if found.get(what) != text:
+            if found.get(what) != text and (what in found or what not in LATER):
                 raise ValueError(
                     f"{self.path} was made with another {what}: {found.get(what)!r}, now {text!r}. "
                     "Going on would mix two trainings: pass resume=False to begin anew, or give "

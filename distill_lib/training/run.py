@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from .before import (
     cannot_write,
     check_accelerator,
     check_kinds,
+    check_layers,
     check_optimizer,
     check_relations,
     check_separate,
@@ -42,6 +43,7 @@ from .lesson import Lesson, allow_unused
 from .processes import Streams, from_first
 from .rates import Rate, Rates, Settings, make_optimizer
 from .sharded import ready, reshard
+from .shares import length
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -81,6 +83,7 @@ class Run:
             raise TypeError(f"expected an objective, got {type(self.objective).__name__}")
         check_separate(student, teacher, self.objective, self.fixed)
         self.teacher: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
+        check_layers(student, self.teacher, self.objective, forward)
         self.accelerator: Any = self._default() if accelerator is None else accelerator
         check_accelerator(self.accelerator)
         self.accumulation: int = self.accelerator.gradient_accumulation_steps
@@ -163,7 +166,14 @@ class Run:
 
     def saver(self, path: str | Path, batches: Iterable[Any]) -> resuming.Saver:
         """What writes and reads the checkpoint."""
-        identity = {**self.identity(), resuming.PROCESSES: str(self.world)}
+        identity = {
+            **self.identity(),
+            resuming.PROCESSES: str(self.world),
+            # a place in a walk is so many groups of so many batches
+            resuming.ACCUMULATION: str(self.accumulation),
+        }
+        with suppress(TypeError, NotImplementedError):  # some have no length
+            identity[resuming.BATCHES] = str(length(self.accelerator, batches))
         return resuming.Saver(path, self.parts(), identity, batches, self.streams)
 
     def check_place(self, path: str | Path, copies: int = 1) -> None:

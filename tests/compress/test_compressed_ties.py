@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations
 
 from distill_lib import KD, compress, distill
 from distill_lib.checkpoints import CheckpointError
-from distill_lib.ties import copied, memory, ties
+from distill_lib.ties import copied, memory, ties, turned
 
 
 class Net(nn.Module):
@@ -347,6 +347,61 @@ def test_a_weight_and_its_transpose_are_pruned_as_one_and_else_refused() -> None
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert memory(copied(model).b.weight) != memory(model.b.weight)
     assert len({memory(p) for p in copied(model).parameters()}) == 3
+
+
+class Thrice(Auto):
+    """And once more as the decoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Linear(4, 8)
+        self.c.weight = self.b.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.c(self.a(super().forward(inputs)).relu())
+
+
+@pytest.mark.parametrize("build", [Auto, Thrice])
+def test_a_weight_and_its_transpose_are_written_once(build, tmp_path: Path) -> None:
+    model, x, path = build(), torch.randn(50, 8), tmp_path / "packed"
+    assert turned(model) == {"b.weight": ("a.weight", [1, 0])}
+    size = compress.save_packed(model, path)
+    assert size + 100 < compress.save_packed(untied(model), tmp_path / "twice")
+    for fresh in (build(), untied(build())):  # whether the other ties them or not
+        found = compress.load_packed(fresh, path)
+        assert torch.equal(found(x), model(x))
+        assert torch.equal(found.b.weight, model.a.weight.mT)
+    plan = compress.plans.plan_of(model, model)
+    size = compress.save_pruned(model, tmp_path / "a.safetensors", plan)
+    assert size + 100 < compress.save_pruned(untied(model), tmp_path / "b.safetensors", plan)
+    for fresh in (build, lambda: untied(build())):
+        assert torch.equal(compress.load_pruned(fresh, tmp_path / "a.safetensors")(x), model(x))
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 1], [1, 0, 2], ["1", 0], None, "10", [True, 0]])
+def test_a_file_with_a_wrong_order_of_axes_is_refused(order, tmp_path: Path, monkeypatch) -> None:
+    wrong = {"b.weight": ["a.weight", order]}
+    monkeypatch.setattr(compress.packing, "once_written", lambda model: wrong)
+    compress.save_packed(Auto(), tmp_path / "packed")
+    with pytest.raises(CheckpointError):
+        compress.load_packed(Auto(), tmp_path / "packed")
+
+
+def test_onnx_writes_a_weight_and_its_transpose_once(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+
+    class Wide(Auto):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(64, 32), nn.Linear(32, 64)
+            self.b.weight = nn.Parameter(self.a.weight.mT)
+
+    model, x = Wide(), torch.randn(2, 64)
+    found = compress.to_onnx(model, x, tmp_path / "once.onnx")
+    compress.to_onnx(untied(model), x, tmp_path / "also.onnx")
+    sizes = [(tmp_path / name).stat().st_size for name in ("once.onnx", "also.onnx")]
+    assert sizes[0] == sizes[1] < 4 * (64 * 32 + 96) + 2000
+    assert torch.allclose(found(x)["logits"], model(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])

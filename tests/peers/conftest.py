@@ -39,3 +39,13 @@ def trl_jsd() -> Callable[..., Any]:
         )
     function: Callable[..., Any] = gkd.GKDTrainer.generalized_jsd_loss
     return function
+
+
+@pytest.fixture(scope="session")
+def trl_chunked(trl_jsd: Callable[..., Any]) -> Callable[..., Any]:
+    """The loss of TRL's stable trainer, from hidden states and two output matrices."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = pytest.importorskip("trl.trainer.distillation_trainer", exc_type=ImportError)
+    function: Callable[..., Any] = module._chunked_divergence_loss
+    return function

@@ -274,7 +274,7 @@ def test_answers_of_another_shape_are_refused() -> None:
         rl.evaluate(Answering(lambda x: (x, x)), image, 2)
     with pytest.raises(TypeError, match="got a tuple"):
         rl.evaluate(lambda batch: (1, 2), image, 2)
-    with pytest.raises(ValueError, match="a policy is a module or a teacher, got a int"):
+    with pytest.raises(ValueError, match="a policy is a module or a teacher, got int"):
         rl.evaluate(3, image, 2)
 
 

@@ -297,3 +297,60 @@ def test_a_training_that_is_done_needs_no_room(tmp_path: Path, monkeypatch: Any)
     assert torch.equal(again.weight, student.weight)
     with pytest.raises(OSError, match=r"cannot be written \(read-only\)"):
         distill(again, teacher, data(), KD(), epochs=2, **settings)
+
+
+class Silent(nn.Module):
+    """A model that must not be asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("asked")
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "message"),
+    [
+        ("trunk.9", "trunk.0", r"student has no layer 'trunk.9'; it has trunk, trunk.0, trunk.1"),
+        ("trnk.0", "trunk.0", r"student has no layer 'trnk.0'.* Did you mean 'trunk.0'"),
+        ("trunk.0", "trunk.O/1", r"teacher has no layer 'trunk.O'.* Did you mean 'trunk\."),
+    ],
+)
+@pytest.mark.parametrize("wrap", ["plain", "captured", "parallel"])
+def test_a_misspelt_layer_is_found_before_anybody_is_asked(
+    mine: str, theirs: str, message: str, wrap: str
+) -> None:
+    student, teacher = Silent(), Silent()
+    if wrap == "captured":
+        student, teacher = capture(student, "trunk.1"), capture(teacher, "trunk.1")
+    if wrap == "parallel":
+        student = nn.DataParallel(student)
+    with pytest.raises(KeyError, match=message):
+        distill(student, teacher, data(), Match(mine, theirs), epochs=1)
+
+
+class Dotted(Net):
+    """A model that gives its answers names with dots."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"of.mine": super().forward(x)}
+
+
+def test_an_answer_may_have_a_dot_in_its_name_where_the_caller_asks() -> None:
+    def ask(model: nn.Module, batch: Any) -> Any:
+        return model(batch["inputs"])
+
+    student, teacher = Dotted(trunk()), Teacher(Dotted(trunk()), forward=ask)
+    distill(student, teacher, data(), Match("of.mine", "of.mine"), epochs=1, forward=ask)
+    with pytest.raises(KeyError, match="that the model itself gives an answer needs forward="):
+        distill(student, teacher, data(), Match("of.mine", "of.mine"), epochs=1)
+
+
+def test_the_second_call_of_a_layer_is_a_layer() -> None:
+    class Twice(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.trunk(x) + self.trunk(-x))
+
+    distill(Twice(trunk()), Twice(trunk()), data(), Match("trunk.1/1", "trunk.1/1"), epochs=1)

@@ -92,6 +92,16 @@ def of_other_steps(rank: int, path: Path) -> Any:
     return distill(mlp(), mlp(), Batches(), CE(), steps=4, checkpoint=here)
 
 
+def resumed(made_by: str) -> Any:
+    """From the checkpoint that so many processes have made."""
+
+    def train(rank: int, path: Path) -> Any:
+        path = path.with_name(f"made by {made_by}")
+        return distill(mlp(), mlp(), Batches(), CE(), steps=2, checkpoint=path)
+
+    return train
+
+
 def partly_sharded(what: str) -> Any:
     def train(rank: int, path: Path) -> Any:
         mesh, student = init_device_mesh("cpu", (3,)), mlp()
@@ -112,6 +122,10 @@ TURNS = {
     "rank 2 fails in a step": in_a_step,
     "the disk is full": while_saving,
     "other steps": of_other_steps,
+    "three begin": resumed("three"),
+    "three go on": resumed("three"),
+    "two go on": resumed("three"),
+    "three go on from one": resumed("one"),
     **{f"sharded but for a {what}": partly_sharded(what) for what in ("projector", "layer")},
     "sharded but for the average": partly_sharded("average"),
     "rank 2 dies": with_one_that("dies", 2),
@@ -123,7 +137,9 @@ def work(rank: int, ports: list[int], folder: Path) -> None:
     torch.set_num_threads(1)
     processes.PATIENCE = 3.0
     for (name, train), port in zip(TURNS.items(), ports, strict=True):
-        world = 2 if name == "rank 0 dies" else 3
+        world = 2 if name in ("rank 0 dies", "two go on") else 3
+        if rank >= world:
+            continue
         AcceleratorState._reset_state(True)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -148,6 +164,7 @@ def work(rank: int, ports: list[int], folder: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the processes left what each turn ended with."""
     folder = tmp_path_factory.mktemp("three")
+    resumed("one")(0, folder / "c")
     ports = free_ports(len(TURNS))
     in_processes(work, [(rank, ports, folder) for rank in range(3)], LIMIT)
     return folder
@@ -198,6 +215,19 @@ def test_a_checkpoint_that_not_all_see_is_refused_by_all(folder: Path) -> None:
     for rank in range(3):
         text = said(folder, "other steps", rank)
         assert "at different steps ([2, 0, 0]; 0: no such file): put it on a disk that all" in text
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_refused(folder: Path) -> None:
+    def refused(made: int, now: int) -> str:
+        return f"was made with another number of processes: '{made}', now '{now}'. Going on would"
+
+    for rank in range(3):
+        assert said(folder, "three begin", rank) == said(folder, "three go on", rank)
+        assert refused(1, 3) in said(folder, "three go on from one", rank)
+    for rank in range(2):
+        assert refused(3, 2) in said(folder, "two go on", rank)
+    with pytest.raises(ValueError, match=refused(3, 1)):
+        resumed("three")(0, folder / "c")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from trainings import Killable, Killed, Training, loader
 
-from distill_lib import CE, distill
+from distill_lib import CE, History, distill
 from distill_lib.training.processes import rng_state, set_rng_state
 
 # ---- what is refused ----
@@ -74,14 +75,64 @@ def test_another_student_is_refused(tmp_path: Path) -> None:
         other.run(tmp_path / "c")
 
 
-def test_fewer_batches_than_were_done_are_refused(tmp_path: Path) -> None:
+def test_another_number_of_batches_is_refused(tmp_path: Path) -> None:
     killed = Training(batches="list", kill_at=6)
     with pytest.raises(Killed):
         killed.run(tmp_path / "c", save_every=5)
     other = Training(batches="list")
-    other.batches = other.batches[:3]
-    with pytest.raises(ValueError, match="batches gave nothing after 5 steps of an epoch"):
+    other.batches = other.batches[:6]
+    with pytest.raises(ValueError, match=r"another number of batches in an epoch: '7', now '6'"):
         other.run(tmp_path / "c")
+
+
+class Unsized:
+    """Batches that do not tell how many they are."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+
+def test_fewer_batches_than_were_done_are_refused(tmp_path: Path) -> None:
+    killed = Training(batches="list", kill_at=6)
+    killed.batches = Unsized(killed.batches)
+    with pytest.raises(Killed):
+        killed.run(tmp_path / "c", steps=14, save_every=5)
+    other = Training(batches="list")
+    other.batches = Unsized(other.batches[:3])
+    with pytest.raises(ValueError, match="batches gave nothing after 5 steps of an epoch"):
+        other.run(tmp_path / "c", steps=14)
+
+
+@pytest.mark.usefixtures("own_accelerate")
+@pytest.mark.parametrize("where", ["in an epoch", "after one"])
+def test_another_accumulation_is_refused(tmp_path: Path, where: str) -> None:
+    from accelerate import Accelerator
+
+    def run(training: Training, parts: int, **how: Any) -> History:
+        accelerator = Accelerator(gradient_accumulation_steps=parts, cpu=True)
+        return training.run(tmp_path / "c", accelerator=accelerator, **how)
+
+    run(Training(), 2, steps=2 if where == "in an epoch" else 4)
+    for parts in (1, 3):
+        other = Training()
+        match = f"another gradient accumulation: '2', now '{parts}'.*resume=False"
+        with pytest.raises(ValueError, match=match):
+            run(other, parts)
+        assert other.student.calls == 0
+    assert len(run(Training(), 2)) == 14
+
+
+def test_files_of_before_say_nothing_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    Training().run(path, steps=3)
+    state = torch.load(path, weights_only=True)
+    for name in ("number of processes", "gradient accumulation", "number of batches in an epoch"):
+        state["identity"].pop(name)
+    torch.save(state, path)
+    assert len(Training().run(path)) == 14
 
 
 def test_a_loss_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
@@ -91,22 +142,6 @@ def test_a_loss_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="step 5"):
         distill(Killable(), None, batches, CE(), epochs=1, checkpoint=path, save_every=2)
     assert torch.load(path, weights_only=True)["step"] == 4
-
-
-@pytest.mark.parametrize("processes", [None, "1", "2"])
-def test_another_number_of_processes_is_refused(tmp_path: Path, processes: str | None) -> None:
-    path = tmp_path / "c"
-    Training().run(path, steps=3)
-    state = torch.load(path, weights_only=True)
-    state["identity"].pop("number of processes")  # files of before say nothing of it
-    if processes is not None:
-        state["identity"]["number of processes"] = processes
-    torch.save(state, path)
-    if processes == "2":
-        with pytest.raises(ValueError, match=r"another number of processes: '2', now '1'.*anew"):
-            Training().run(path)
-    else:
-        assert len(Training().run(path)) == 14
 
 
 # ---- generators ----

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import check_counts, checked, told
+
 __all__ = ["Adapter", "check_spaces"]
 
 
+@checked
 class Adapter(nn.Module):
     r"""A student of its own size between the environment's observations and the teacher's actions.
 
@@ -29,7 +32,8 @@ class Adapter(nn.Module):
             objective then compares these places only: give the teacher to :meth:`of_teacher`.
 
     Raises:
-        ValueError: one of ``observations`` and ``takes`` without the other; places that repeat.
+        ValueError: one of ``observations`` and ``takes`` without the other, or less than 1; places
+            that repeat.
 
     Example:
         >>> from distill_lib.zoo import Policy
@@ -56,6 +60,7 @@ class Adapter(nn.Module):
         self.student = student
         self.project: nn.Linear | None = None
         if observations is not None and takes is not None:
+            check_counts(observations=observations, takes=takes)
             self.project = nn.Linear(observations, takes, bias=False)
             with torch.no_grad():
                 self.project.weight.copy_(torch.eye(takes, observations))
@@ -65,12 +70,18 @@ class Adapter(nn.Module):
         """What the student says of the projected observation."""
         return self.student(observation if self.project is None else self.project(observation))
 
+    @checked
     def of_teacher(self, signals: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a teacher says of the actions that the student has.
 
         Raises:
+            KeyError: the teacher says no ``mean``.
             ValueError: the teacher has no action at one of the places.
         """
+        if "mean" not in signals:
+            raise KeyError(
+                f"a teacher of real actions says 'mean'; this one says {', '.join(signals)}"
+            )
         if self.actions is None:
             return dict(signals)
         size = signals["mean"].shape[-1]
@@ -86,6 +97,7 @@ class Adapter(nn.Module):
         return picked
 
 
+@checked
 def check_spaces(policy: nn.Module, env: Any, group: str | None = None) -> None:
     """Refuse a policy whose observations or actions are not those of an environment.
 
@@ -95,9 +107,13 @@ def check_spaces(policy: nn.Module, env: Any, group: str | None = None) -> None:
         group: The group of a ``Dict`` of observations that the policy reads.
 
     Raises:
-        ValueError: sizes that differ, with both sizes and what to do; a group that is not there.
+        ValueError: sizes that differ, with both sizes and what to do; a group that is not there; a
+            policy without linear layers.
+        TypeError: an environment that is none.
     """
     env = getattr(env, "env", env) if hasattr(env, "get_observations") else env
+    if not (hasattr(env, "observation_space") and hasattr(env, "action_space")):
+        raise TypeError(f"env expected an environment of Gymnasium, got {told(env)}")
     space = getattr(env, "single_observation_space", None) or env.observation_space
     acts = getattr(env, "single_action_space", None) or env.action_space
     if hasattr(space, "spaces"):
@@ -108,6 +124,8 @@ def check_spaces(policy: nn.Module, env: Any, group: str | None = None) -> None:
             )
         space = space.spaces[group]
     linear = [m for m in getattr(policy, "net", policy).modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise ValueError(f"the policy has no linear layers to read its sizes from: {told(policy)}")
     takes, says = linear[0].in_features, linear[-1].out_features
     gives = int(torch.tensor(space.shape).prod())
     wants = int(acts.n) if hasattr(acts, "n") else int(torch.tensor(acts.shape).prod())

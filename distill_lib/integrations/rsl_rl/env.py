@@ -13,9 +13,12 @@ from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 from torch import Tensor
 
+from distill_lib.arguments import check_counts, checked, told
+
 __all__ = ["GymVecEnv"]
 
 
+@checked
 class GymVecEnv(VecEnv):  # type: ignore[misc]
     """RSL-RL's view of a Gymnasium vector environment.
 
@@ -35,7 +38,8 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
 
     Raises:
         ValueError: Another autoreset mode; actions that are not a vector of real numbers; no known
-            length of an episode; observations or actions that are not a number (NaN).
+            length of an episode; observations or actions that are not a number (NaN); no device,
+            or a negative seed.
 
     Example:
         >>> mode = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -54,6 +58,8 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
         device: str = "cpu",
         max_episode_length: int | None = None,
     ) -> None:
+        check_counts(0, seed=seed or 0)
+        _require_device(device)
         _require_same_step(env)
         space = env.single_action_space
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
@@ -92,8 +98,16 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
             Observations by group, rewards [N], dones [N], and ``{"time_outs": [N]}``.
 
         Raises:
-            ValueError: actions or observations that are not a number.
+            ValueError: actions or observations that are not a number, or of another shape.
+            TypeError: actions that are no tensor of real numbers.
         """
+        if not isinstance(actions, Tensor) or actions.is_complex():
+            raise TypeError(f"actions expected a tensor of real numbers, got {told(actions)}")
+        if actions.shape != (self.num_envs, self.num_actions):
+            raise ValueError(
+                f"expected actions of shape {[self.num_envs, self.num_actions]}, got "
+                f"{list(actions.shape)}"
+            )
         if actions.isnan().any():
             rows = int(actions.isnan().any(-1).sum())
             raise ValueError(
@@ -135,6 +149,13 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
                 )
             groups[name] = torch.as_tensor(part, dtype=torch.float32, device=self.device)
         return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
+
+
+def _require_device(device: str) -> None:
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device expected 'cpu', 'cuda:0' or the like, got {device!r}") from error
 
 
 def _longest(env: gym.vector.VectorEnv[Any, Any, Any]) -> int:

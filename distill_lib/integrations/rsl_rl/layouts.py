@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill_lib.arguments import checked
 from distill_lib.checkpoints import Checkpoint, CheckpointError, from_state, load_checkpoint
 from distill_lib.checkpoints.files import whole_file
 from distill_lib.models.control import Policy
@@ -37,6 +38,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NORMALIZER = ("_mean", "_var", "_std", "count")
 
 
+@checked
 @dataclass
 class SavedPolicy:
     """One network of an RSL-RL checkpoint.
@@ -61,6 +63,7 @@ class SavedPolicy:
         weights = [w for name, w in sorted(self.layers.items(), key=_place) if w.ndim == 2]
         return [weights[0].shape[1], *(len(w) for w in weights)]
 
+    @checked
     def policy(self, activation: str, std: float | None = None) -> Policy:
         """The same function as a policy of the zoo, with its normalizer.
 
@@ -110,6 +113,7 @@ class SavedPolicy:
         return state
 
 
+@checked
 def read_policy(path: str | Path, role: str | None = None) -> SavedPolicy:
     """Read one network from a checkpoint of RSL-RL 2, 3, 4 or 5, without running any of its code.
 
@@ -128,6 +132,7 @@ def read_policy(path: str | Path, role: str | None = None) -> SavedPolicy:
     return _from_checkpoint(load_checkpoint(path), role, path)
 
 
+@checked
 def load_teacher(
     path: str | Path, activation: str, role: str | None = None, std: float | None = None
 ) -> Policy:
@@ -148,6 +153,7 @@ def load_teacher(
     return read_policy(path, role).policy(activation, std)
 
 
+@checked
 def upgrade(path: str | Path, out: str | Path) -> Path:
     """Write the actor of an older checkpoint in the layout of RSL-RL 5, for ``runner.load``.
 

@@ -9,6 +9,7 @@ import torch
 from rsl_rl.models import MLPModel
 from tensordict import TensorDict
 
+from distill_lib.arguments import check_counts, checked, told
 from distill_lib.checkpoints import CheckpointError
 from distill_lib.rl.evaluation import Returns
 
@@ -18,6 +19,7 @@ from .layouts import EPS, SavedPolicy, read_policy
 __all__ = ["fill", "give_teacher", "load_model", "play"]
 
 
+@checked
 def fill(model: MLPModel, saved: SavedPolicy) -> None:
     """Copy a saved network into a model of RSL-RL 5 that may keep its deviation and normalizer
     differently.
@@ -59,6 +61,7 @@ def fill(model: MLPModel, saved: SavedPolicy) -> None:
     model.load_state_dict({k: state[k].reshape(own[k].shape) for k in own if k in state})
 
 
+@checked
 def load_model(
     path: str | Path, activation: str, role: str | None = None, group: str = "policy"
 ) -> MLPModel:
@@ -72,25 +75,30 @@ def load_model(
 
     Raises:
         CheckpointError: see :func:`read_policy`.
+        ValueError: an activation that RSL-RL does not know.
     """
     saved = read_policy(path, role)
     observations, *hidden, outputs = saved.sizes
     seen = TensorDict({group: torch.zeros(1, observations)}, batch_size=[1])
     gaussian = {"class_name": "GaussianDistribution", "init_std": 1.0}
-    model = MLPModel(
-        seen,
-        {saved.role: [group]},
-        saved.role,
-        outputs,
-        hidden_dims=hidden,
-        activation=activation,
-        obs_normalization=saved.normalizer is not None,
-        distribution_cfg=None if saved.std is None else gaussian,
-    )
+    try:
+        model = MLPModel(
+            seen,
+            {saved.role: [group]},
+            saved.role,
+            outputs,
+            hidden_dims=hidden,
+            activation=activation,
+            obs_normalization=saved.normalizer is not None,
+            distribution_cfg=None if saved.std is None else gaussian,
+        )
+    except ValueError as error:
+        raise ValueError(f"RSL-RL makes no such model: {error}") from error
     fill(model, saved)
     return model.eval()
 
 
+@checked
 def give_teacher(runner: Any, path: str | Path, role: str | None = None) -> None:
     """Load the teacher of a ``DistillationRunner`` from a checkpoint of RSL-RL 2 to 5.
 
@@ -104,11 +112,15 @@ def give_teacher(runner: Any, path: str | Path, role: str | None = None) -> None
 
     Raises:
         CheckpointError: see :func:`read_policy` and :func:`fill`.
+        TypeError: a runner that distils nothing.
     """
+    if not hasattr(getattr(runner, "alg", None), "_raw_teacher"):
+        raise TypeError(f"runner expected a DistillationRunner of RSL-RL, got {told(runner)}")
     fill(runner.alg._raw_teacher, read_policy(path, role))
     runner.alg.teacher_loaded = True
 
 
+@checked
 @torch.inference_mode()
 def play(policy: Any, env: Any, seed: int = 1_000_000) -> Returns:
     """Whole episodes of a policy of RSL-RL, greedily; the first of each environment counts.
@@ -123,7 +135,17 @@ def play(policy: Any, env: Any, seed: int = 1_000_000) -> Returns:
 
     Returns:
         As :func:`distill_lib.rl.evaluate`.
+
+    Raises:
+        TypeError: a policy of another library.
+        ValueError: a negative seed; an environment that RSL-RL cannot see.
     """
+    has_memory = hasattr(policy, "get_hidden_state") and isinstance(policy, torch.nn.Module)
+    if not has_memory:
+        raise TypeError(
+            f"policy expected a model of RSL-RL, got {told(policy)}; others play in rl.evaluate"
+        )
+    check_counts(0, seed=seed)
     world = GymVecEnv(env, seed=seed, device=str(next(policy.parameters()).device))
     total, length = torch.zeros(2, env.num_envs, device=world.device)
     alive = torch.ones(env.num_envs, dtype=torch.bool, device=world.device)

@@ -9,11 +9,14 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from distill_lib.arguments import check_counts, checked
+
 __all__ = ["Pendula"]
 
 GRAVITY, STEP, LIMIT, FASTEST, STRONGEST = 10.0, 0.05, 200, 8.0, 2.0
 
 
+@checked
 class Pendula(gym.vector.VectorEnv[Any, Any, Any]):
     r"""Gymnasium's ``Pendulum-v1`` for N pendula at once, with observation groups.
 
@@ -29,6 +32,9 @@ class Pendula(gym.vector.VectorEnv[Any, Any, Any]):
         num_envs: N.
         keep: Positions that the student sees; all by default.
         noise: Standard deviation of Gaussian noise on what the student sees.
+
+    Raises:
+        ValueError: fewer than one, or positions that are not there.
 
     Example:
         >>> env = Pendula(1000, keep=[0, 1])
@@ -47,8 +53,11 @@ class Pendula(gym.vector.VectorEnv[Any, Any, Any]):
     def __init__(
         self, num_envs: int, keep: Sequence[int] | None = None, noise: float = 0.0
     ) -> None:
-        self.num_envs, self.noise = num_envs, noise
+        check_counts(num_envs=num_envs)
+        self.num_envs, self.noise = num_envs, float(noise)
         self.keep: list[int] = [0, 1, 2] if keep is None else list(keep)
+        if not self.keep or not {*self.keep} <= {0, 1, 2}:
+            raise ValueError(f"keep names positions 0 to 2 of the observation, got {keep}")
         self.spec: gym.envs.registration.EnvSpec | None = gym.spec("Pendulum-v1")
         high = np.array([1, 1, FASTEST], np.float32)
         infinite = np.full(len(self.keep), np.inf, np.float32)

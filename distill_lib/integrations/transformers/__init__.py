@@ -14,9 +14,10 @@ if find_spec("transformers") is None:
     raise missing(__name__, "transformers")
 
 from .checks import check_tokenizers
+from .spans import first_pieces, two_tokenizers
 from .trainer import DistillationTrainer
 
-__all__ = ["DistillationTrainer", "check_tokenizers"]
+__all__ = ["DistillationTrainer", "check_tokenizers", "first_pieces", "two_tokenizers"]
 
 
 def __dir__() -> list[str]:
