@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -161,6 +162,34 @@ def test_a_module_of_ninjax_is_initialized_once() -> None:
     nj.init(native)({}, X, seed=0)
     with pytest.raises(AssertionError):
         nj.init(native)({}, X, seed=0)
+
+
+def test_threads_that_trace_at_once_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scope of what is traced is one global variable; two threads overwrite each other's."""
+    monkeypatch.setattr(nj.ninjax, "SCOPE", "")  # put back afterwards: the threads leave it wrong
+    meet = threading.Barrier(2, timeout=60)
+    failed: dict[str, str] = {}
+
+    class Met(nj.Module):  # type: ignore[misc]
+        def __call__(self) -> Any:
+            meet.wait()  # both threads are inside of their module
+            try:
+                return self.value("weight", jnp.zeros, 2)
+            finally:
+                meet.wait()  # neither leaves before the other has tried
+
+    def trace(name: str) -> None:
+        try:
+            nj.init(Met(name=name))({})
+        except AssertionError as error:
+            failed[name] = str(error)
+
+    threads = [threading.Thread(target=trace, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(failed) == 1, "the one that came first; one after the other both succeed"
 
 
 def test_other_arguments_are_refused() -> None:

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import ninjax as nj
 import numpy as np
+from flax.core import unfreeze
 
-from distill_lib.arguments import checked
+from distill_lib.arguments import checked, told
 from distill_lib.integrations.jax.writes import named
 
 __all__ = ["constructed", "injected", "postinit", "put"]
@@ -70,7 +71,7 @@ def constructed(module: nn.Module, make: Callable[[], Variables]) -> Callable[..
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             if self.tree is None:
-                self.flat, self.tree = nj.flatten(dict(make()))
+                self.flat, self.tree = nj.flatten(_plain(make()))
             found = {name: self.value(name, jnp.asarray, x) for name, x in self.flat.items()}
             return module.apply(nj.unflatten(found, self.tree), *args, **kwargs)
 
@@ -101,8 +102,10 @@ def postinit(variables: Variables) -> Callable[[Any], Any]:
     """
 
     def put_in(own: Any) -> Any:
-        _check_alike(named(own), named(dict(variables)), "the module")
-        return jax.tree.map(lambda mine, given: jnp.asarray(given, mine.dtype), own, variables)
+        mine, given = named(own), named(_plain(variables))
+        _check_alike(mine, given, "the module")
+        filled = [jnp.asarray(given[name], array.dtype) for name, array in mine.items()]
+        return jax.tree.unflatten(jax.tree.structure(own), filled)
 
     return put_in
 
@@ -133,9 +136,25 @@ def put(state: Mapping[str, Any], path: str, variables: Variables) -> dict[str, 
     """
     start = f"{path.strip('/')}/"
     own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-    flat, _ = nj.flatten(dict(variables))
+    flat, _ = nj.flatten(_plain(variables))
     _check_alike(own, flat, f"the state under {path!r}")
     return {**state, **{f"{start}{k}": jnp.array(v, own[k].dtype) for k, v in flat.items()}}
+
+
+def _plain(variables: Any) -> dict[str, Any]:
+    """Weights as a tree of dictionaries and arrays of numbers, once they are that."""
+    tree = unfreeze(variables)
+    leaves = named(tree) if isinstance(tree, Mapping) else {}
+    if not leaves or not all(_is_array(leaf) for leaf in leaves.values()):
+        raise TypeError(
+            f"expected variables of Flax, a tree of arrays such as {{'params': …}}, got "
+            f"{told(variables)}"
+        )
+    return dict(tree)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray)) and np.dtype(leaf.dtype).kind in "biufcV"
 
 
 def _check_alike(own: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
