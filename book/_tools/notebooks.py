@@ -87,6 +87,8 @@ NEEDS = {
         "torchao": "torchao",
     },
     r"\boptuna\b": {"optuna": "optuna"},
+    r"\bjax\b": {"flax": "flax", "jax": "jax", "ninjax": "ninjax", "optax": "optax"},
+    r"\bpendulum\b": {"gymnasium": "gymnasium[classic-control]"},
 }
 HEAD = "*This notebook is made from the chapter {title} of {book}. Run its cells in order.*"
 

@@ -271,7 +271,7 @@ def clone(
         some = torch.randint(features.shape[1], (len(features), 256))
         loss = (policy(features[which, some]) - aims[which, some]).square().mean(1).sum()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
     return policy

@@ -151,13 +151,13 @@ def test_what_is_missing_or_of_another_shape_is_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"hidden_act": "tanh"}, "the activation 'tanh' is not one of gelu, gelu_new"),
+        ({"hidden_act": "tanh"}, "the activation str 'tanh' is not one of gelu, gelu_new"),
         ({"model_type": "deit"}, "expected a model of type 'vit', got 'deit'"),
         ({"num_attention_heads": 5}, "5 heads do not share 24 units"),
         ({"head_dim": 4}, "3 heads do not share 24 units"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers is a number above 0, got 0"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is a number above 0, got int 0"),
         ({"num_hidden_layers": 2**60}, "num_hidden_layers is a number above 0"),
-        ({"hidden_size": "24"}, "hidden_size is a number above 0, got '24'"),
+        ({"hidden_size": "24"}, "hidden_size is a number above 0, got str '24'"),
         ({"patch_size": None}, "a size is a number of pixels"),
         ({"image_size": [28, 28, 3]}, "a size is a number of pixels"),
     ],

@@ -29,10 +29,6 @@ def _far_and_nan(*, before: Tensor, after: Tensor) -> Tensor:
     return (~torch.isclose(before, after)).sum()
 
 
-def _difference(*, before: Tensor, after: Tensor) -> Tensor:
-    return ((after - before) != 0).sum()
-
-
 def _kept(*, before: Tensor, after: Tensor) -> Tensor:
     return (before.view(torch.int32) == after.view(torch.int32)).sum()
 
@@ -86,7 +82,6 @@ EXERCISES = [
             _unequal: "NaN is unequal to itself, and 0 equals −0: compare the bits.",
             _far: "a tolerance hides small changes: compare the bits.",
             _far_and_nan: "a tolerance hides small changes, and NaN is not close to itself.",
-            _difference: "NaN − NaN is not 0, and 0 − (−0) is: compare the bits.",
             _kept: "these are the entries that did not change.",
             _any: "how many, not whether.",
         },

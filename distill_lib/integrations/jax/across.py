@@ -15,7 +15,7 @@ from distill_lib.arguments import checked, told
 from distill_lib.signals import Batch, Signals, as_batch
 from distill_lib.teachers.live import Source, Teacher
 
-from .writes import named
+from .writes import check_arrays, named
 
 __all__ = ["JaxTeacher", "targets"]
 
@@ -72,8 +72,7 @@ class JaxTeacher:
     def __init__(self, function: Callable[[Any, Any], Any], params: Any) -> None:
         if not callable(function):
             raise TypeError(f"expected a function of params and inputs, got {told(function)}")
-        if not jax.tree.leaves(params):
-            raise TypeError(f"expected a tree of arrays as params, got {told(params)}")
+        check_arrays("params", params)
         self.params: Any = jax.tree.map(np.array, params)
         self._function = jax.jit(function)
 

@@ -93,6 +93,7 @@ def jsd(
     Arguments, result and errors are those of :func:`distill_lib.losses.jsd`, which says what
     ``beta`` at an end and ``normalized`` mean.
     """
+    _check_flag("jsd: normalized", normalized)
     check_number("jsd: beta", beta, "a number in [0, 1]", lambda number: 0 <= number <= 1)
     if beta in (0, 1):
         limit = kl if beta == 0 else reverse_kl
@@ -142,6 +143,7 @@ def mse_logits(*, student: Rows, teacher: Rows, center: bool = False) -> Array:
 
     Errors are those of :func:`kl`; source: :func:`distill_lib.losses.mse_logits`.
     """
+    _check_flag("mse_logits: center", center)
     z, v = _arrays("mse_logits", student, teacher)
     gap = z - v
     if center:
@@ -294,6 +296,11 @@ def _soften(logits: Array, temperature: Any) -> Array:
         return logits / jnp.asarray(temperature, logits.dtype)
     _check_temperature(temperature)
     return logits if temperature == 1 else logits / temperature
+
+
+def _check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is True or False, got {told(value)}")
 
 
 def _check_temperature(value: Any) -> None:

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import jax
+import numpy as np
 from jax.tree_util import tree_flatten_with_path
 
-from distill_lib.arguments import checked
+from distill_lib.arguments import checked, told
 from distill_lib.signals import suggest
 
-__all__ = ["check_frozen", "named", "written"]
+__all__ = ["check_arrays", "check_frozen", "named", "written"]
 
 
 def named(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by name, such as ``agent/head/kernel``."""
     found, _ = tree_flatten_with_path(tree)
-    return {"/".join(map(_part, path)): leaf for path, leaf in found}
+    leaves = {"/".join(map(_part, path)): leaf for path, leaf in found}
+    if len(leaves) < len(found):
+        raise ValueError(f"two arrays of the tree have one name among {_some([*leaves])}")
+    return leaves
+
+
+def check_arrays(what: str, tree: Any) -> None:
+    """Refuse what is no tree of arrays, or of numbers."""
+    leaves = named(tree)
+    wrong = next((name for name, leaf in leaves.items() if not _is_array(leaf)), None)
+    if not leaves or wrong is not None:
+        where = "" if wrong in (None, "") else f" with {told(leaves[wrong])} at {wrong!r}"
+        raise TypeError(f"expected a tree of arrays as {what}, got {told(tree)}{where}")
+
+
+def _is_array(leaf: Any) -> bool:
+    if isinstance(leaf, (jax.Array, Real)):
+        return True
+    kinds = "biufcV"  # V: those that NumPy lacks, such as bfloat16
+    return isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind in kinds
 
 
 def _part(key: Any) -> str:
@@ -46,6 +67,7 @@ def written(step: Callable[..., Any], state: Any, *args: Any, **kwargs: Any) -> 
         Names, as in ``agent/head/kernel``, in the order of the state.
 
     Raises:
+        TypeError: a state that is no tree of arrays.
         ValueError: the new state has other arrays than the old one.
 
     Example:
@@ -57,6 +79,7 @@ def written(step: Callable[..., Any], state: Any, *args: Any, **kwargs: Any) -> 
         >>> written(step, state, jnp.ones((4, 3)))
         ['head']
     """
+    check_arrays("the state", state)
     leaves, tree = jax.tree.flatten(state)
 
     def flat(*leaves: Any) -> list[Any]:
@@ -102,6 +125,7 @@ def check_frozen(
         Traceback (most recent call last):
         ValueError: the step would change 1 of 1 frozen arrays: encoder. Give only what is ...
     """
+    check_arrays("the state", state)
     names = list(named(state))
     places = [place.strip("/") for place in frozen]
     for place in places:

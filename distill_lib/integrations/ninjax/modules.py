@@ -16,8 +16,8 @@ import ninjax as nj
 import numpy as np
 from flax.core import unfreeze
 
-from distill_lib.arguments import checked, told
-from distill_lib.integrations.jax.writes import named
+from distill_lib.arguments import checked
+from distill_lib.integrations.jax.writes import check_arrays, named
 
 __all__ = ["constructed", "injected", "postinit", "put"]
 
@@ -42,7 +42,8 @@ def injected(module: nn.Module, variables: Variables) -> Callable[..., Any]:
         >>> sorted(nj.init(encoder)({}, np.zeros((1, 3))))
         ['encoder/params/bias', 'encoder/params/kernel']
     """
-    return constructed(module, lambda: variables)
+    plain = _plain(variables)
+    return constructed(module, lambda: plain)
 
 
 @checked
@@ -101,8 +102,10 @@ def postinit(variables: Variables) -> Callable[[Any], Any]:
         True
     """
 
+    given = named(_plain(variables))
+
     def put_in(own: Any) -> Any:
-        mine, given = named(own), named(_plain(variables))
+        mine = named(own)
         _check_alike(mine, given, "the module")
         filled = [jnp.asarray(given[name], array.dtype) for name, array in mine.items()]
         return jax.tree.unflatten(jax.tree.structure(own), filled)
@@ -134,6 +137,7 @@ def put(state: Mapping[str, Any], path: str, variables: Variables) -> dict[str, 
         >>> new["encoder/params/kernel"].tolist(), new["head/kernel"].tolist()
         ([1.0, 1.0], [0.0, 0.0])
     """
+    check_arrays("the state", state)
     start = f"{path.strip('/')}/"
     own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
     flat, _ = nj.flatten(_plain(variables))
@@ -142,19 +146,9 @@ def put(state: Mapping[str, Any], path: str, variables: Variables) -> dict[str, 
 
 
 def _plain(variables: Any) -> dict[str, Any]:
-    """Weights as a tree of dictionaries and arrays of numbers, once they are that."""
-    tree = unfreeze(variables)
-    leaves = named(tree) if isinstance(tree, Mapping) else {}
-    if not leaves or not all(_is_array(leaf) for leaf in leaves.values()):
-        raise TypeError(
-            f"expected variables of Flax, a tree of arrays such as {{'params': …}}, got "
-            f"{told(variables)}"
-        )
-    return dict(tree)
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray)) and np.dtype(leaf.dtype).kind in "biufcV"
+    """Weights as a tree of dictionaries, once they are a tree of arrays."""
+    check_arrays("the variables", variables)
+    return dict(unfreeze(variables))
 
 
 def _check_alike(own: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:

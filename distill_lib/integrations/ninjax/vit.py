@@ -16,6 +16,7 @@ from torch import Tensor
 
 from distill_lib.arguments import checked, told
 from distill_lib.integrations.jax.writes import named
+from distill_lib.losses._common import check_number
 
 __all__ = ["ViT", "read_vit"]
 
@@ -93,7 +94,9 @@ class ViT(nn.Module):
         bias: Whether queries, keys and values have one.
 
     Raises:
-        ValueError: when called: images of another size.
+        TypeError: when called: no array.
+        ValueError: sizes that are no whole numbers or do not divide, an activation that is not
+            known; when called: images of another size.
 
     Reference:
         Dosovitskiy et al., *An image is worth 16x16 words*, 2021.
@@ -109,9 +112,27 @@ class ViT(nn.Module):
     activation: str = "gelu"
     bias: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "mlp"):
+            _check_count(name, getattr(self, name))
+        check_number("epsilon", self.epsilon, "a number in [0, 1)", lambda number: 0 <= number < 1)
+        self.image, self.patch = _pair(self.image), _pair(self.patch)
+        if any(size % side for size, side in zip(self.image, self.patch, strict=True)):
+            raise ValueError(f"patches of {self.patch} do not divide images of {self.image}")
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not share {self.width} units evenly")
+        if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise ValueError(f"the activation {told(self.activation)} is not one of {known}")
+        if not isinstance(self.bias, bool):
+            raise TypeError(f"bias is True or False, got {told(self.bias)}")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, images: Any) -> Any:
         """The tokens."""
+        if not isinstance(images, (jax.Array, np.ndarray)):
+            raise TypeError(f"expected images as an array, got {told(images)}")
         if images.ndim != 4 or images.shape[1:3] != tuple(self.image):
             raise ValueError(
                 f"expected images [B, {self.image[0]}, {self.image[1]}, C], channels last, got "
@@ -195,7 +216,8 @@ def read_vit(
 
 def _weights(source: Any) -> dict[str, np.ndarray[Any, Any]]:
     """Weights by name, without what is before the names of the encoder."""
-    state = source.state_dict() if hasattr(source, "state_dict") else source
+    model = hasattr(source, "state_dict") and not isinstance(source, type)
+    state = source.state_dict() if model else source
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise TypeError(f"expected a ViTModel or its weights by name, got {told(source)}")
     ends = [key for key in state if key.endswith(f"{PATCHES}.weight")]
@@ -228,17 +250,18 @@ def _settings(source: Any, config: Any) -> dict[str, Any]:
     read: Any = config.get if mapping else functools.partial(getattr, config)
     said = {k: read(k, DEFAULTS.get(k)) for k in (*NUMBERS, "image_size", "patch_size", *DEFAULTS)}
     for key in NUMBERS:
-        if type(said[key]) is not int or not 0 < said[key] < 2**20:
-            raise ValueError(f"the configuration's {key} is a number above 0, got {said[key]!r}")
+        _check_count(f"the configuration's {key}", said[key])
     if said["model_type"] != "vit":
         raise ValueError(f"expected a model of type 'vit', got {said['model_type']!r}")
-    if said["hidden_act"] not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise ValueError(f"the activation {said['hidden_act']!r} is not one of {known}")
     heads, width = said["num_attention_heads"], said["hidden_size"]
-    if width % heads or read("head_dim", None) not in (None, width // heads):
+    if read("head_dim", None) not in (None, width // heads):
         raise ValueError(f"{heads} heads do not share {width} units evenly")
     return said
+
+
+def _check_count(name: str, value: Any) -> None:
+    if type(value) is not int or not 0 < value < 2**20:
+        raise ValueError(f"{name} is a number above 0, got {told(value)}")
 
 
 def _pair(size: Any) -> tuple[int, int]:
