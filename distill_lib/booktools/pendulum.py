@@ -6,6 +6,7 @@ Behind it stands a picture that has nothing to do with the task.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,7 @@ class Pictures:
     def __init__(self, backgrounds: Tensor, light: float = 0.6) -> None:
         import gymnasium as gym
 
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # draws without a screen
         env: Any = gym.make("Pendulum-v1", render_mode="rgb_array").unwrapped
         env.screen_dim = 2 * SIZE
         env.reset(seed=0)

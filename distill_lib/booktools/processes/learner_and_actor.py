@@ -69,6 +69,7 @@ def main(exchanges: int) -> None:
     mine, theirs = context.Pipe()
     process = context.Process(target=actor, args=(theirs,), daemon=True)
     process.start()
+    theirs.close()  # so that an actor that dies is an error here, and no endless wait
     agent, state, x, y = build()
     step = jax.jit(nj.pure(agent.train), donate_argnums=0)
     act = jax.jit(nj.pure(agent.act))
