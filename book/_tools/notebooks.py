@@ -88,6 +88,8 @@ NEEDS = {
     },
     r"\boptuna\b": {"optuna": "optuna"},
     r"\bscipy\b": {"scipy": "scipy"},
+    r"\bjax\b": {"flax": "flax", "jax": "jax", "ninjax": "ninjax", "optax": "optax"},
+    r"\bpendulum\b": {"gymnasium": "gymnasium[classic-control]"},
 }
 HEAD = "*This notebook is made from the chapter {title} of {book}. Run its cells in order.*"
 
