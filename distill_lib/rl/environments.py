@@ -180,7 +180,7 @@ HALF = 2**30  # of the seeds that fit into 32 bits with their sign
 
 
 def seed_to_evaluate(seed: int) -> int:
-    """Of the first environment that a policy is evaluated in: the seed itself, where it is small."""
+    """Of the first environment that a policy is evaluated in: the seed itself, if it is small."""
     return seed % (HALF - 2**20)  # so many environments may follow
 
 

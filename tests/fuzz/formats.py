@@ -57,6 +57,29 @@ def text(data: bytes, rnd: random.Random) -> bytes:
     return said(odd_json(json.loads(data), rnd))
 
 
+YAML = (
+    b"!!python/object/apply:os.mkdir [ran]", b"!!python/name:os.system", b"!!python/tuple [a]",
+    b"!!python/object/new:os.system [ls]", b"&a [*a]", b"*b", b"{<<: *b}", b"{<<: [{a: 1}, 3]}",
+    b"!!set {a}", b"!!timestamp 2026-13-45", b"!!binary 7", b"!!int x", b"1:99:99", b".inf", b"~",
+    b"? [a]", b"|\n  a", b"'", b"@", b"%YAML 9.9", b"---", b"[" * 3000, b"{a: " * 3000, b"9" * 9000,
+    b"&x {<<: [&y {a: 1}, *y, *y]}", b"!<tag:a> 1", b"\xf0\x9f\x90\x8d", b"\x85", b"\t", b"- " * 3000,
+)  # fmt: skip
+
+
+def yaml(data: bytes, rnd: random.Random) -> bytes:
+    """A word of it is another, or a line is there twice, or not."""
+    how = rnd.randrange(4)
+    if how == 0:
+        return rnd.choice((*TEXTS, *YAML))
+    if how == 1:
+        lines = data.splitlines(keepends=True)
+        at = rnd.randrange(len(lines))
+        return b"".join([*lines[:at], *lines[at : at + 1] * rnd.choice([0, 2]), *lines[at + 1 :]])
+    words = data.split(b" ")
+    words[rnd.randrange(len(words))] = rnd.choice(YAML)
+    return b" ".join(words)
+
+
 # ---- archives ----
 
 

@@ -99,6 +99,11 @@ def policy(folder: Path, content: bytes) -> None:
     layouts.upgrade(path, folder / "new.pt")
 
 
+def agent(folder: Path, content: bytes) -> None:
+    put(folder, "params/agent.yaml", content)
+    layouts.load_teacher(put(folder, "model_3.pt", seeds.rsl_rl_5()))
+
+
 def in_folder(name: str) -> Callable[[Path, bytes], Any]:
     def read(folder: Path, content: bytes) -> None:
         put(folder, "hf/config.json", b'{"a": 1}')
@@ -269,6 +274,9 @@ LOADERS: dict[str, Loader] = {
     ),
     "safetensors": Loader(
         seeds.safetensors, checkpoint("a.safetensors"), CheckpointError, (TENSORS,)
+    ),
+    "RSL-RL, settings": Loader(
+        seeds.agent, agent, CheckpointError, (formats.yaml,), room=160 * MB
     ),
     "folder, settings": Loader(seeds.settings, in_folder("config.json"), CheckpointError, (JSON,)),
     "folder, safetensors": Loader(

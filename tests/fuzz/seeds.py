@@ -104,6 +104,13 @@ def settings() -> bytes:
     return b'{"model_type": "bert", "a": [1, 2, {"b": null}], "labels": {"0": "x"}}'
 
 
+def agent() -> bytes:
+    return b"""seed: 0
+actor: {class_name: MLPModel, hidden_dims: !!python/tuple [8, 7], activation: elu}
+algorithm: {a: !!python/object/apply:builtins.slice [null, 1.5, &x [2]], b: *x}
+"""
+
+
 def training() -> bytes:
     def write(path: Path) -> None:
         distill(net(), net(1), DATA.batches(16), CE() + KD(), checkpoint=path, seed=0, epochs=1)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from distill_lib.checkpoints import CheckpointError
+from distill_lib.models.control import ACTIVATIONS
 
 __all__ = ["activation_of"]
 
-LARGEST = 2**20  # bytes; Isaac Lab's own have some thousand
+LARGEST = 2**18  # bytes; those of Isaac Lab have some thousand
 PLACES = {  # of the activation, by the role: since RSL-RL 4 a section for each network
     "actor": ("actor", "policy"),
     "critic": ("critic", "policy"),
@@ -46,34 +47,27 @@ def _activation(file: Path, role: str) -> str | None:
         section = written.get(place)
         found = section.get("activation") if isinstance(section, Mapping) else None
         if isinstance(found, str):
+            if found.lower() not in ACTIVATIONS:
+                raise CheckpointError(
+                    f"{file} says that the {role} has the activation {found[:40]!r}; known are "
+                    f"{', '.join(ACTIVATIONS)}"
+                )
             return found.lower()
     return None
 
 
 def _read(file: Path) -> Mapping[str, Any]:
-    """A YAML file, of which tags for objects of Python are read as the plain data they hold."""
+    """A YAML file as text, lists and mappings, whatever its tags say."""
     try:
         import yaml
     except ImportError as error:
         raise CheckpointError(f"reading {file} needs pyyaml; or pass activation=") from error
 
-    class Plain(yaml.SafeLoader):  # nothing of it makes an object
-        def flatten_mapping(self, node: Any) -> None:
-            """Mappings merged into mappings, which may double at each level, stay apart."""
-
-    def plain(loader: Any, tag: str, node: Any) -> Any:
-        if isinstance(node, yaml.ScalarNode):
-            return loader.construct_scalar(node)
-        if isinstance(node, yaml.SequenceNode):
-            return loader.construct_sequence(node, deep=True)
-        return loader.construct_mapping(node, deep=True)
-
-    Plain.add_multi_constructor("", plain)
     if file.stat().st_size > LARGEST:
         raise CheckpointError(f"{file} has more than {LARGEST} bytes, and no such file needs them")
     try:
         text = file.read_text(encoding="utf-8")
-        found = yaml.load(text, Plain)
+        found = yaml.load(text, yaml.BaseLoader)
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
     if not isinstance(found, Mapping):
