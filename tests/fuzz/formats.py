@@ -62,7 +62,8 @@ YAML = (
     b"!!python/object/new:os.system [ls]", b"&a [*a]", b"*b", b"{<<: *b}", b"{<<: [{a: 1}, 3]}",
     b"!!set {a}", b"!!timestamp 2026-13-45", b"!!binary 7", b"!!int x", b"1:99:99", b".inf", b"~",
     b"? [a]", b"|\n  a", b"'", b"@", b"%YAML 9.9", b"---", b"[" * 3000, b"{a: " * 3000, b"9" * 9000,
-    b"&x {<<: [&y {a: 1}, *y, *y]}", b"!<tag:a> 1", b"\xf0\x9f\x90\x8d", b"\x85", b"\t", b"- " * 3000,
+    b"&x {<<: [&y {a: 1}, *y, *y]}", b"!<tag:a> 1",
+    b"\xf0\x9f\x90\x8d", b"\x85", b"\t", b"- " * 3000,
 )  # fmt: skip
 
 
