@@ -182,7 +182,7 @@ def channel_kl(*, student: Rows, teacher: Rows, temperature: Temperature = 1.0) 
         temperature: :math:`T > 0`.
 
     Returns:
-        [B], in nats a channel; source: :func:`distill_lib.losses.channel_kl`.
+        [B], in nats a channel. See :func:`distill_lib.losses.channel_kl`.
 
     Raises:
         ValueError: shapes that differ or have no positions.
