@@ -407,4 +407,5 @@ def test_a_strange_file_beside_it_is_refused_or_passed_over(
     path = isaac_lab(tmp_path / "run", teacher_file, settings)
     with pytest.raises(CheckpointError):
         load_teacher(path)
+    load_teacher(path, "elu")  # who says it needs no file
     assert not (tmp_path / "ran").exists()

@@ -31,8 +31,8 @@ from .models import fits, give, raw
 
 __all__ = ["Distillation"]
 
-# since 5.1 with the update, before with every step of the environment
-NORMALIZES_LATE = hasattr(Theirs, "compile")
+# since 5.5 with the update, before with every step of the environment
+NORMALIZES_LATE = "update_normalization" not in Theirs.process_env_step.__code__.co_names
 OURS = "distill_lib"  # the key in a checkpoint for what RSL-RL does not save
 
 

@@ -21,7 +21,7 @@ from .models import give, raw
 
 __all__ = ["Kickstarting"]
 
-Symmetry: Any = getattr(rsl_rl.extensions, "Symmetry", None)  # a class since RSL-RL 5.1 or so
+Symmetry: Any = getattr(rsl_rl.extensions, "Symmetry", None)  # a class since RSL-RL 5.1
 
 
 class Kickstarting(PPO):  # type: ignore[misc]
@@ -78,7 +78,8 @@ class Kickstarting(PPO):  # type: ignore[misc]
         if next(self.objective.parameters(), None) is not None:
             raise ValueError(f"PPO's optimizer would not train the projectors of {self.objective}")
         self.iterations, self.num_updates, self.teacher_file = iterations, 0, teacher_file
-        self.symmetry: Any = _Pull(self) if Symmetry is not None else _pull_of_5_0(_Pull(self))
+        self.pull = _Pull(self)
+        self.symmetry: Any = self.pull if Symmetry is not None else _pull_of_5_0(self.pull)
 
     def update(self) -> dict[str, float]:
         """PPO's update; the objective's value is reported as ``teacher``."""
@@ -86,9 +87,8 @@ class Kickstarting(PPO):  # type: ignore[misc]
             raise ValueError("no teacher is loaded; call give_teacher(runner, path) first")
         report: dict[str, float] = super().update()
         self.num_updates += 1
-        report["teacher"] = report.pop("symmetry")
-        if isinstance(self.symmetry, dict):  # there, the loss that was put aside is reported
-            report["teacher"] = self.symmetry["mirror_loss_coeff"].mean()
+        report.pop("symmetry")  # in RSL-RL 5.0 that of the loss which was put aside
+        report["teacher"] = self.pull.mean()
         return report
 
     def save(self) -> dict[str, Any]:
@@ -132,6 +132,7 @@ class _Pull:
 
     def __init__(self, alg: Kickstarting) -> None:
         self.alg = alg
+        self.values: list[Tensor] = []
 
     def augment_batch(self, batch: RolloutStorage.Batch, size: int) -> None:
         """Nothing is augmented."""
@@ -144,20 +145,6 @@ class _Pull:
         student = {"mean": own.output_mean, "gaussian": gaussian_of(own)}
         progress = self.alg.num_updates / self.alg.iterations if self.alg.iterations else 0.0
         loss: Tensor = self.alg.objective(student, teacher, progress=progress)[0]
-        return loss
-
-
-class _Instead:
-    """A factor that puts the objective in the place of what it is multiplied with."""
-
-    def __init__(self, pull: _Pull) -> None:
-        self.pull = pull
-        self.values: list[Tensor] = []
-        self.batch: Any = None
-
-    def __mul__(self, _: Tensor) -> Tensor:
-        alg = self.pull.alg
-        loss = self.pull.compute_loss(alg.actor, self.batch, 0)
         self.values.append(loss.detach())
         return loss
 
@@ -165,6 +152,16 @@ class _Instead:
         """Of the values since the last call."""
         values, self.values = self.values, []
         return torch.stack(values).mean().item()
+
+
+class _Instead:
+    """A factor that puts the objective in the place of what it is multiplied with."""
+
+    def __init__(self, pull: _Pull) -> None:
+        self.pull, self.batch = pull, RolloutStorage.Batch()
+
+    def __mul__(self, _: Tensor) -> Tensor:
+        return self.pull.compute_loss(self.pull.alg.actor, self.batch, 0)
 
 
 def _pull_of_5_0(pull: _Pull) -> dict[str, Any]:
