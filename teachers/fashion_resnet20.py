@@ -10,22 +10,17 @@ that is killed goes on from its last epoch. Weights and card are written into di
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import platform
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from cards import WORK, ZOO, parameters, trained, write_card
 from safetensors.torch import save_file
 from torch import Tensor
 
 from distill_lib import data
 from distill_lib.models.vision import ResNet
 
-ZOO = Path(__file__).resolve().parents[1] / "distill_lib" / "zoo"
-WORK = Path(__file__).resolve().parents[1] / "_build" / "teachers"
 ARCHITECTURE = {"blocks": 3, "width": 16}
 BLACK = -0.8102  # a pixel of value 0, standardized: what lies outside the image
 
@@ -114,43 +109,20 @@ def main() -> None:
     print(f"test accuracy {score:.4f}")
     file = ZOO / f"{name}.safetensors"
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, file)
-    write_card(name, file, model, train, score, epochs, seconds, args)
-
-
-def write_card(
-    name: str,
-    file: Path,
-    model: ResNet,
-    train: data.Dataset,
-    score: float,
-    epochs: int,
-    seconds: float,
-    args: argparse.Namespace,
-) -> None:
-    """What this teacher is, beside its weights."""
-    few = f" --labels-per-class {args.labels_per_class}" if args.labels_per_class else ""
-    card = {
-        "name": name,
-        "file": file.name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "task": "image classification, 10 classes",
-        "architecture": {"class": "distill_lib.models.vision.ResNet", "kwargs": ARCHITECTURE},
-        "params": sum(p.numel() for p in model.parameters()),
-        "score": {"metric": "accuracy", "value": round(score, 4), "n": 10000, "split": "test"},
-        "trained": {
-            "script": "teachers/fashion_resnet20.py",
-            "command": f"python teachers/fashion_resnet20.py{few}",
-            "minutes": round(seconds / 60, 1),
-            "device": f"cpu, {args.threads} threads",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "seed": 0,
-            "recipe": f"SGD with Nesterov momentum, one-cycle rate to 0.2, weight decay 5e-4, "
+    few = f"--labels-per-class {args.labels_per_class}" if args.labels_per_class else ""
+    write_card(
+        file,
+        task="image classification, 10 classes",
+        architecture={"class": "distill_lib.models.vision.ResNet", "kwargs": ARCHITECTURE},
+        params=parameters(model),
+        score={"metric": "accuracy", "value": round(score, 4), "n": 10000, "split": "test"},
+        trained=trained(
+            __file__, seconds / 60, arguments=few,
+            recipe=f"SGD with Nesterov momentum, one-cycle rate to 0.2, weight decay 5e-4, "
             f"{epochs} epochs, mirrored and shifted images; test images used for the score alone",
-        },
-        "data": {"name": "fashion_mnist", "split": "train", "labels": len(train)},
-        "license": "MIT",
-    }
-    (ZOO / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        ),
+        data={"name": "fashion_mnist", "split": "train", "labels": len(train)},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

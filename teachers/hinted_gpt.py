@@ -15,22 +15,18 @@ ignores letters so firmly that it would not move.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 import time
-from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from cards import ZOO, parameters, trained, write_card
+from safetensors.torch import save_file
 
-from distill_lib import CE, distill, piecewise, zoo
+from distill_lib import CE, distill, piecewise
 from distill_lib.booktools.hints import HintedWalks
 from distill_lib.masks import IGNORE, following
 from distill_lib.models import SmallGPT
 
-ZOO = Path(zoo.__file__).parent
-NAME, STEPS, RATE, SEEDS, NOISE, NEARER = "hinted_gpt", 2500, 3e-3, 5, 0.125, 0.3
+STEPS, RATE, SEEDS, NOISE, NEARER = 2500, 3e-3, 5, 0.125, 0.3
 # order asked for, kind of hint, letters instead of digits, how many in a batch
 PLAN = (
     ("x", "none", False, 7),
@@ -113,38 +109,26 @@ def main() -> None:
         letters, digits = model.tokens[:, -4:], model.tokens[:, :4]
         letters.lerp_(digits.mean(1, keepdim=True).expand_as(letters), NEARER)
     half = {k: v.half().contiguous() for k, v in model.state_dict().items()}
-    raw = save(half)
     model.load_state_dict(half)
     found = scores(model, task)
     print(found)
-    (ZOO / f"{NAME}.safetensors").write_bytes(raw)
-    card = {
-        "name": NAME,
-        "file": f"{NAME}.safetensors",
-        "sha256": hashlib.sha256(raw).hexdigest(),
-        "task": "walks on a grid of 4 × 4 with hints, in 27 tokens; five networks in one",
-        "architecture": {"class": "distill_lib.models.gpt.SmallGPT", "kwargs": kwargs},
-        "params": sum(p.numel() for p in model.parameters()),
-        "score": {"metric": "share of sampled walks to a digit that stop on their goal",
-                  "value": round(found["digits"], 4), "n": 400 * SEEDS,
-                  "split": "random prompts"},
-        "trained": {
-            "script": "teachers/hinted_gpt.py",
-            "command": "python teachers/hinted_gpt.py",
-            "minutes": round((time.time() - begun) / 60, 1),
-            "device": f"cpu, {torch.get_num_threads()} threads",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "seed": 1,
-            "recipe": f"{STEPS} batches of {sum(row[-1] for row in PLAN)} walks for each network, "
+    file = ZOO / "hinted_gpt.safetensors"
+    save_file(half, file)
+    write_card(
+        file,
+        task="walks on a grid of 4 × 4 with hints, in 27 tokens; five networks in one",
+        architecture={"class": "distill_lib.models.gpt.SmallGPT", "kwargs": kwargs},
+        params=parameters(model),
+        score={"metric": "share of sampled walks to a digit that stop on their goal",
+               "value": round(found["digits"], 4), "n": 400 * SEEDS, "split": "random prompts"},
+        trained=trained(
+            __file__, (time.time() - begun) / 60, seed=1,
+            recipe=f"{STEPS} batches of {sum(row[-1] for row in PLAN)} walks for each network, "
             f"Adam, rate {RATE} with warmup, falling in the last two fifths",
-        },
-        "data": {"name": "distill_lib.booktools.hints.HintedWalks()", "split": "random",
-                 "labels": "the walks"},
-        "license": "MIT",
-    }  # fmt: skip
-    text = json.dumps(card, indent=1, ensure_ascii=False)
-    (ZOO / f"{NAME}.json").write_text(text + "\n", encoding="utf-8")
-    print(card["score"], card["trained"]["minutes"], "minutes")
+        ),
+        data={"name": "distill_lib.booktools.hints.HintedWalks()", "split": "random",
+              "labels": "the walks"},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -14,17 +14,14 @@ evaluation.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import platform
 import time
-from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-import stable_baselines3
 import torch
+from cards import WORK, ZOO, parameters, trained, write_card
+from cards import returns as score_of
 from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -33,9 +30,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from distill_lib import rl
 from distill_lib.models.control import Policy
-
-ZOO = Path(__file__).resolve().parents[1] / "distill_lib" / "zoo"
-WORK = Path(__file__).resolve().parents[1] / "_build" / "teachers"
 
 RECIPES: dict[str, dict[str, Any]] = {
     "cartpole": {
@@ -153,61 +147,27 @@ def train(key: str, steps: int) -> None:
     print(f"{name}: return {final.mean():.1f} ± {final.std():.1f} over 200 episodes")
     file = ZOO / f"{name}.safetensors"
     save_file(policy.state_dict(), file)
-    write_card(key, name, file, policy, architecture, examine.state, final)
-
-
-def write_card(
-    key: str,
-    name: str,
-    file: Path,
-    policy: Policy,
-    architecture: dict[str, Any],
-    state: dict[str, Any],
-    final: np.ndarray,
-) -> None:
-    """What this teacher is, beside its weights."""
-    recipe = RECIPES[key]
-    card = {
-        "name": name,
-        "file": file.name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "task": f"control, {recipe['env']}",
-        "env": recipe["env"],
-        "architecture": {"class": "distill_lib.models.control.Policy", "kwargs": architecture},
-        "params": sum(p.numel() for p in policy.parameters()),
-        "score": {
-            "metric": "return of the greedy policy",
-            "value": round(float(final.mean()), 1),
-            "std": round(float(final.std(ddof=1)), 1),
-            "lowest": round(float(final.min()), 1),
-            "n": len(final),
-            "split": "seeds 20000 and on",
-        },
-        "trained": {
-            "script": "teachers/policies.py",
-            "command": f"python teachers/policies.py {key}",
-            "minutes": round(state["seconds"] / 60, 1),
-            "device": "cpu, 1 thread",
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "stable-baselines3": stable_baselines3.__version__,
-                "gymnasium": gym.__version__,
-            },
-            "seed": 0,
-            "steps": state["best_steps"],
-            "recipe": f"PPO, {recipe['envs']} environments, normalized observations and rewards, "
+    file.chmod(0o644)
+    state = examine.state
+    write_card(
+        file,
+        task=f"control, {recipe['env']}",
+        env=recipe["env"],
+        architecture={"class": "distill_lib.models.control.Policy", "kwargs": architecture},
+        params=parameters(policy),
+        score=score_of(final),
+        trained=trained(
+            __file__, state["seconds"] / 60, "stable-baselines3", "gymnasium", arguments=key,
+            steps=state["best_steps"],
+            recipe=f"PPO, {recipe['envs']} environments, normalized observations and rewards, "
             f"rate falling to 0 over {recipe['steps']:,} steps, "
             + ", ".join(f"{k} {v}" for k, v in recipe["ppo"].items())
             + "; the best of its evaluations, by mean less standard deviation over "
             + f"{recipe.get('exam', 20)} episodes",
-            "history": state["history"],
-        },
-        "data": {"name": recipe["env"], "steps": state["best_steps"]},
-        "license": "MIT",
-    }
-    file.chmod(0o644)
-    file.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+            history=state["history"],
+        ),
+        data={"name": recipe["env"], "steps": state["best_steps"]},
+    )  # fmt: skip
 
 
 def main() -> None:

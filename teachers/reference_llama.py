@@ -9,23 +9,19 @@ shipped in half precision, and are asked as they are shipped.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import platform
 import time
-from pathlib import Path
 
 import torch
-import transformers
-from safetensors.torch import save
+from cards import ZOO, digest, parameters, trained, write_card
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distill_lib import CE, cosine, distill, evaluate, warmup, zoo
+from distill_lib import CE, cosine, distill, evaluate, warmup
 from distill_lib.models import small_llama
 from distill_lib.sequences import reference_text, train_tokenizer
 
-ZOO = Path(zoo.__file__).parent
 NAME, LENGTH, BATCH, EPOCHS, UPDATES, RATE = "reference_llama", 96, 32, 12, 60, 3e-3
 SIZES = {"vocabulary": 512, "hidden": 128, "layers": 3, "heads": 4}
 
@@ -83,41 +79,28 @@ def main() -> None:
     )
     print([round(math.exp(x), 1) for x in history["nll"]])
     half = {k: v.half().contiguous() for k, v in model.state_dict().items()}
-    raw = save(half)
     model.load_state_dict(half)
-    (ZOO / f"{NAME}.safetensors").write_bytes(raw)
-    card = {
-        "name": NAME,
-        "file": f"{NAME}.safetensors",
-        "sha256": hashlib.sha256(raw).hexdigest(),
-        "tokenizer": {
-            "file": path.name,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        },
-        "task": "the language reference of Python, 512 byte pairs",
-        "architecture": {"class": "distill_lib.models.language.small_llama", "kwargs": SIZES},
-        "params": sum(p.numel() for p in model.parameters()),
-        "score": {"metric": "perplexity a token", "value": round(perplexity(model, test), 2),
-                  "n": len(test), "split": "test"},
-        "trained": {
-            "script": "teachers/reference_llama.py",
-            "command": "python teachers/reference_llama.py",
-            "minutes": round((time.time() - begun) / 60, 1),
-            "device": f"cpu, {torch.get_num_threads()} threads",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                         "transformers": transformers.__version__},
-            "seed": 0,
-            "recipe": f"AdamW, rate {RATE} with warmup and cosine, weight decay 0.3, dropout "
+    file = ZOO / f"{NAME}.safetensors"
+    save_file(half, file)
+    found = round(perplexity(model, test), 2)
+    write_card(
+        file,
+        license="MIT (the weights); PSF (the text, not shipped)",
+        tokenizer={"file": path.name, "sha256": digest(path)},
+        task="the language reference of Python, 512 byte pairs",
+        architecture={"class": "distill_lib.models.language.small_llama", "kwargs": SIZES},
+        params=parameters(model),
+        score={"metric": "perplexity a token", "value": found, "n": len(test), "split": "test"},
+        trained=trained(
+            __file__, (time.time() - begun) / 60, "transformers",
+            recipe=f"AdamW, rate {RATE} with warmup and cosine, weight decay 0.3, dropout "
             f"0.1 in attention, {EPOCHS * UPDATES} batches of {BATCH} windows of {LENGTH} tokens, "
             "the best epoch by validation",
-        },
-        "data": {"name": "pydoc_data.topics of Python " + platform.python_version(),
-                 "split": "first nine tenths", "labels": "the text"},
-        "license": "MIT (the weights); PSF (the text, not shipped)",
-    }  # fmt: skip
-    text = json.dumps(card, indent=1, ensure_ascii=False)
-    (ZOO / f"{NAME}.json").write_text(text + "\n", encoding="utf-8")
-    print(card["score"], "train", round(perplexity(model, train), 2), card["trained"]["minutes"])
+        ),
+        data={"name": "pydoc_data.topics of Python " + platform.python_version(),
+              "split": "first nine tenths", "labels": "the text"},
+    )  # fmt: skip
+    print(found, "train", round(perplexity(model, train), 2))
 
 
 if __name__ == "__main__":

@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import io
-import json
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from cards import WORK, ZOO, parameters, trained, write_card
+from cards import returns as score_of
 from gymnasium.vector import AutoresetMode
 from rsl_rl.runners import OnPolicyRunner
 
 from distill_lib.integrations.rsl_rl import GymVecEnv, load_teacher, read_policy
 
-ZOO = Path(__file__).resolve().parents[1] / "distill_lib" / "zoo"
 NAME, ENV = "pendulum_rsl_rl", "Pendulum-v1"
 ENVS, STEPS, ITERATIONS, ROUND = 16, 128, 100, 10
 HIDDEN = [128, 128]
@@ -100,50 +97,31 @@ def train(iterations: int, work: Path) -> tuple[OnPolicyRunner, dict[str, Any]]:
     return runner, {"minutes": seconds / 60, "steps": best_steps, "history": history}
 
 
-def write_card(file: Path, did: dict[str, Any], final: np.ndarray) -> None:
+def describe(file: Path, did: dict[str, Any], final: np.ndarray) -> None:
     """What this teacher is, beside its weights."""
-    params = sum(p.numel() for p in load_teacher(file, "elu").parameters())
     observations, *hidden, actions = read_policy(file).sizes
-    card = {
-        "name": NAME,
-        "file": file.name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "task": f"control, {ENV}",
-        "env": ENV,
-        "architecture": {
+    write_card(
+        file,
+        task=f"control, {ENV}",
+        env=ENV,
+        architecture={
             "class": "distill_lib.models.control.Policy",
             "kwargs": {
                 "observations": observations, "actions": actions, "hidden": hidden,
                 "activation": "elu", "continuous": True,
             },
         },
-        "params": params,
-        "score": {
-            "metric": "return of the greedy policy",
-            "value": round(float(final.mean()), 1),
-            "std": round(float(final.std(ddof=1)), 1),
-            "lowest": round(float(final.min()), 1),
-            "n": len(final),
-            "split": "seeds 20000 and on",
-        },
-        "trained": {
-            "script": "teachers/rsl_rl_pendulum.py",
-            "command": "python teachers/rsl_rl_pendulum.py",
-            "minutes": round(did["minutes"], 1),
-            "device": "cpu, 1 thread",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                         "rsl-rl-lib": version("rsl-rl-lib"), "gymnasium": gym.__version__},
-            "seed": 0,
-            "steps": did["steps"],
-            "recipe": f"RSL-RL's PPO, {ENVS} environments, normalized observations, "
+        params=parameters(load_teacher(file, "elu")),
+        score=score_of(final),
+        trained=trained(
+            __file__, did["minutes"], "rsl-rl-lib", "gymnasium", steps=did["steps"],
+            recipe=f"RSL-RL's PPO, {ENVS} environments, normalized observations, "
             + ", ".join(f"{k} {v}" for k, v in RECIPE["algorithm"].items() if k != "class_name")
             + "; the best of its evaluations over 50 episodes",
-            "history": did["history"],
-        },
-        "data": {"name": ENV, "steps": did["steps"]},
-        "license": "MIT",
-    }  # fmt: skip
-    file.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+            history=did["history"],
+        ),
+        data={"name": ENV, "steps": did["steps"]},
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -153,14 +131,14 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=ITERATIONS, help="fewer, to try it")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    work = ZOO.parents[1] / "_build" / "teachers" / NAME
+    work = WORK / NAME
     work.mkdir(parents=True, exist_ok=True)
     _, did = train(max(args.iterations, ROUND), work)
     file = ZOO / f"{NAME}.pt"
     file.write_bytes((work / "best.pt").read_bytes())
     final = returns(file, 200, seed=20_000)
     print(f"{NAME}: return {final.mean():.1f} ± {final.std():.1f} over 200 episodes")
-    write_card(file, did, final)
+    describe(file, did, final)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,18 @@ the run, after a trial with other seeds.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from cards import ZOO, write_table
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from distill_lib import Stacked, data, zoo
+from distill_lib import Stacked, data
 
-FILE = Path(zoo.__file__).parent / "scaling_grid.jsonl"
+FILE = ZOO / "scaling_grid.jsonl"
 SEEDS, BATCH, RATE = 5, 128, 2e-3
 TEACHERS, WIDTHS, LENGTHS = (3, 6, 12, 48, 256), (8, 16, 32, 64, 128), (100, 200, 400, 800, 1600)
 
@@ -93,11 +91,7 @@ def main() -> None:
             found = [each.view(-1, SEEDS) for each in judged(nets, *exam)]
             for teacher, *numbers in zip((0, *TEACHERS), *found, strict=True):
                 write("student", *numbers, width=width, steps=step, teacher=teacher)
-    made = {"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
-            "python": platform.python_version(),
-            "cpu_seconds": round(time.process_time() - begun)}  # fmt: skip
-    rows.append({"part": "made", **made})
-    FILE.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_table(FILE, rows, begun)
 
 
 if __name__ == "__main__":

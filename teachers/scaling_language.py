@@ -10,13 +10,11 @@ average of its weights. The range was fixed before the run.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from cards import ZOO, write_table
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -24,7 +22,7 @@ from distill_lib import zoo
 from distill_lib.models import SmallGPT
 from distill_lib.sequences import reference_text
 
-FILE = Path(zoo.__file__).parent / "scaling_language.jsonl"
+FILE = ZOO / "scaling_language.jsonl"
 SEEDS, BATCH, LENGTH, RATE = 3, 32, 32, 4e-3
 WIDTHS, STEPS = (8, 12, 16, 24, 32, 48), (50, 100, 200, 400, 800)
 
@@ -71,11 +69,7 @@ def main() -> None:
                 rows.append({"width": width, "parameters": count, "steps": step,
                              "loss": [round(n, 4) for n in found.mean(0).tolist()]})  # fmt: skip
                 print(rows[-1], flush=True)
-    made = {"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
-            "python": platform.python_version(),
-            "cpu_seconds": round(time.process_time() - begun)}  # fmt: skip
-    rows.append({"part": "made", **made})
-    FILE.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_table(FILE, rows, begun)
 
 
 if __name__ == "__main__":

