@@ -35,8 +35,8 @@ PINS, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
 EXTRAS = "book,compress,dev,jax,language,rl,trl"
 # Compared with in tests and benchmarks; each lies in a folder of its own, without dependencies. The
 # metadata of the first asks for torchvision, which has no build for every torch and is not needed
-# there; the second asks for packages that its losses do not need; the others are earlier releases,
-# whose checkpoints the library reads.
+# there; the second asks for packages that its losses do not need; the checkpoints of the others are
+# read by the library.
 PEERS = {
     "": "torchdistill==1.1.5",
     "textbrewer": "textbrewer==0.2.1.post1",
@@ -44,6 +44,9 @@ PEERS = {
     "rsl_rl-3": "rsl-rl-lib==3.3.0",
     "rsl_rl-4": "rsl-rl-lib==4.0.1",
     "rsl_rl-5": "rsl-rl-lib==5.0.1",  # the one that Isaac Lab pins
+    "rl_games-1": "rl-games==1.6.5",
+    "skrl-1": "skrl==1.4.3",
+    "skrl-2": "skrl==2.1.1",
 }
 JOBS = os.environ.get("DISTILL_JOBS", "2")
 CHECKED = ["distill_lib", "tests", "book", "benchmarks", "teachers", "make.py"]

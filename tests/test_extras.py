@@ -64,7 +64,7 @@ def install_commands() -> list[tuple[str, list[str]]]:
     found = []
     for path in files():
         for match in COMMAND.finditer(path.read_text(encoding="utf-8", errors="replace")):
-            words = re.sub(r"[(\"].*|\\n.*", "", match[1].replace("\\", ""))
+            words = re.sub(r"\(.*|(?<=\S)\".*|\\n.*", "", match[1].replace("\\", ""))
             try:
                 parts = shlex.split(words, comments=True)
             except ValueError:  # a quotation mark of the sentence around it

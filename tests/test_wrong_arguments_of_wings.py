@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from isaac_helpers import games_file, skrl_file
 from test_wrong_calls import ALL, Call, fault_of
 from torch import nn
 
 from distill_lib import KD, fusion, rl
-from distill_lib.integrations import rsl_rl, transformers
+from distill_lib.integrations import rl_games, rsl_rl, skrl, transformers
 from distill_lib.models import Policy
 
 gym = pytest.importorskip("gymnasium")
 pytest.importorskip("rsl_rl", reason="rsl-rl-lib is not installed: python make.py setup")
 
-WINGS = (fusion, rl, rsl_rl, transformers)
+WINGS = (fusion, rl, rl_games, rsl_rl, skrl, transformers)
 # Results that only the library makes.
 ELSEWHERE = {
     *("fusion.Barrier", "rl.Video", "rl.Returns"),
@@ -137,6 +138,14 @@ def robots(folder: Path) -> dict[str, Call]:
         "rsl_rl.load_teacher": (
             rsl_rl.load_teacher,
             {"path": path, "activation": "elu", "role": "actor", "std": 0.1},
+        ),
+        "rl_games.load_teacher": (
+            rl_games.load_teacher,
+            {"path": games_file(folder), "activation": "elu", "bounds": (-1, 1)},
+        ),
+        "skrl.load_teacher": (
+            skrl.load_teacher,
+            {"path": skrl_file(folder), "activation": "elu", "inputs": "states"},
         ),
         "rsl_rl.play": (rsl_rl.play, {"policy": mlp(), "env": vector, "seed": 0}),
         "rsl_rl.read_policy": (rsl_rl.read_policy, {"path": path, "role": "actor"}),

@@ -17,6 +17,7 @@ from torch import Tensor
 from distill_lib.arguments import as_path, checked
 
 from .files import checked_zip, torch_load
+from .kinds import is_weights, numbers, rsl_rl, skrl
 from .manifests import verify, write_manifest
 
 __all__ = [
@@ -226,11 +227,11 @@ def _torch_load(source: Any, path: Path) -> Any:
 
 def _weights(source: Any, path: Path) -> dict[str, Tensor]:
     state = _torch_load(source, path)
-    if not _is_weights(state):
+    if not is_weights(state):
         raise CheckpointError(
             f"{path} was expected to hold tensors by name, and holds {type(state).__name__}"
         )
-    return _numbers(state)
+    return numbers(state)
 
 
 def _json(text: bytes, path: Path) -> dict[str, Any]:
@@ -274,47 +275,6 @@ def _folder(path: Path) -> Checkpoint:
     )
 
 
-def _is_weights(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-    )
-
-
-def _numbers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same without what a pickle can hang on a tensor, hooks of any kind among it."""
-    return {name: tensor.detach() for name, tensor in weights.items()}
-
-
-def _joined(state: Mapping[str, Any], *names: str) -> dict[str, Tensor]:
-    parts = {n: state.get(f"{n}_state_dict") for n in names}
-    found = {
-        f"{n}.{k}": v for n, p in parts.items() if _is_weights(p) for k, v in (p or {}).items()
-    }
-    return _numbers(found)
-
-
-def _rsl_rl(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]] | None:
-    """RSL-RL split one state dict into one a model at 4.0, and renamed ``std`` at 5.0."""
-    task: str | None
-    for task, names in (("distillation", ("student", "teacher")), ("ppo", ("actor", "critic"))):
-        if _is_weights(state.get(f"{names[0]}_state_dict")):
-            tensors = _joined(state, *names)
-            old = any(k.rpartition(".")[2] in ("std", "log_std") for k in tensors)
-            return f"rsl_rl-{4 if old else 5}/{task}", tensors
-    inner = state.get("model_state_dict")
-    if not _is_weights(inner) or "iter" not in state:
-        return None
-    assert inner is not None
-    owners = {k.split(".")[0] for k in inner}
-    task = "distillation" if "student" in owners else "ppo" if "actor" in owners else None
-    if task is None:
-        return None
-    new = any("obs_normalizer" in owner for owner in owners)
-    return f"rsl_rl-{3 if new else 2}/{task}", _numbers(inner)
-
-
 @checked
 def from_state(state: Any, path: str | Path = "the state") -> Checkpoint:
     """Name the layout of something that ``torch.load`` gave.
@@ -326,24 +286,26 @@ def from_state(state: Any, path: str | Path = "the state") -> Checkpoint:
     Raises:
         CheckpointError: a layout not known; the message lists what was found.
     """
-    if _is_weights(state):
-        return Checkpoint("state_dict", _numbers(state))
+    if is_weights(state):
+        return Checkpoint("state_dict", numbers(state))
     if isinstance(state, Mapping):
         meta = {k: v for k, v in state.items() if isinstance(v, (str, int, float, bool))}
-        if (found := _rsl_rl(state)) is not None:
+        if (found := rsl_rl(state)) is not None:
             kind, tensors = found
             norms = [k for k in state if str(k).endswith("norm_state_dict")]
-            extra = {k: _numbers(state[k]) for k in norms if _is_weights(state[k])}
+            extra = {k: numbers(state[k]) for k in norms if is_weights(state[k])}
             return Checkpoint(kind, tensors, {**meta, **extra})
+        if is_weights(state.get("policy")):
+            return Checkpoint("skrl", skrl(state), meta)
         for key in ("state_dict", "model_state_dict", "model"):
-            if _is_weights(state.get(key)):
-                return Checkpoint("state_dict", _numbers(state[key]), meta)
+            if is_weights(state.get(key)):
+                return Checkpoint("state_dict", numbers(state[key]), meta)
         some = [f"{k} ({type(v).__name__})" for k, v in list(state.items())[:12]]
         have = ", ".join(some) or "nothing"
     else:
         have = type(state).__name__
     raise CheckpointError(
         f"{path} has a layout that is not known. Expected a state dict of tensors, or one under "
-        "'state_dict', 'model_state_dict' or 'model', or RSL-RL's 'actor_state_dict' / "
-        f"'student_state_dict'; found: {have}"
+        "'state_dict', 'model_state_dict', 'model' or skrl's 'policy', or RSL-RL's "
+        f"'actor_state_dict' / 'student_state_dict'; found: {have}"
     )

@@ -1,0 +1,84 @@
+"""Settings of a training, as Isaac Lab writes them beside a checkpoint: ``params/agent.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill_lib.checkpoints import CheckpointError
+from distill_lib.models.control import ACTIVATIONS
+
+__all__ = ["agree", "file_beside", "inside", "known_activation", "read_settings"]
+
+LARGEST = 2**18  # bytes; those of Isaac Lab have some thousand
+
+
+def file_beside(path: str | Path) -> Path:
+    """Where Isaac Lab writes the settings: beside the checkpoint, or beside its folder."""
+    beside, above = (
+        folder / "params" / "agent.yaml" for folder in Path(path).absolute().parents[:2]
+    )
+    return above if above.is_file() and not beside.is_file() else beside
+
+
+def read_settings(file: Path) -> Mapping[str, Any]:
+    """A YAML file as text, lists and mappings, whatever its tags say.
+
+    Raises:
+        CheckpointError: it is too large, cannot be read or holds no mapping; there is no pyyaml.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise CheckpointError(f"reading {file} needs pyyaml; or pass activation=") from error
+    if file.stat().st_size > LARGEST:
+        raise CheckpointError(f"{file} has more than {LARGEST} bytes, and no such file needs them")
+    try:
+        text = file.read_text(encoding="utf-8")
+        found = yaml.load(text, yaml.BaseLoader)
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}; or pass activation=") from error
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"{file} holds no settings by name but {type(found).__name__}")
+    return found
+
+
+def inside(settings: Any, *names: str) -> Any:
+    """What stands under names in names, or None."""
+    for name in names:
+        settings = settings.get(name) if isinstance(settings, Mapping) else None
+    return settings
+
+
+def known_activation(name: str, file: Path, whose: str) -> str:
+    """The name of an activation that :class:`distill_lib.models.Policy` has.
+
+    Raises:
+        CheckpointError: it has none of this name.
+    """
+    if name not in ACTIVATIONS:
+        raise CheckpointError(
+            f"{file} says that the {whose} has the activation {name[:40]!r}; known are "
+            f"{', '.join(ACTIVATIONS)}"
+        )
+    return name
+
+
+def agree(path: str | Path, file: Path, whose: str, told: str | None, given: str | None) -> str:
+    """The activation that the settings tell, or that was given.
+
+    Raises:
+        CheckpointError: nothing says it, or two say two things.
+    """
+    if given is None and told is None:
+        raise CheckpointError(
+            f"the weights in {path} do not tell the activation of the {whose}, and there is no "
+            f"{file} that does: pass activation=, as in the training ('elu' in most)"
+        )
+    if given is not None and told is not None and given.lower() != told:
+        raise CheckpointError(
+            f"activation={given!r}, but {file} says that the {whose} has {told!r}: leave it out, "
+            "or move the checkpoint if the file is of another training"
+        )
+    return known_activation(told, file, whose) if told is not None else str(given)
