@@ -65,6 +65,32 @@ def env(n: int = 4, seed: int | None = 0, limit: int = 6, **kwargs: Any) -> Any:
     return GymVecEnv(points(n, limit=limit, **kwargs), seed=seed, max_episode_length=limit)
 
 
+def scanned(n: int = 4) -> Any:
+    """The points, with a group ``scan`` of images [1, 6, 6] that show where they are."""
+    import numpy as np
+
+    from distill_lib.integrations.rsl_rl import GymVecEnv
+
+    class Seen(gym.ObservationWrapper):
+        def __init__(self) -> None:
+            super().__init__(Point(groups=True))
+            scan = gym.spaces.Box(0, 1, (1, 6, 6), "float32")
+            self.observation_space = gym.spaces.Dict(
+                {**self.env.observation_space.spaces, "scan": scan}
+            )
+
+        def observation(self, seen: Any) -> Any:
+            scan = np.zeros((1, 6, 6), "float32")
+            scan[0, :, int(np.clip(seen["teacher"][0] + 3, 0, 5))] = 1
+            return {**seen, "scan": scan}
+
+    mode = gym.vector.AutoresetMode.SAME_STEP
+    vector = gym.vector.SyncVectorEnv(
+        [lambda: gym.wrappers.TimeLimit(Seen(), 6)] * n, autoreset_mode=mode
+    )
+    return GymVecEnv(vector, seed=0, max_episode_length=6)
+
+
 def model(hidden: list[int], norm: bool = True, **distribution: Any) -> dict[str, Any]:
     """A model of a runner's configuration."""
     gaussian = {"class_name": "GaussianDistribution", "init_std": 0.5, **distribution}

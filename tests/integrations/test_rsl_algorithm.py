@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rsl_helpers import checkpoint, config, env, ppo_config, quiet
+from rsl_helpers import checkpoint, config, env, ppo_config, quiet, scanned
 from rsl_rl.algorithms import Distillation as Theirs
 from rsl_rl.runners import DistillationRunner, OnPolicyRunner
 
@@ -318,6 +318,43 @@ def test_recurrent_teachers_are_loaded_and_learned_from(tmp_path, name, kind):
     assert all(torch.equal(one, students[0]) for one in students)
     with pytest.raises(CheckpointError, match=r"is recurrent, and needs RSL-RL's RNNModel"):
         give_teacher(runner_of(checkpoint()), path)
+
+
+@pytest.mark.parametrize("name", [NAME, "Distillation"])
+def test_teachers_that_see_images_are_loaded_and_learned_from(tmp_path, name):
+    images = {"class_name": "CNNModel", "cnn_cfg": {"output_channels": [3], "kernel_size": 3}}
+    cfg = ppo_config([8, 7])
+    cfg["obs_groups"] = {"actor": ["teacher", "scan"], "critic": ["teacher", "scan"]}
+    for who in ("actor", "critic"):
+        cfg[who] |= images
+    with quiet():
+        ppo = OnPolicyRunner(scanned(), cfg)
+        ppo.learn(1)
+    path = save(ppo, tmp_path / "model.pt")
+    state = torch.load(path, weights_only=True)["actor_state_dict"]
+    assert any(k.startswith("cnns.scan.") for k in state)
+    for student in ({}, images):  # one that sees numbers alone, one that sees the images too
+        taught = []
+        for by in ("give", "load"):
+            cfg = config(class_name=name)
+            cfg["teacher"] |= images
+            cfg["student"] |= student
+            seen = ["student", "scan"] if student else ["student"]
+            cfg["obs_groups"] = {"student": seen, "teacher": ["teacher", "scan"]}
+            torch.manual_seed(0)
+            with quiet():
+                runner = DistillationRunner(scanned(5), cfg)
+                if by == "give":
+                    give_teacher(runner, path)
+                else:
+                    runner.load(str(path))
+                before = weights(runner)
+                runner.learn(2)
+            teacher = runner.alg.teacher.state_dict()
+            assert all(torch.equal(teacher[k], v) for k, v in state.items())
+            assert not torch.equal(weights(runner), before)
+            taught.append(weights(runner))
+        assert torch.equal(*taught)
 
 
 def test_the_runners_own_load_takes_older_layouts(teacher_file, tmp_path):
