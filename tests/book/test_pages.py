@@ -17,7 +17,6 @@ from test_sources import CHAPTERS, prose
 FIRST_EDITION = {
     "bert_sentiment",
     "divergences",
-    "first_distillation",
     "fusion",
     "kickstarting",
     "own_states",
