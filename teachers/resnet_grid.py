@@ -134,15 +134,10 @@ def few(write: Callable[..., None]) -> None:
 
 def many(write: Callable[..., None]) -> None:
     at, own = torch.arange(START, START + 12_000), TRAIN.per_class(100).index
-    x, y = small(TRAIN.inputs[at])[None], TRAIN.labels[at]
-    crops = small(views(TRAIN.inputs[own]).flatten(0, 1)).unflatten(0, (18, -1))
-    z = kept("fashion_resnet20_1k", at)
-    put(write, 1_000, "labels", crops, hot(TRAIN.labels[own]), 600, "fixed")
-    put(write, 1_000, "labels", crops[CLEAN:CLEAN + 1], hot(TRAIN.labels[own]), 600)
-    put(write, 1_000, "hard", x, hot(z.argmax(-1)), 600)
-    put(write, 1_000, "soft", x, z, 600, T=2)
-    put(write, 12_000, "labels", x, hot(y), 600)
-    put(write, 12_000, "soft", x, kept("fashion_resnet20", at), 600, T=2)
+    x, z = small(TRAIN.inputs[at])[None], kept("fashion_resnet20_1k", at)
+    put(write, 1_000, "labels", small(TRAIN.inputs[own])[None], hot(TRAIN.labels[own]), 500)
+    put(write, 1_000, "hard", x, hot(z.argmax(-1)), 500)
+    put(write, 1_000, "soft", x, z, 500, T=2)
 
 
 def seen(write: Callable[..., None]) -> None:
