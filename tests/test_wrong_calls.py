@@ -158,6 +158,10 @@ def calls(folder: Path) -> dict[str, Call]:
             models.SmallConvNet,
             {"width": 4, "num_classes": 10, "in_channels": 1},
         ),
+        "models.DepthwiseNet": (
+            models.DepthwiseNet,
+            {"width": 4, "num_classes": 10, "in_channels": 1},
+        ),
         "models.Policy": (
             models.Policy,
             {"observations": 8, "actions": 4, "hidden": (6,), "activation": "elu"}

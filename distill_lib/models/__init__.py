@@ -5,12 +5,13 @@ from __future__ import annotations
 from .control import Policy
 from .gpt import SmallGPT
 from .language import BagOfEmbeddings, BiLSTM, Words, small_bert, small_llama
-from .vision import MLP, ResNet, SmallConvNet
+from .vision import MLP, DepthwiseNet, ResNet, SmallConvNet
 
 __all__ = [
     "MLP",
     "BagOfEmbeddings",
     "BiLSTM",
+    "DepthwiseNet",
     "Policy",
     "ResNet",
     "SmallConvNet",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill_lib.arguments import check_counts, checked
 
-__all__ = ["MLP", "ResNet", "SmallConvNet"]
+__all__ = ["MLP", "DepthwiseNet", "ResNet", "SmallConvNet"]
 
 
 class _Block(nn.Module):
@@ -125,6 +125,56 @@ class SmallConvNet(nn.Module):
         if x.shape[-2:] != (4, 4):  # images of another size than 28x28
             x = F.adaptive_avg_pool2d(x, 4)
         return cast(Tensor, self.fc(x.flatten(1)))
+
+
+@checked
+class DepthwiseNet(nn.Module):
+    r"""A convolution and two depthwise separable ones: a student with few parameters.
+
+    A separable convolution filters each channel on its own, 3x3 with stride 2, and then mixes the
+    channels at each place. ``layer1`` and ``layer2`` have ``2 * width`` and ``4 * width`` channels
+    and can be addressed by :class:`distill_lib.Match`.
+
+    Args:
+        width: Channels of the first convolution. With 8 the net has 1,474 parameters for ten
+            classes.
+        num_classes: Outputs of the linear layer.
+        in_channels: Channels of the image.
+
+    Shape:
+        ``[B, in_channels, H, W]`` to ``[B, num_classes]``.
+
+    Reference:
+        Howard et al., *MobileNets*, 2017, section 3.1.
+
+    Example:
+        >>> import torch
+        >>> DepthwiseNet()(torch.zeros(2, 1, 14, 14)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, width: int = 8, num_classes: int = 10, in_channels: int = 1) -> None:
+        super().__init__()
+        check_counts(width=width, num_classes=num_classes, in_channels=in_channels)
+        self.conv: nn.Sequential = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.layer1: nn.Sequential = self._separable(width, 2 * width)
+        self.layer2: nn.Sequential = self._separable(2 * width, 4 * width)
+        self.fc: nn.Linear = nn.Linear(4 * width, num_classes)
+
+    @staticmethod
+    def _separable(cin: int, cout: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(cin, cin, 3, 2, 1, groups=cin, bias=False),
+            nn.Conv2d(cin, cout, 1, bias=False),
+            nn.BatchNorm2d(cout),
+            nn.ReLU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer2(self.layer1(self.conv(x)))
+        return cast(Tensor, self.fc(x.mean((2, 3))))
 
 
 @checked
