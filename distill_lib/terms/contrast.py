@@ -141,7 +141,7 @@ class CRD(Term):
         if not fits or not len(index) == mine == theirs:
             got = list(index.shape) if isinstance(index, Tensor) else index
             raise ValueError(
-                f'{self.text()} finds an item in its banks by batch["index"], [B] whole numbers for '
+                f'{self.text()} finds items in its banks by batch["index"], [B] whole numbers for '
                 f"signals of B items; got index {got} for {mine} and {theirs} items. Batches of "
                 "data.Dataset have it; several students as one need a CRD each"
             )

@@ -69,7 +69,7 @@ def test_strangers_are_of_other_classes_and_all_of_them_come() -> None:
     crd = term(labels=LABELS, negatives=2000)
     drawn = crd._drawn(torch.arange(N))
     for i in range(N):
-        own = LABELS == LABELS[i]
+        own = LABELS.eq(LABELS[i])
         assert set(drawn[i].tolist()) == set((~own).nonzero()[:, 0].tolist())
     alone = term(negatives=2000)._drawn(torch.tensor([3]))
     assert set(alone[0].tolist()) == set(range(N)) - {3}

@@ -216,7 +216,9 @@ def test_match_takes_paths() -> None:
     assert torch.allclose(loss, (s - t).square().mean())
 
 
-@pytest.mark.parametrize("loss", [losses.similarity, losses.pkt, losses.rkd_distance, losses.rkd_angle])
+@pytest.mark.parametrize(
+    "loss", [losses.similarity, losses.pkt, losses.rkd_distance, losses.rkd_angle]
+)
 def test_relations_need_no_projector(loss) -> None:
     s, t = logits(6, 2), logits(6, 5).detach()
     value, parts = Relation("h", loss=loss)({"h": s}, {"h": t})
