@@ -4,9 +4,10 @@
 
 The grid of the chapter on hints and attention: a student of 6,266 parameters, 1,000 labeled
 clothes, and ``fashion_resnet20``. Each method is added to cross-entropy, or to cross-entropy and
-distillation, with a weight that makes its gradient at the start a multiple of that of cross-entropy.
+distillation, with a weight that makes its gradient at the start a multiple of cross-entropy's.
 Four multiples are tried with two seeds each on 2,000 other images; the best is run with eight
-other seeds and read on 5,000 test images. The range was fixed before the run.
+other seeds and read on 5,000 test images. The range was fixed before the run. The best addition to
+distillation is run again with twelve more seeds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from distill_lib.terms import CRD
 
 FILE = Path(zoo.__file__).parent / "hints_grid.jsonl"
 STEPS, BATCH, RATE = 200, 64, 1e-2
-RATIOS, TRIALS, SEEDS = (0.1, 0.3, 1.0, 3.0), 2, 8
+RATIOS, TRIALS, SEEDS, AGAIN = (0.1, 0.3, 1.0, 3.0), 2, 8, 12
 PLACES, WIDTHS = (
     {"layer1": 14, "layer2": 7, "layer3": 4},
     {"layer1": 16, "layer2": 32, "layer3": 64},
@@ -215,6 +216,16 @@ def main() -> None:
         settle(best["method"], with_kd, "KD")
     for name in ("SP", "PKT", "CRD"):
         settle(name, with_kd, "KD")
+    # the best of these was picked by its test accuracy: once more, with seeds that nobody saw
+    added = [r for r in rows if r["on"] == "KD"]
+    best = max(added, key=lambda r: sum(run["accuracy"] for run in r["runs"]))
+    extra = best["ratio"] / best["norm"]
+    for name, more in {"KD": None, best["method"]: made[best["method"]]}.items():
+        nets = []
+        for seed in range(2000, 2000 + AGAIN):
+            objective = with_kd() if more is None else with_kd() + extra * more()
+            nets.append(lab.train(objective, seed))
+        write(on="again", method=name, runs=[lab.marks(net) for net in nets])
 
 
 if __name__ == "__main__":
