@@ -20,7 +20,7 @@ from distill_lib.data import digits, fashion, hub, snippets
 from distill_lib.data.augment import flip_and_shift
 from distill_lib.data.dataset import Batches, DataError, Dataset
 from distill_lib.data.rewriting import neighbors, rewrite
-from distill_lib.data.scenes import Scenes, scenes
+from distill_lib.data.scene import Scenes, scenes
 from distill_lib.data.text import TextBatches, TextDataset
 
 __all__ = [
