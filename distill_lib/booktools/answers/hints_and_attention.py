@@ -84,8 +84,6 @@ EXERCISES = [
             _TWICE / 2: "this is one of the two sides.",
             2 * math.log(256): "the 255 strangers cost something, too: each -log(1 - h).",
             2 * 256 * math.log(2): "h is not one half: the -log K in it makes it 1 / (K + 1).",
-            2 * math.log(255): "h is 1 / (K + 1), and the strangers are missing.",
-            2 * (math.log(256) + math.log(256 / 255)): "there are 255 strangers, not one.",
         },
         hint="Where all products are equal, c is that product over τ, and h = 1 / (K + 1).",
     ),
