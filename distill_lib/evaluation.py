@@ -17,7 +17,7 @@ from .teachers.live import Source, models_of
 from .terms.classes import as_labels, class_axis, classes_last, needs_classes
 from .terms.scores import TASKS, calibration_error, number
 
-__all__ = ["agreement", "calibration_error", "evaluate", "sanity"]
+__all__ = ["agreement", "calibration_error", "evaluate", "linear_cka", "sanity"]
 
 Asked = nn.Module | Source | Callable[[Any], Signals]
 Models = Sequence[Asked]
@@ -210,6 +210,53 @@ def _items(logits: Tensor, task: str, axis: int | None) -> Tensor:
     if task == "classes":
         needs_classes("agreement", logits)
     return logits if axis is None else logits.flatten(0, -2)
+
+
+@torch.no_grad()
+@checked
+def linear_cka(one: Tensor, other: Tensor) -> float:
+    r"""How alike two layers are on the same items, whatever their widths.
+
+    .. math:: \frac{\lVert X^\top Y \rVert_F^2}
+       {\lVert X^\top X \rVert_F\, \lVert Y^\top Y \rVert_F}
+
+    with one flattened item a row of :math:`X` and :math:`Y`, columns centered. Invariant to shifts,
+    rotations and scale of either side, not to other linear maps. With fewer items than features
+    even unrelated layers are alike: take several times as many items, or pool maps first.
+
+    Args:
+        one: [N, ...], what a layer says of N items.
+        other: [N, ...], of any width.
+
+    Returns:
+        From 0 to 1; 0 where a side is the same for all items.
+
+    Raises:
+        ValueError: other items, fewer than two, or numbers that are not finite.
+
+    Reference:
+        Kornblith et al., *Similarity of neural network representations revisited*, 2019.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 1.0]])
+        >>> round(linear_cka(x, 3 * x.flip(1) + 1), 6)
+        1.0
+    """
+    if min(one.ndim, other.ndim) < 2 or len(one) != len(other) or len(one) < 2:
+        raise ValueError(
+            "linear_cka expected two signals [N, ...] of the same items, at least 2, got "
+            f"{list(one.shape)} and {list(other.shape)}"
+        )
+    x, y = ((z := side.flatten(1).double()) - z.mean(0) for side in (one, other))
+    if not bool(x.isfinite().all() and y.isfinite().all()):
+        raise ValueError("linear_cka: a signal has entries that are not finite numbers")
+    # by items or by features, whichever table is smaller: both forms have the same norms
+    if max(x.shape[1], y.shape[1]) > len(x):
+        x, y = x @ x.T, y @ y.T
+        cross, own = (x * y).sum(), x.norm() * y.norm()
+    else:
+        cross, own = (x.T @ y).square().sum(), (x.T @ x).norm() * (y.T @ y).norm()
+    return float(cross / own) if own > 0 else 0.0
 
 
 @checked

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from distill_lib import Cache, Stacked, Teacher, agreement, evaluate, sanity
-from distill_lib.evaluation import calibration_error
+from distill_lib.evaluation import calibration_error, linear_cka
 
 
 def batches(logits: Tensor, labels: Tensor, size: int = 7) -> list[tuple[Tensor, Tensor]]:
@@ -384,3 +384,52 @@ def test_a_teacher_in_train_mode_is_asked_in_eval_mode() -> None:
     model = nn.Sequential(Says(GOOD), nn.Dropout(0.5)).train()
     assert sanity(model, ASKED)["accuracy"] == 1.0
     assert model.training
+
+
+def features(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def naive_cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    """By Hilbert-Schmidt independence criteria of centered tables of items."""
+    n = len(x)
+    center = torch.eye(n, dtype=x.dtype) - 1 / n
+    k, j = center @ x @ x.T @ center, center @ y @ y.T @ center
+    return float((k * j).sum() / (k.norm() * j.norm()))
+
+
+@pytest.mark.parametrize("items", [5, 40])
+def test_cka_equals_its_other_form_and_sees_neither_rotation_nor_scale(items: int) -> None:
+    x, y = features(items, 6), features(items, 9, seed=1)
+    y[:, :6] += x
+    want = naive_cka(x, y)
+    assert linear_cka(x, y) == pytest.approx(want)
+    assert linear_cka(y, x) == pytest.approx(want)
+    turn = torch.linalg.qr(features(6, 6, seed=2))[0]
+    order = torch.randperm(items, generator=torch.Generator().manual_seed(0))
+    assert linear_cka((3 * x @ turn + 2)[order], y[order].view(items, 3, 3)) == pytest.approx(want)
+    assert linear_cka(x, x.float()) == pytest.approx(1)
+    assert 0 <= want < 0.95
+
+
+def test_cka_of_strangers_falls_with_the_items() -> None:
+    few, many = (linear_cka(features(n, 8), features(n, 8, seed=1)) for n in (6, 4000))
+    assert few > 0.2
+    assert many < 0.01
+    assert linear_cka(features(6, 8), torch.ones(6, 3)) == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (torch.zeros(4, 2), torch.zeros(5, 2), "same items"),
+        (torch.zeros(4), torch.zeros(4), "same items"),
+        (torch.zeros(1, 2), torch.zeros(1, 2), "at least 2"),
+        (torch.full((4, 2), torch.nan), torch.zeros(4, 2), "not finite"),
+    ],
+)
+def test_cka_refuses_what_it_cannot_compare(
+    one: torch.Tensor, other: torch.Tensor, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        linear_cka(one, other)

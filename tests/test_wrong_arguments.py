@@ -31,7 +31,7 @@ from distill_lib import (
     layer_map,
     losses,
 )
-from distill_lib.terms import FusedKD, SpanKD, SparseKD
+from distill_lib.terms import CRD, FusedKD, SpanKD, SparseKD
 
 OURS = str(Path(distill_lib.__file__).parent)
 
@@ -101,6 +101,7 @@ LOSSES: dict[str, Callable[[], dict[str, Any]]] = {
     "hint": answers,
     "cosine": answers,
     "similarity": answers,
+    "pkt": answers,
     "rkd_distance": answers,
     "rkd_angle": answers,
     "channel_kl": lambda: {**maps(), "temperature": 2.0},
@@ -215,6 +216,20 @@ MAKERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         },
     ),
     "Relation": (Relation, {"student": "logits", "teacher": "logits", "loss": losses.similarity}),
+    "CRD": (
+        CRD,
+        {
+            "student": "logits",
+            "teacher": "logits",
+            "index": torch.arange(6),
+            "labels": torch.arange(6) % 2,
+            "width": 4,
+            "negatives": 3,
+            "temperature": 0.1,
+            "momentum": 0.5,
+            "seed": 0,
+        },
+    ),
     "SparseKD": (
         SparseKD,
         {"loss": losses.kl, "on": "logits", "rest": True, "tail": True},

@@ -102,6 +102,18 @@ def calls(folder: Path) -> dict[str, Call]:
             {"inputs": torch.rand(2, 3), "labels": torch.zeros(2).long(), "classes": ("a",)}
             | {"index": torch.arange(2), "name": "n", "origin": "o", "license": "l"},
         ),
+        "data.Scenes": (
+            data.Scenes,
+            {"inputs": torch.rand(2, 1, 3, 3), "labels": torch.zeros(2, 3, 3).long()}
+            | {"classes": ("a",), "index": torch.arange(2), "name": "n", "origin": "o"}
+            | {"license": "l", "boxes": torch.zeros(2, 1, 4).long()}
+            | {"kinds": torch.zeros(2, 1).long()},
+        ),
+        "data.scenes": (
+            data.scenes,
+            {"garments": images(), "count": 2, "size": 9, "each": 1, "seed": 0},
+        ),
+        "data.Scenes.subset": (data.scenes(images(), 3, size=9).subset, {"indices": [1, 0]}),
         "data.TextDataset": (
             data.TextDataset,
             {"texts": ("a", "b"), "labels": torch.zeros(2).long(), "classes": ("a",)}

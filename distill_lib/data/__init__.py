@@ -20,12 +20,14 @@ from distill_lib.data import digits, fashion, hub, snippets
 from distill_lib.data.augment import flip_and_shift
 from distill_lib.data.dataset import Batches, DataError, Dataset
 from distill_lib.data.rewriting import neighbors, rewrite
+from distill_lib.data.scene import Scenes, scenes
 from distill_lib.data.text import TextBatches, TextDataset
 
 __all__ = [
     "Batches",
     "DataError",
     "Dataset",
+    "Scenes",
     "TextBatches",
     "TextDataset",
     "flip_and_shift",
@@ -33,6 +35,7 @@ __all__ = [
     "names",
     "neighbors",
     "rewrite",
+    "scenes",
 ]
 
 

@@ -145,7 +145,7 @@ class Dataset(Labeled):
         without = int((self.labels == NO_LABEL).sum())
         missing = f", {without:,} without label" if without else ""
         return (
-            f"Dataset({self.name}: {len(self):,} items of {shape}, "
+            f"{type(self).__name__}({self.name}: {len(self):,} items of {shape}, "
             f"{len(self.classes)} classes{missing})"
         )
 

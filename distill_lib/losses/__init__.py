@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from . import policy as policy
 from ._common import full_precision
-from .features import attention_transfer, cosine, hint, rkd_angle, rkd_distance, similarity
+from .features import (
+    attention_transfer,
+    cosine,
+    hint,
+    pkt,
+    rkd_angle,
+    rkd_distance,
+    similarity,
+)
 from .fused import fused_divergence
 from .policy import gaussian_kl, nll, policy_kl
 from .response import (
@@ -49,6 +57,7 @@ __all__ = [
     "minilm_relation",
     "mse_logits",
     "nll",
+    "pkt",
     "policy_kl",
     "reverse_kl",
     "rkd_angle",

@@ -2,8 +2,8 @@ r"""Losses on features: what a layer says, and how the items of a batch lie to e
 
 Feature-wise losses (:func:`hint`, :func:`cosine`) take the last axis of [B, D] and [B, L, D], and
 all but the first of feature maps [B, C, H, W], as one vector. Relational losses
-(:func:`similarity`, :func:`rkd_distance`, :func:`rkd_angle`) flatten all but the first axis and
-compare items only, so that student and teacher may differ in width.
+(:func:`similarity`, :func:`pkt`, :func:`rkd_distance`, :func:`rkd_angle`) flatten all but the first
+axis and compare items only, so that student and teacher may differ in width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ from torch import Tensor
 
 from ._common import check_items, check_number, check_same, full_precision, unit
 
-__all__ = ["attention_transfer", "cosine", "hint", "rkd_angle", "rkd_distance", "similarity"]
+__all__ = [
+    "attention_transfer",
+    "cosine",
+    "hint",
+    "pkt",
+    "rkd_angle",
+    "rkd_distance",
+    "similarity",
+]
 
 
 def hint(*, student: Tensor, teacher: Tensor) -> Tensor:
@@ -145,6 +153,43 @@ def similarity(*, student: Tensor, teacher: Tensor) -> Tensor:
     return (_gram(student) - _gram(teacher)).square().mean(-1)
 
 
+def pkt(*, student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Divergence of the two distributions over who is near to an item.
+
+    .. math:: \ell_b = \sum_j p_{j|b} \log \frac{p_{j|b}}{q_{j|b}}, \qquad
+       p_{j|b} = \frac{K(t_b, t_j)}{\sum_k K(t_b, t_k)},\quad
+       K(x, y) = \tfrac12 \Bigl( 1 + \frac{\langle x, y \rangle}
+       {\lVert x \rVert\, \lVert y \rVert} \Bigr)
+
+    with the same :math:`q` of the student. The sums include the item itself, as in the authors'
+    code, whose mean over :math:`B^2` is this divided by :math:`B`. Invariant to rotations and to
+    the length of each feature, not to shifts.
+
+    Args:
+        student: [B, ...].
+        teacher: [B, ...], of any width.
+
+    Returns:
+        [B], in nats, at least 0.
+
+    Raises:
+        ValueError: features of different batches.
+        TypeError: an argument that is not a tensor.
+
+    Reference:
+        Passalis and Tefas, *Learning deep representations with probabilistic knowledge transfer*,
+        2018.
+
+    Example:
+        >>> student, teacher = torch.tensor([[1.0], [1.0]]), torch.tensor([[1.0], [-1.0]])
+        >>> pkt(student=student, teacher=teacher)  # log 2: two who are one, two who are opposite
+        tensor([0.6931, 0.6931])
+    """
+    check_items("pkt", student, teacher)
+    log_q, log_p = _log_neighbors(student), _log_neighbors(teacher)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
 def rkd_distance(*, student: Tensor, teacher: Tensor) -> Tensor:
     r"""Difference of the distances between items, each in units of its mean.
 
@@ -220,6 +265,13 @@ def _activity(x: Tensor, power: float) -> Tensor:
 def _gram(x: Tensor) -> Tensor:
     rows = full_precision(x.flatten(1))
     return unit(rows @ rows.T)
+
+
+def _log_neighbors(x: Tensor) -> Tensor:
+    rows = unit(full_precision(x.flatten(1)))
+    kernel = (1 + rows @ rows.T) / 2
+    kernel = kernel.clamp_min(torch.finfo(rows.dtype).eps)  # opposite features: 0 up to rounding
+    return (kernel / kernel.sum(-1, keepdim=True)).log()
 
 
 def _distances(x: Tensor) -> Tensor:

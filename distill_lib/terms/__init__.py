@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .adversarial import Adversarial
 from .answers import DKD, KD
+from .contrast import CRD
 from .features import Match, Relation
 from .labels import BCE, CE, Label
 from .policy import PPO, Consistency, Entropy, Surrogate, Value
@@ -15,6 +16,7 @@ from .vocabulary import FusedKD, SparseKD, hidden_and_head
 __all__ = [
     "BCE",
     "CE",
+    "CRD",
     "DKD",
     "KD",
     "PPO",

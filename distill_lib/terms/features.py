@@ -29,8 +29,9 @@ class Match(Term):
         teacher: Path of the teacher's; the same by default.
         loss: A feature-based loss.
         project: A module that maps the student's signal to the teacher's shape. It is trained
-            along. ``nn.LazyLinear(mine)`` and ``nn.LazyConv2d(mine, 1)`` find the student's width
-            by themselves, in the first batch.
+            along, and its weights are in the optimizer and in checkpoints.
+            ``nn.LazyLinear(theirs)`` and ``nn.LazyConv2d(theirs, 1)`` need the teacher's width
+            only: they find the student's in the first batch, and stay as they are afterwards.
         project_teacher: A fixed map of the teacher's signal, such as ``nn.AvgPool1d(2)``, where it
             is the teacher's shape that has to change.
         within_micro_batch: Of a loss over relations: that they are those of the items of one
@@ -39,7 +40,8 @@ class Match(Term):
             A loss that takes a ``mask`` gets ``batch["attention_mask"]``.
 
     Raises:
-        ValueError: an empty path; a map of the teacher's that would be trained.
+        ValueError: an empty path; a map of the teacher's that would be trained; in the first batch,
+            a signal that a projector cannot take, or a shape that is not the teacher's.
         TypeError: a projector that is not a module; a loss that is none; an option that it does
             not take.
 
@@ -108,7 +110,7 @@ class Match(Term):
         assert teacher is not None
         mine = pick(student, self.paths[0], "student")
         theirs = pick(teacher, self.paths[1], "teacher").detach()
-        mine = mine if self.project is None else self.project(mine)
+        mine = mine if self.project is None else self._mapped("project", self.project, mine)
         theirs = self.map_teacher(theirs)
         options = dict(self.options)
         if self.masked:
@@ -128,7 +130,20 @@ class Match(Term):
         if self.project_teacher is None:
             return theirs
         with torch.no_grad():
-            found: Tensor = self.project_teacher(theirs)
+            return self._mapped("project_teacher", self.project_teacher, theirs)
+
+    def _mapped(self, name: str, module: nn.Module, signal: Tensor) -> Tensor:
+        """A signal as a projector shows it."""
+        try:
+            found: Any = module(signal)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"{self.text()}: {name}={module} cannot take a signal {list(signal.shape)} "
+                f"({str(error).splitlines()[0]}); nn.LazyLinear(theirs) fits the last axis and "
+                "nn.LazyConv2d(theirs, 1) the channels of a map, and each finds the width itself"
+            ) from error
+        if not isinstance(found, Tensor):
+            raise TypeError(f"{self.text()}: {name} made a {type(found).__name__}, not a tensor")
         return found
 
     def text(self) -> str:

@@ -13,7 +13,13 @@ from distill_lib import losses
 __all__ = ["among_kept", "is_relational"]
 
 Loss = Callable[..., Tensor]
-_RELATIONAL = (losses.dist, losses.similarity, losses.rkd_distance, losses.rkd_angle)
+_RELATIONAL = (
+    losses.dist,
+    losses.pkt,
+    losses.rkd_angle,
+    losses.rkd_distance,
+    losses.similarity,
+)
 
 
 def is_relational(loss: Any, options: dict[str, Any]) -> bool:

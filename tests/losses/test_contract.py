@@ -21,6 +21,7 @@ LOGITS = (
 MAPS = (
     *("hint", "cosine", "attention_transfer", "similarity", "rkd_distance", "rkd_angle"),
     "channel_kl",
+    "pkt",
 )
 # these compare an item with its own answer only
 ALONE = ("hint", "cosine", "attention_transfer", "channel_kl")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distill_lib import losses
 
-RELATIONAL = ("similarity", "rkd_distance", "rkd_angle")
+RELATIONAL = ("similarity", "rkd_distance", "rkd_angle", "pkt")
 VECTOR = ("hint", "cosine")
 SHAPES = ((4, 6), (4, 3, 6), (4, 3, 2, 2))
 
@@ -140,7 +140,18 @@ def naive_rkd_angle(s: Tensor, t: Tensor) -> Tensor:
     )
 
 
+def naive_pkt(s: Tensor, t: Tensor) -> Tensor:
+    def rows(x: Tensor) -> list[list[float]]:
+        kernel = [[(1 + (a @ b / (a.norm() * b.norm())).item()) / 2 for b in x] for a in x]
+        return [[k / sum(row) for k in row] for row in kernel]
+
+    both = zip(rows(t), rows(s), strict=True)
+    values = [sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) for p, q in both]
+    return torch.tensor(values, dtype=s.dtype)
+
+
 NAIVE = {
+    "pkt": naive_pkt,
     "similarity": naive_similarity,
     "rkd_distance": naive_rkd_distance,
     "rkd_angle": naive_rkd_angle,
@@ -198,6 +209,34 @@ def test_similarity_sees_a_shift_but_no_rotation_or_scale(scale: float, seed: in
     turned = losses.similarity(student=scale * s @ rotation(6, seed), teacher=t)
     torch.testing.assert_close(turned, plain)
     assert (losses.similarity(student=s + 3, teacher=t) - plain).abs().max() > 1e-3
+
+
+@given(lengths=st.lists(st.floats(1e-2, 1e2), min_size=5, max_size=5), seed=st.integers(0, 99))
+def test_pkt_sees_a_shift_but_no_rotation_and_no_length(lengths: list[float], seed: int) -> None:
+    s, t = features(5, 6), features(5, 4, seed=1)
+    plain = losses.pkt(student=s, teacher=t)
+    turned = torch.tensor(lengths, dtype=s.dtype)[:, None] * s @ rotation(6, seed)
+    torch.testing.assert_close(losses.pkt(student=turned, teacher=t), plain)
+    assert (losses.pkt(student=s + 3, teacher=t) - plain).abs().max() > 1e-3
+
+
+def test_pkt_is_the_authors_up_to_their_mean_over_pairs() -> None:
+    """Their formula, derived anew: cosines to [0, 1], rows to sum 1, the mean over all pairs."""
+    s, t, tiny = features(6, 8), features(6, 5, seed=1), 1e-7
+    p, q = ((F.normalize(x, dim=1) @ F.normalize(x, dim=1).T + 1).div(2) for x in (t, s))
+    p, q = (x / x.sum(1, keepdim=True) for x in (p, q))
+    theirs = (p * torch.log((p + tiny) / (q + tiny))).mean()
+    torch.testing.assert_close(
+        losses.pkt(student=s, teacher=t).mean() / 6, theirs, rtol=1e-5, atol=0
+    )
+
+
+def test_pkt_of_opposite_features_is_finite_and_so_is_its_gradient() -> None:
+    for dtype in (torch.float32, torch.float64):
+        s = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=dtype, requires_grad=True)
+        got = losses.pkt(student=s, teacher=torch.ones(2, 1, dtype=dtype))
+        assert got.isfinite().all() and got.min() > 1
+        assert torch.autograd.grad(got.sum(), s)[0].isfinite().all()
 
 
 # The edges

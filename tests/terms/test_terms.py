@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_lib import CE, DKD, KD, Match, Relation, linear, losses
+from distill_lib import CE, DKD, KD, Match, Relation, distill, linear, losses
 
 LABELS = torch.tensor([0, 1, 2, 0])
 
@@ -216,7 +216,9 @@ def test_match_takes_paths() -> None:
     assert torch.allclose(loss, (s - t).square().mean())
 
 
-@pytest.mark.parametrize("loss", [losses.similarity, losses.rkd_distance, losses.rkd_angle])
+@pytest.mark.parametrize(
+    "loss", [losses.similarity, losses.pkt, losses.rkd_distance, losses.rkd_angle]
+)
 def test_relations_need_no_projector(loss) -> None:
     s, t = logits(6, 2), logits(6, 5).detach()
     value, parts = Relation("h", loss=loss)({"h": s}, {"h": t})
@@ -288,6 +290,43 @@ def test_a_lazy_projector_finds_the_students_width(
 ) -> None:
     loss, _ = Match("logits", project=lazy)(torch.randn(mine), torch.randn(theirs))
     assert loss.requires_grad
+
+
+@pytest.mark.parametrize("name", ["project", "project_teacher"])
+def test_a_map_that_does_not_fit_its_signal_is_named(name: str) -> None:
+    term = Match("a", "b", **{name: nn.Conv2d(8, 5, 1).requires_grad_(name == "project")})
+    said = torch.randn(2, 3, 4, 4)
+    with pytest.raises(ValueError, match=rf"hint\(a~b\): {name}=Conv2d.*\[2, 3, 4, 4\].*Lazy"):
+        term({"a": said}, {"b": said})
+    odd = Match("a", project=nn.LSTM(4, 4))
+    with pytest.raises(TypeError, match="project made a tuple, not a tensor"):
+        odd({"a": said[0]}, {"a": said[0]})
+
+
+def test_maps_of_other_places_ask_for_pooling() -> None:
+    term = Match("a", project=nn.LazyConv2d(5, 1))
+    with pytest.raises(ValueError, match="or a pooling layer for sizes"):
+        term({"a": torch.randn(2, 3, 4, 4)}, {"a": torch.randn(2, 5, 2, 2)})
+
+
+def test_a_lazy_projector_is_trained_and_goes_on_from_its_checkpoint(tmp_path) -> None:
+    def run(epochs: list[int]) -> dict[str, Tensor]:
+        for epoch in epochs:
+            torch.manual_seed(0)
+            student = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+            teacher = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+            batches = [{"inputs": torch.randn(5, 4), "labels": torch.arange(5) % 2}] * 3
+            objective = CE() + Match("1", project=nn.LazyLinear(6))
+            distill(
+                student, teacher, batches, objective, epochs=epoch, seed=0,
+                checkpoint=tmp_path / f"{len(epochs)}.pt", resume=epoch > epochs[0],
+            )  # fmt: skip
+        return {**student.state_dict(), **objective.state_dict()}
+
+    whole, parts = run([4]), run([2, 4])
+    assert whole["terms.1.project.weight"].shape == (6, 3)
+    for key, value in whole.items():
+        torch.testing.assert_close(value, parts[key])
 
 
 @pytest.mark.parametrize("loss", [4, 0.5, "hint", torch.nn.MSELoss(), len])

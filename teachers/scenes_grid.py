@@ -1,0 +1,162 @@
+"""Train small networks to segment scenes, by labels and by a teacher's maps; results to the zoo.
+
+    python teachers/scenes_grid.py
+
+The grid of the chapter on hints and attention, for dense outputs: a teacher of 78,876 parameters
+that saw 4,000 scenes, and students of 12,806 that see 300 of other garments. Each kind of
+distillation gets four trials on other scenes (two temperatures, two multiples of the gradient of
+cross-entropy); the best is run with five other seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill_lib import CE, KD, Match, data, losses, zoo
+
+FILE = Path(zoo.__file__).parent / "scenes_grid.jsonl"
+RATIOS, TEMPERATURES, SEEDS, STEPS = (0.5, 1.5), (1.0, 4.0), 5, 300
+
+
+class Painter(nn.Module):
+    """[B, 1, 32, 32] to [B, 11, 32, 32]: down three times, and up again with what was seen."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        w = width
+
+        def conv(a: int, b: int, stride: int = 1) -> nn.Module:
+            return nn.Sequential(nn.Conv2d(a, b, 3, stride, 1), nn.BatchNorm2d(b), nn.ReLU())
+
+        self.layer1 = conv(1, w, 2)
+        self.layer2 = nn.Sequential(conv(w, 2 * w, 2), conv(2 * w, 2 * w))
+        self.layer3 = nn.Sequential(conv(2 * w, 4 * w, 2), conv(4 * w, 4 * w))
+        self.up2, self.up1 = nn.Conv2d(4 * w, 2 * w, 1), nn.Conv2d(2 * w, w, 1)
+        self.head = nn.Conv2d(w, 44, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of eleven classes a pixel."""
+        a = self.layer1(x)
+        b = self.layer2(a)
+        c = self.layer3(b)
+        b = F.relu(b + F.interpolate(self.up2(c), scale_factor=2))
+        a = F.relu(a + F.interpolate(self.up1(b), scale_factor=2))
+        return F.pixel_shuffle(self.head(a), 2)
+
+
+@torch.no_grad()
+def miou(net: nn.Module, scenes: data.Scenes) -> float:
+    """Mean over classes of intersection over union, in percent."""
+    said = torch.cat([net(x) for x in scenes.inputs.split(250)]).argmax(1)
+    found = [(said == c, scenes.labels == c) for c in range(11)]
+    return 100 * float(sum((p & t).sum() / (p | t).sum() for p, t in found)) / 11
+
+
+def along_rows(T: float) -> Any:
+    """The wrong axis: a softmax over the last one, which is that of columns, as of classes."""
+
+    def loss(*, student: Tensor, teacher: Tensor) -> Tensor:
+        return T**2 * losses.kl(student=student, teacher=teacher, temperature=T).mean((1, 2))
+
+    return Match("logits", loss=loss)
+
+
+KINDS: dict[str, Callable[[float], Any]] = {
+    "per pixel": lambda T: KD(axis=1, temperature=T),
+    "by channels": lambda T: KD(losses.channel_kl, temperature=T),
+    "wrong axis": along_rows,
+}
+
+
+def main() -> None:
+    """Train the teacher, tune, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shift", type=int, default=0, help="of all seeds")
+    parser.add_argument("--out", type=Path, default=FILE)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    begun = time.process_time()
+
+    def half(split: str) -> data.Dataset:
+        found = data.load("fashion_mnist", split=split)
+        return replace(found, inputs=F.avg_pool2d(found.inputs, 2))
+
+    train, test = half("train"), half("test")
+    many = data.scenes(train.subset(range(50_000)), 4_000, size=32, each=2, seed=0)
+    few = data.scenes(train.subset(range(50_000, 55_000)), 300, size=32, each=2, seed=1)
+    held = data.scenes(train.subset(range(55_000, 60_000)), 300, size=32, each=2, seed=2)
+    exam = data.scenes(test, 1_000, size=32, each=2, seed=3)
+
+    def fit(net: nn.Module, seen: data.Scenes, steps: int, batch: int, objective: Any, seed: int,
+            taught: Tensor | None = None) -> nn.Module:  # fmt: skip
+        adam = torch.optim.Adam(net.parameters(), 1e-2)
+        fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+        batches, step = seen.batches(batch, seed=seed, drop_last=True), 0
+        while step < steps:
+            for part in batches:
+                answers = None if taught is None else taught[part["index"]]
+                loss, _ = objective(net(part["inputs"]), answers, part)
+                adam.zero_grad()
+                loss.backward()
+                adam.step()
+                fall.step()
+                step += 1
+                if step == steps:
+                    break
+        return net.eval()
+
+    torch.manual_seed(args.shift)
+    teacher = fit(Painter(16), many, 500, 32, CE(axis=1), args.shift)
+    with torch.no_grad():
+        taught = torch.cat([teacher(x) for x in few.inputs.split(100)])
+
+    def write(**row: Any) -> None:
+        rows.append(row)
+        args.out.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+        print(f"{time.process_time() - begun:6.0f} s", row, flush=True)
+
+    def student(objective: Any, seed: int) -> nn.Module:
+        torch.manual_seed(args.shift + seed)
+        return fit(Painter(6), few, STEPS, 16, objective, args.shift + seed, taught)
+
+    def norm(term: Any) -> float:
+        found = 0.0
+        for seed in range(3):
+            torch.manual_seed(args.shift + seed)
+            net, part = Painter(6), next(iter(few.batches(64, seed=args.shift + seed)))
+            loss, _ = term(net(part["inputs"]), taught[part["index"]], part)
+            grads = torch.autograd.grad(loss, list(net.parameters()))
+            found += float(sum(g.square().sum() for g in grads)) ** 0.5 / 3
+        return found
+
+    write(kind="teacher", runs=[miou(teacher, exam)])
+    plain = norm(CE(axis=1))
+    write(kind="labels", runs=[miou(student(1.0 * CE(axis=1), s), exam) for s in range(SEEDS)])
+    for kind, make in KINDS.items():
+        tried = {}
+        for T in TEMPERATURES:
+            weight = plain / norm(make(T))
+            for ratio in RATIOS:
+                objective = CE(axis=1) + ratio * weight * make(T)
+                tried[T, ratio] = miou(student(objective, 1000), held)
+        T, ratio = max(tried, key=lambda key: tried[key])
+        weight = ratio * plain / norm(make(T))
+        objective = CE(axis=1) + weight * make(T)
+        found = [miou(student(objective, s), exam) for s in range(SEEDS)]
+        trials = [[*key, round(value, 2)] for key, value in tried.items()]
+        write(kind=kind, temperature=T, ratio=ratio, weight=weight, tried=trials, runs=found)
+
+
+if __name__ == "__main__":
+    main()
