@@ -265,11 +265,14 @@ def calls(folder: Path) -> dict[str, Call]:
             lambda **k: rl.Pixels(**k).reset(seed=0),
             {"env": gym.make("Acrobot-v1", render_mode="rgb_array"), "size": 20, "frames": 2},
         ),
-        "rl.Discretized": (rl.Discretized, {"env": swing(), "bins": None, "codes": codes}),
+        "rl.Discretized": (
+            rl.Discretized,
+            {"env": swing(), "bins": None, "codes": codes, "ends": False},
+        ),
         "rl.DiscretizedPolicy": (
             lambda **k: rl.DiscretizedPolicy(**k)(torch.zeros(2, 3)),
             {"policy": Policy(3, 1, continuous=True), "space": swing().action_space}
-            | {"bins": None, "codes": codes, "std": 0.1},
+            | {"bins": None, "codes": codes, "std": 0.1, "ends": False},
         ),
         "rl.codebook": (
             rl.codebook,

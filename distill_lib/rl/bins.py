@@ -16,8 +16,8 @@ from distill_lib.arguments import checked, told
 __all__ = ["Discretized", "DiscretizedPolicy", "codebook"]
 
 
-def centers_of(space: gym.Space[Any], bins: int | None, codes: Tensor | None) -> Tensor:
-    """[A, n] the middles of n bins for each coordinate; or the codes [K, A], looked at.
+def centers_of(space: gym.Space[Any], bins: int | None, codes: Tensor | None, ends: bool) -> Tensor:
+    """[A, n] what n bins stand for, for each coordinate; or the codes [K, A], looked at.
 
     Raises:
         ValueError: not exactly one of the two, fewer than two bins, codes that do not fit, a space
@@ -45,7 +45,8 @@ def centers_of(space: gym.Space[Any], bins: int | None, codes: Tensor | None) ->
     if not space.is_bounded():
         raise ValueError(f"bins divide a bounded space, got {space}; give codes instead")
     low, high = (torch.as_tensor(x, dtype=torch.float32) for x in (space.low, space.high))
-    part = (torch.arange(bins) + 0.5) / bins
+    count = torch.arange(bins)
+    part = count / (bins - 1) if ends else (count + 0.5) / bins
     return low.unsqueeze(-1) + part * (high - low).unsqueeze(-1)
 
 
@@ -53,18 +54,21 @@ def centers_of(space: gym.Space[Any], bins: int | None, codes: Tensor | None) ->
 class Discretized(gym.ActionWrapper[Any, Any, Any]):
     r"""An environment of real actions that takes numbered ones.
 
-    With ``bins`` each coordinate has n equal bins, and an action names one of each: a MultiDiscrete
-    of A heads. What is done is the middle of the bin,
+    With ``bins`` each coordinate has n evenly spaced values, and an action names one of each: a
+    MultiDiscrete of A heads. From bound to bound they are
 
-    .. math:: a_i = l_i + \frac{k_i + \frac12}{n}\,(h_i - l_i),
+    .. math:: a_i = l_i + \frac{k_i}{n - 1}\,(h_i - l_i),
 
-    which is at most half a bin from any action that the bin holds. With ``codes`` an action names
-    one of K whole actions: a Discrete.
+    at most half a gap from any action. Without ``ends`` they are the middles of n equal bins,
+    :math:`l_i + (k_i + \frac12)(h_i - l_i) / n`: a little nearer on average, and never at the
+    bounds, where many policies are most of the time. With ``codes`` an action names one of K whole
+    actions: a Discrete.
 
     Args:
         env: An environment with a flat, bounded Box of real actions.
-        bins: n, for each coordinate.
+        bins: n, values for each coordinate.
         codes: [K, A], such as :func:`codebook` finds them.
+        ends: Whether the outermost values are the bounds.
 
     Raises:
         ValueError: not exactly one of the two, codes or a space that do not fit.
@@ -72,14 +76,18 @@ class Discretized(gym.ActionWrapper[Any, Any, Any]):
     Example:
         >>> env = Discretized(gym.make("Pendulum-v1"), bins=4)
         >>> env.action(np.array([0]))
-        array([-1.5], dtype=float32)
+        array([-2.], dtype=float32)
     """
 
     def __init__(
-        self, env: gym.Env[Any, Any], bins: int | None = None, codes: Tensor | None = None
+        self,
+        env: gym.Env[Any, Any],
+        bins: int | None = None,
+        codes: Tensor | None = None,
+        ends: bool = True,
     ) -> None:
         super().__init__(env)
-        self.centers: np.ndarray = centers_of(env.action_space, bins, codes).numpy()
+        self.centers: np.ndarray = centers_of(env.action_space, bins, codes, ends).numpy()
         self.factored: bool = codes is None
         self.action_space = (
             gym.spaces.MultiDiscrete([self.centers.shape[1]] * len(self.centers))
@@ -112,6 +120,7 @@ class DiscretizedPolicy(nn.Module):
         bins: For each coordinate; logits are [..., A, n].
         codes: [K, A]; logits are [..., K].
         std: σ of all coordinates, in place of the policy's own.
+        ends: As in :class:`Discretized`.
 
     Raises:
         ValueError: as :class:`Discretized`; a ``std`` that is not positive.
@@ -132,6 +141,7 @@ class DiscretizedPolicy(nn.Module):
         bins: int | None = None,
         codes: Tensor | None = None,
         std: float | None = None,
+        ends: bool = True,
     ) -> None:
         super().__init__()
         if std is not None and not 0 < std < float("inf"):
@@ -141,7 +151,7 @@ class DiscretizedPolicy(nn.Module):
         self.centers: Tensor
         self.low: Tensor
         self.high: Tensor
-        self.register_buffer("centers", centers_of(space, bins, codes))
+        self.register_buffer("centers", centers_of(space, bins, codes, ends))
         for name in ("low", "high"):
             bound = torch.as_tensor(getattr(space, name), dtype=torch.float32)
             self.register_buffer(name, bound)

@@ -51,16 +51,27 @@ def world() -> World:
 
 @given(st.integers(2, 40), st.lists(st.floats(-8, 8, width=32), min_size=3, max_size=3))
 def test_a_bin_is_wrong_by_half_its_width_at_most(bins: int, wanted: list[float]) -> None:
-    env, mean = rl.Discretized(world(), bins=bins), torch.tensor(wanted)
-    policy = rl.DiscretizedPolicy(Says(mean), BOX, bins=bins)
+    env, mean = rl.Discretized(world(), bins=bins, ends=False), torch.tensor(wanted)
+    policy = rl.DiscretizedPolicy(Says(mean), BOX, bins=bins, ends=False)
     chosen = rl.act(policy(torch.zeros(1, 4)))[0]
     done = env.action(chosen.numpy())
     legal = np.clip(wanted, BOX.low, BOX.high)
     assert env.action_space.contains(chosen.numpy()) and BOX.contains(done)
     assert (np.abs(done - legal) <= (BOX.high - BOX.low) / bins / 2 + 1e-5).all()
     # and what was rounded once is rounded to itself
-    again = rl.DiscretizedPolicy(Says(torch.from_numpy(done)), BOX, bins=bins)
+    again = rl.DiscretizedPolicy(Says(torch.from_numpy(done)), BOX, bins=bins, ends=False)
     assert torch.equal(rl.act(again(torch.zeros(1, 4)))[0], chosen)
+
+
+@given(st.integers(2, 40))
+def test_bins_with_ends_reach_the_bounds(bins: int) -> None:
+    env = rl.Discretized(world(), bins=bins, ends=True)
+    for wanted, number in ((BOX.low, 0), (BOX.high, bins - 1)):
+        policy = rl.DiscretizedPolicy(Says(2 * torch.from_numpy(wanted)), BOX, bins=bins, ends=True)
+        legal = np.clip(2 * wanted, BOX.low, BOX.high)
+        done = env.action(rl.act(policy(torch.zeros(1, 4)))[0].numpy())
+        assert np.allclose(done, legal, atol=1e-5)
+        assert np.allclose(env.action(np.full(3, number)), wanted, atol=1e-5)
 
 
 @given(st.integers(0, 999), st.integers(2, 9))
