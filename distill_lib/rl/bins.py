@@ -98,8 +98,8 @@ class Discretized(gym.ActionWrapper[Any, Any, Any]):
     def action(self, action: Any) -> np.ndarray:
         """The real action of a number, or of a number for each coordinate."""
         if self.factored:
-            return self.centers[np.arange(len(self.centers)), np.asarray(action)]
-        return self.centers[int(action)]
+            return np.asarray(self.centers[np.arange(len(self.centers)), np.asarray(action)])
+        return np.asarray(self.centers[int(action)])
 
 
 @checked
@@ -206,7 +206,7 @@ def codebook(actions: Tensor, size: int, seed: int = 0, steps: int = 30) -> Tens
     """
     if actions.ndim != 2 or not actions.is_floating_point() or not bool(actions.isfinite().all()):
         raise ValueError(f"actions are finite real numbers [N, A], got {told(actions)}")
-    if size < 1 or steps < 0 or len(actions.unique(dim=0)) < size:
+    if size < 1 or steps < 0 or len({*map(tuple, actions.tolist())}) < size:
         raise ValueError(
             f"{size} codes from {steps} steps need as many different actions, got {told(actions)}"
         )

@@ -14,7 +14,7 @@ from distill_lib.arguments import checked
 
 __all__ = ["Pixels"]
 
-LUMA = np.float32([0.299, 0.587, 0.114])  # what a color contributes to its brightness
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # what a color contributes to its brightness
 
 
 @checked
