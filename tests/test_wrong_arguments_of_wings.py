@@ -270,7 +270,7 @@ def calls(folder: Path) -> dict[str, Call]:
             {"env": swing(), "bins": None, "codes": codes, "ends": False},
         ),
         "rl.DiscretizedPolicy": (
-            lambda **k: rl.DiscretizedPolicy(**k)(torch.zeros(2, 3)),
+            rl.DiscretizedPolicy,
             {"policy": Policy(3, 1, continuous=True), "space": swing().action_space}
             | {"bins": None, "codes": codes, "std": 0.1, "ends": False},
         ),
