@@ -47,6 +47,10 @@ def pole(**kwargs: Any) -> Any:
     return gym.make("CartPole-v1", max_episode_steps=3, **kwargs)
 
 
+def swing() -> Any:
+    return gym.make("Pendulum-v1")
+
+
 def longer(**kwargs: Any) -> Any:
     return gym.make("CartPole-v1", max_episode_steps=40, **kwargs)
 
@@ -220,6 +224,7 @@ def calls(folder: Path) -> dict[str, Call]:
     groups = fusion.symmetries(a.eval(), x)
     heads = ["3", "3"]
     batches = [{"inputs": x}]
+    codes = torch.tensor([[-1.0], [0.0], [1.0]])
     acted = {"logits": torch.randn(6, 5)}
     once = {"beta": 0.5, "rounds": 1, "episodes": 2, "batch_size": 2, "updates": 1, "keep": 1}
     once |= {"noise": 0.5, "student_noise": 0.5, "labels": 4, "priority": None, "augment": None}
@@ -264,6 +269,23 @@ def calls(folder: Path) -> dict[str, Call]:
         "rl.OnPolicy": (
             lambda **k: walked(rl.OnPolicy(k.pop("env"), k.pop("student"), **k)),
             {"env": pole, "student": policy(critic=True), **segment},
+        ),
+        "rl.Pixels": (
+            lambda **k: rl.Pixels(**k).reset(seed=0),
+            {"env": gym.make("Acrobot-v1", render_mode="rgb_array"), "size": 20, "frames": 2},
+        ),
+        "rl.Discretized": (
+            rl.Discretized,
+            {"env": swing(), "bins": None, "codes": codes, "ends": False},
+        ),
+        "rl.DiscretizedPolicy": (
+            rl.DiscretizedPolicy,
+            {"policy": Policy(3, 1, continuous=True), "space": swing().action_space}
+            | {"bins": None, "codes": codes, "std": 0.1, "ends": False},
+        ),
+        "rl.codebook": (
+            rl.codebook,
+            {"actions": torch.rand(9, 1), "size": 3, "seed": 0, "steps": 2},
         ),
         "rl.Privileged": (
             lambda **k: rl.Privileged(**k).reset(seed=0),

@@ -179,6 +179,15 @@ def calls(folder: Path) -> dict[str, Call]:
             {"observations": 8, "actions": 4, "hidden": (6,), "activation": "elu"}
             | {"continuous": True, "critic": True, "std": 1.0},
         ),
+        "models.PixelPolicy": (
+            models.PixelPolicy,
+            {"shape": (2, 20, 20), "actions": 3, "features": 4, "width": 2, "hidden": (6,)}
+            | {"continuous": True, "critic": True, "std": 1.0},
+        ),
+        "models.PixelPolicy.normalize_to": (
+            models.PixelPolicy((2, 20, 20), 3).normalize_to,
+            {"pictures": torch.rand(4, 2, 20, 20)},
+        ),
         "models.Policy.normalize_as": (picture().normalize_as, {"other": picture()}),
         "models.Words": (models.Words, {"pieces": ids, "dim": 4, "pad": 0}),
         "models.Words.start_from": (
@@ -371,6 +380,7 @@ METHODS = {
     *("data.Dataset.subset", "data.TextDataset.subset", "data.Dataset.per_class"),
     *("data.Dataset.without_labels", "data.Dataset.to", "data.Batches.load_state_dict"),
     *("data.TextDataset.tokenize", "models.Policy.normalize_as", "models.Words.start_from"),
+    "models.PixelPolicy.normalize_to",
     *("checkpoints.Checkpoint.part", "checkpoints.Checkpoint.load_into"),
     *("compress.FakeQuant.forward", "compress.Masks.apply"),
 }

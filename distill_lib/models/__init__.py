@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .control import Policy
+from .control import PixelPolicy, Policy
 from .gpt import SmallGPT
 from .language import BagOfEmbeddings, BiLSTM, Words, small_bert, small_llama
 from .vision import MLP, DepthwiseNet, ResNet, SmallConvNet
@@ -12,6 +12,7 @@ __all__ = [
     "BagOfEmbeddings",
     "BiLSTM",
     "DepthwiseNet",
+    "PixelPolicy",
     "Policy",
     "ResNet",
     "SmallConvNet",

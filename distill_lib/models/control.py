@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distill_lib.arguments import check_counts, checked
 
-__all__ = ["Policy"]
+__all__ = ["PixelPolicy", "Policy"]
 
 # those that RSL-RL knows, under its names
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -134,6 +134,126 @@ class Policy(nn.Module):
     ) -> None:
         self.clip = float(state_dict.pop(f"{prefix}obs_clip", CLIP)) or math.inf
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+@checked
+class PixelPolicy(nn.Module):
+    r"""A convolutional policy that passes a picture through a few features.
+
+    .. math:: [C, H, W] \to 8 \times 8 \text{ (stride 4)} \to 4 \times 4 \text{ (stride 2)} \to
+       \text{features} \to \text{actions}
+
+    It says what :class:`Policy` says, and ``features`` [..., F] in (-1, 1), all that the layers
+    after them know of the picture. Pictures of uint8 are 0 to 255, those of real numbers 0 to 1.
+    Show it some by :meth:`normalize_to` before it learns: most of a rendered picture is a bright
+    background that never changes, and drowns what does.
+
+    Args:
+        shape: Channels (of all frames together), height and width; 20 pixels at least.
+        actions: Number of actions, or of their coordinates.
+        features: F.
+        width: Channels of the first convolution; the second has twice as many.
+        hidden: Widths of the layers between features and actions.
+        continuous: Whether actions are vectors of real numbers.
+        critic: Whether a second head on the features says the value.
+        std: Standard deviation of the actions before training.
+
+    Raises:
+        ValueError: a shape that is no picture, or a picture that is too small.
+
+    Example:
+        >>> policy = PixelPolicy((2, 84, 84), actions=3, features=32)
+        >>> policy(torch.zeros(5, 2, 84, 84, dtype=torch.uint8))["features"].shape
+        torch.Size([5, 32])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        actions: int,
+        features: int = 32,
+        width: int = 8,
+        hidden: Sequence[int] = (64,),
+        continuous: bool = False,
+        critic: bool = False,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_counts(actions=actions, features=features, width=width)
+        check_counts(**{f"hidden[{i}]": number for i, number in enumerate(hidden)})
+        if len(shape) != 3 or not shape[0] >= 1 or not min(shape[1:]) >= 20:
+            raise ValueError(
+                "shape is that of a picture, (channels, height, width) with at least 20 pixels a "
+                f"side; got {tuple(shape)}"
+            )
+        if not 0 < std < float("inf"):
+            raise ValueError(f"std expected a number > 0, got {std}")
+        self.shape: tuple[int, ...] = tuple(shape)
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(self.shape))
+        self.register_buffer("scale", torch.ones(()))
+        channels, height, wide = self.shape
+        cells = ((height - 4) // 4 - 2) // 2 * (((wide - 4) // 4 - 2) // 2)
+        self.encoder: nn.Sequential = nn.Sequential(
+            nn.Conv2d(channels, width, 8, 4), nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 4, 2), nn.ReLU(), nn.Flatten(),
+            nn.Linear(2 * width * cells, features), nn.Tanh(),
+        )  # fmt: skip
+        self.net: nn.Sequential = _mlp([features, *hidden, actions], "tanh", last=0.01)
+        self.critic: nn.Sequential | None = (
+            _mlp([features, *hidden, 1], "tanh", last=1.0) if critic else None
+        )
+        self.log_std: nn.Parameter | None = (
+            nn.Parameter(torch.full((actions,), float(std)).log()) if continuous else None
+        )
+
+    def forward(self, picture: Tensor) -> dict[str, Tensor]:
+        """What to do, by name."""
+        if picture.shape[-3:] != self.shape:
+            raise ValueError(
+                f"PixelPolicy expected pictures {list(self.shape)}, got {list(picture.shape)}"
+            )
+        x = (self._real(picture) - self.mean) / self.scale
+        items = x.shape[:-3]
+        found = self.encoder(x.reshape(-1, *self.shape)).reshape(*items, -1)
+        out = self.net(found)
+        if self.log_std is None:
+            said = {"logits": out, "features": found}
+        else:
+            spread = self.log_std.expand_as(out)
+            said = {"mean": out, "gaussian": torch.cat([out, spread], -1), "features": found}
+        if self.critic is not None:
+            said["value"] = self.critic(found).squeeze(-1)
+        return said
+
+    def _real(self, picture: Tensor) -> Tensor:
+        return picture if picture.is_floating_point() else picture.to(self.mean.dtype) / 255
+
+    @checked
+    def normalize_to(self, pictures: Tensor) -> PixelPolicy:
+        """Subtract the mean picture from now on, and divide by the size of what is left.
+
+        Args:
+            pictures: [N, C, H, W], such as those of a first round.
+
+        Raises:
+            ValueError: pictures of another shape, or that are all alike.
+        """
+        if pictures.shape[1:] != self.shape or not len(pictures):
+            raise ValueError(
+                f"pictures are [N, {', '.join(map(str, self.shape))}], got {list(pictures.shape)}"
+            )
+        x = self._real(pictures)
+        mean = x.mean(0)
+        scale = (x - mean).square().mean().sqrt()
+        if not 0 < scale.item() < math.inf:
+            raise ValueError(
+                f"{len(pictures)} pictures are all alike, or not finite: there is nothing to see"
+            )
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
+        return self
 
 
 def _mlp(sizes: Sequence[int], activation: str, last: float) -> nn.Sequential:

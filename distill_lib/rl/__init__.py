@@ -16,15 +16,20 @@ from __future__ import annotations
 
 from . import _needs  # noqa: F401  (first: says what to install)
 from .acting import act, ask, two_views
+from .bins import Discretized, DiscretizedPolicy, codebook
 from .environments import Privileged, make
 from .evaluation import Returns, evaluate, sanity
 from .onpolicy import OnPolicy, advantages
+from .pixels import Pixels
 from .rollouts import Rollouts
 from .tasks import Tasks
 from .videos import Video, video
 
 __all__ = [
+    "Discretized",
+    "DiscretizedPolicy",
     "OnPolicy",
+    "Pixels",
     "Privileged",
     "Returns",
     "Rollouts",
@@ -33,6 +38,7 @@ __all__ = [
     "act",
     "advantages",
     "ask",
+    "codebook",
     "evaluate",
     "make",
     "sanity",

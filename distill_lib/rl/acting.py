@@ -53,6 +53,7 @@ def act(
 
     Args:
         signals: What the policy said: ``logits`` [..., A], or ``gaussian`` [..., 2A], or ``mean``.
+            An action whose logit is -inf is never taken.
         noise: n ≥ 0, the temperature of the behavior, a number or one an item [...]. 0 is greedy,
             1 the policy as it was trained.
         generator: For draws that can be repeated.
@@ -73,7 +74,10 @@ def act(
     said = signals if isinstance(signals, Tensor) else signals[name]
     _check_said(name, said, noise, generator)
     # one sum instead of a look at each; only where that is infinite they are looked at
-    if not math.isfinite(said.sum().item()) and not bool(said.isfinite().all()):
+    # (an action of logit -inf is masked, and one has to be left)
+    if not math.isfinite(said.sum().item()) and not bool(
+        (said.amax(-1) if name == "logits" else said).isfinite().all()
+    ):
         raise ValueError(
             "the policy's answer is not finite: broken weights, or observations far from those "
             "that it was normalized for"
@@ -214,6 +218,9 @@ def check_actions(
     check_action_space(space)
     name = signal_of(signals)
     shape = list(signals[name].shape)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        _check_heads(signals[name], name, space, who, items)
+        return
     if items is not None and shape[:-1] != list(items):
         raise ValueError(
             f"the {who} says {name!r} of shape {shape} for {list(items)} observations, expected "
@@ -230,6 +237,25 @@ def check_actions(
             f"the environment takes {kind}, the {who} says {name!r} for {width}: it is a policy "
             "for another action space. Actions cannot be mapped by a learned layer (it would learn "
             "to undo the error); use a policy trained for these actions"
+        )
+
+
+def _check_heads(
+    said: Tensor, name: str, space: gym.spaces.MultiDiscrete, who: str, items: Sequence[int] | None
+) -> None:
+    """Logits for every head, [..., A, n]; where heads differ, what they lack is masked."""
+    counts = torch.as_tensor(space.nvec)
+    wanted = [*(said.shape[:-2] if items is None else items), len(counts), int(counts.max())]
+    if name != "logits" or list(said.shape) != wanted:
+        raise ValueError(
+            f"the environment takes {space}, one number for each of {len(counts)} heads: expected "
+            f"'logits' of shape {wanted}, the {who} says {name!r} of shape {list(said.shape)}"
+        )
+    lacking = torch.arange(wanted[-1]) >= counts.unsqueeze(-1)
+    if not bool((said[..., lacking] == -math.inf).all()):
+        raise ValueError(
+            f"the heads of {space} have different numbers of actions, and the {who} gives a chance "
+            "to actions that are not there: set their logits to -inf"
         )
 
 

@@ -187,6 +187,10 @@ def _chance(env: Any) -> Callable[[Any], dict[str, Tensor]]:
         made = single(env)
         space = made.action_space
         made.close()
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        there = torch.arange(int(space.nvec.max())) < torch.as_tensor(space.nvec).unsqueeze(-1)
+        alike = torch.where(there, 0.0, -math.inf)
+        return lambda batch: {"logits": alike.expand(len(batch["inputs"]), *alike.shape)}
     if isinstance(space, gym.spaces.Discrete):
         name, width = "logits", int(space.n)
     else:

@@ -163,7 +163,7 @@ class OnPolicy:
         self.shape: tuple[int, ...] = (self.students, envs) if self.students else (envs,)
         self.envs: Any = make(env, self.number)
         self.space: Any = self.envs.single_action_space
-        check_action_space(self.space)
+        check_action_space(self.space, heads=False)
         self.reader: Reader = Reader(self.envs.single_observation_space)
         self.checked: bool = False
         self.seed = seed

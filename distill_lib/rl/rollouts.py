@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from gymnasium.spaces import MultiDiscrete
 from torch import Tensor, nn
 
 from distill_lib.arguments import check_counts, checked
@@ -278,6 +279,8 @@ class Rollouts:
         noise = (
             torch.tensor(self.noise).repeat(stage.size)[: stage.size] if any(self.noise) else 0.0
         )
+        if isinstance(noise, Tensor) and isinstance(stage.space, MultiDiscrete):
+            noise = noise.unsqueeze(-1).expand(-1, len(stage.space.nvec))
         shape = (self.students, self.episodes) if self.students else (stage.size,)
 
         def drive(mine: Tensor, theirs: Tensor) -> Tensor:

@@ -121,13 +121,16 @@ def _refuse(read: np.ndarray, alive: np.ndarray | None, group: str) -> None:
         )
 
 
-def check_action_space(space: gym.Space[Any]) -> None:
-    """Whether a policy of this library can act in it.
+def check_action_space(space: gym.Space[Any], heads: bool = True) -> None:
+    """Whether a policy of this library can act in it; with several heads, where they may be.
 
     Raises:
-        ValueError: another space than Discrete or a Box of real numbers, with the way out.
+        ValueError: another space than Discrete, MultiDiscrete or a Box of real numbers, with the
+            way out.
     """
     if isinstance(space, Discrete):
+        return
+    if heads and isinstance(space, MultiDiscrete) and len(space.shape) == 1:
         return
     if isinstance(space, Box):
         if np.dtype(space.dtype).kind == "f":
@@ -149,19 +152,20 @@ def check_action_space(space: gym.Space[Any]) -> None:
         )
     else:
         way = "map one of them to it with a gym.ActionWrapper"
-    raise ValueError(f"actions are Discrete or Box of real numbers, got the space {space}; {way}")
+    kinds = "Discrete, MultiDiscrete of one axis" if heads else "Discrete"
+    raise ValueError(f"actions are {kinds} or Box of real numbers, got the space {space}; {way}")
 
 
 def legal(actions: Tensor, space: gym.Space[Any]) -> np.ndarray:
     """[N] or [N, A] actions as environments take them.
 
-    Discrete ones are counted from the space's start; real ones get its shape and are clipped to
-    its bounds.
+    Those of several heads are [N, A] too. Discrete ones are counted from the space's start; real
+    ones get its shape and are clipped to its bounds.
     """
     found = actions.detach().cpu().numpy()
     if isinstance(space, Box):
         found = found.reshape(len(found), *space.shape)
         found = np.clip(found, space.low, space.high)
-    elif start := int(getattr(space, "start", 0)):
-        found = found + start
+    else:
+        found = found + getattr(space, "start", 0)
     return np.asarray(found, space.dtype)

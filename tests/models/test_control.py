@@ -6,8 +6,11 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distill_lib import Stacked, Teacher, rl, zoo
+from distill_lib.models import PixelPolicy
 from distill_lib.zoo import Policy
 
 
@@ -113,3 +116,40 @@ def test_the_teachers_reach_what_they_should() -> None:
         score = zoo.card(name)["score"]
         assert score["value"] >= bound and score["n"] >= 100
         assert zoo.card(name)["trained"]["minutes"] > 0
+
+
+@given(st.integers(20, 90), st.integers(20, 90), st.integers(1, 9), st.booleans())
+def test_a_pixel_policy_takes_any_picture(
+    height: int, width: int, features: int, continuous: bool
+) -> None:
+    policy = PixelPolicy((3, height, width), 2, features, continuous=continuous, critic=True)
+    picture = torch.randint(0, 256, (2, 5, 3, height, width), dtype=torch.uint8)
+    said = policy(picture)
+    assert said["features"].shape == (2, 5, features) and said["value"].shape == (2, 5)
+    assert said["gaussian" if continuous else "logits"].shape == (2, 5, 4 if continuous else 2)
+    assert all(torch.allclose(v, policy(picture / 255)[k]) for k, v in said.items())
+
+
+def test_the_background_is_removed() -> None:
+    pictures = torch.randint(0, 256, (50, 2, 20, 20), dtype=torch.uint8)
+    policy = PixelPolicy((2, 20, 20), 2).normalize_to(pictures)
+    seen: list[torch.Tensor] = []
+    policy.encoder.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    policy(pictures)
+    assert torch.allclose(seen[0].mean(0), torch.zeros(2, 20, 20), atol=1e-5)
+    assert seen[0].square().mean().item() == pytest.approx(1, abs=1e-4)
+    for wrong in (torch.zeros(3, 2, 20, 20), torch.full((3, 2, 20, 20), torch.nan)):
+        with pytest.raises(ValueError, match="alike, or not finite"):
+            policy.normalize_to(wrong)
+    with pytest.raises(ValueError, match=r"\[N, 2, 20, 20\]"):
+        policy.normalize_to(pictures[0])
+
+
+def test_pictures_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected pictures \[2, 20, 20\], got \[1, 2, 20, 21\]"):
+        PixelPolicy((2, 20, 20), 2)(torch.zeros(1, 2, 20, 21))
+    for shape in ((2, 19, 20), (20, 20), (0, 20, 20)):
+        with pytest.raises(ValueError, match="channels, height, width"):
+            PixelPolicy(shape, 2)
+    with pytest.raises(ValueError, match="std"):
+        PixelPolicy((2, 20, 20), 2, std=0.0)

@@ -1,0 +1,205 @@
+"""Real actions as numbered ones: what rounding costs, several heads, masks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from worlds import LENGTH, World
+
+from distill_lib import KD, Stacked, distill, losses, rl
+from distill_lib.models import Policy
+
+BOX = spaces.Box(np.float32([-1, -2, 0]), np.float32([1, 2, 5]))
+SEEN = spaces.Box(-1, 1, (4,), np.float32)
+
+
+class Says(nn.Module):
+    """A mean, whatever it sees."""
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        self.mean = mean
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        mean = self.mean.expand(*x.shape[:-1], -1)
+        return {"mean": mean, "gaussian": torch.cat([mean, torch.zeros_like(mean)], -1)}
+
+
+class Heads(nn.Module):
+    """Logits for each head, from one linear layer."""
+
+    def __init__(self, seen: int, heads: int, n: int) -> None:
+        super().__init__()
+        self.layer, self.shape = nn.Linear(seen, heads * n), (heads, n)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.layer(x).unflatten(-1, self.shape)}
+
+
+def world() -> World:
+    return World(SEEN, BOX)
+
+
+@given(st.integers(2, 40), st.lists(st.floats(-8, 8, width=32), min_size=3, max_size=3))
+def test_a_bin_is_wrong_by_half_its_width_at_most(bins: int, wanted: list[float]) -> None:
+    env, mean = rl.Discretized(world(), bins=bins, ends=False), torch.tensor(wanted)
+    policy = rl.DiscretizedPolicy(Says(mean), BOX, bins=bins, ends=False)
+    chosen = rl.act(policy(torch.zeros(1, 4)))[0]
+    done = env.action(chosen.numpy())
+    legal = np.clip(wanted, BOX.low, BOX.high)
+    assert env.action_space.contains(chosen.numpy()) and BOX.contains(done)
+    assert (np.abs(done - legal) <= (BOX.high - BOX.low) / bins / 2 + 1e-5).all()
+    # and what was rounded once is rounded to itself
+    again = rl.DiscretizedPolicy(Says(torch.from_numpy(done)), BOX, bins=bins, ends=False)
+    assert torch.equal(rl.act(again(torch.zeros(1, 4)))[0], chosen)
+
+
+@given(st.integers(2, 40))
+def test_bins_with_ends_reach_the_bounds(bins: int) -> None:
+    env = rl.Discretized(world(), bins=bins, ends=True)
+    for wanted, number in ((BOX.low, 0), (BOX.high, bins - 1)):
+        policy = rl.DiscretizedPolicy(Says(2 * torch.from_numpy(wanted)), BOX, bins=bins, ends=True)
+        legal = np.clip(2 * wanted, BOX.low, BOX.high)
+        done = env.action(rl.act(policy(torch.zeros(1, 4)))[0].numpy())
+        assert np.allclose(done, legal, atol=1e-5)
+        assert np.allclose(env.action(np.full(3, number)), wanted, atol=1e-5)
+
+
+@given(st.integers(0, 999), st.integers(2, 9))
+def test_a_code_is_the_nearest(seed: int, size: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    low, high = torch.from_numpy(BOX.low), torch.from_numpy(BOX.high)
+    codes = low + torch.rand(size, 3, generator=draw) * (high - low)
+    mean = 3 * torch.randn(3, generator=draw)
+    chosen = rl.act(rl.DiscretizedPolicy(Says(mean), BOX, codes=codes)(torch.zeros(1, 4)))
+    away = (mean.clamp(low, high) - codes).norm(dim=-1)
+    assert away[chosen[0]].item() == pytest.approx(away.min().item(), abs=1e-5)
+    env = rl.Discretized(world(), codes=codes)
+    assert np.allclose(env.action(chosen.item()), codes[chosen[0]])
+
+
+@given(st.integers(0, 999), st.integers(1, 3), st.integers(2, 4))
+def test_the_divergence_of_independent_heads_is_the_sum(seed: int, heads: int, n: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    z, v = torch.randn(2, 5, heads, n, generator=draw, dtype=torch.float64)
+
+    def joint(x: Tensor) -> Tensor:
+        """Logits of all n^heads combinations."""
+        total = x[:, 0]
+        for head in range(1, heads):
+            total = (total.unsqueeze(-1) + x[:, head].unsqueeze(-2)).flatten(1)
+        return total
+
+    whole = losses.kl(student=joint(z), teacher=joint(v))
+    assert torch.allclose(losses.kl(student=z, teacher=v).sum(-1), whole)
+
+
+@given(st.integers(0, 999), st.integers(1, 6))
+def test_k_means_ends_where_each_code_is_the_mean_of_its_actions(seed: int, size: int) -> None:
+    actions = torch.randn(40, 2, generator=torch.Generator().manual_seed(seed))
+    book = rl.codebook(actions, size, seed=seed, steps=100)
+    nearest = torch.cdist(actions, book).argmin(-1)
+    for k in nearest.unique():
+        assert torch.allclose(book[k], actions[nearest == k].mean(0), atol=1e-5)
+    assert torch.equal(book, rl.codebook(actions, size, seed=seed, steps=100))
+
+
+@pytest.mark.parametrize("bins", [5, None])
+@pytest.mark.parametrize("seeds", [None, 2])
+def test_students_of_numbered_actions_are_taught_and_play(
+    bins: int | None, seeds: int | None
+) -> None:
+    torch.manual_seed(0)
+    codes = None if bins else torch.rand(6, 3)
+    how: dict[str, Any] = {"bins": bins} if bins else {"codes": codes}
+    env = lambda: rl.Discretized(world(), **how)  # noqa: E731
+    teacher = rl.DiscretizedPolicy(Policy(4, 3, continuous=True), BOX, std=0.3, **how)
+    nets = [Heads(4, 3, 5) if bins else Policy(4, 6, hidden=()) for _ in range(seeds or 1)]
+    student = Stacked(nets, ndim=2) if seeds else nets[0]
+    rollouts = rl.Rollouts(env, teacher, student, beta=0.5, episodes=2, noise=(0.0, 1.0),
+                           batch_size=4, updates=2)  # fmt: skip
+    history = distill(student, rollouts.teacher, rollouts, KD(axis=-1), epochs=1)
+    assert len(history) == 2
+    if bins:
+        assert rollouts.buffer["actions"].shape[1:] == (3,)
+        assert rollouts.buffer["actions"].max() < bins
+    assert (rl.evaluate(student, env, 2, noise=1.0).lengths == LENGTH).all()
+    rl.evaluate(teacher, env, 2)
+
+
+def test_heads_of_different_sizes_are_masked() -> None:
+    space = spaces.MultiDiscrete([2, 4], start=[5, -1])
+    made: list[World] = []
+
+    def env() -> World:
+        made.append(World(SEEN, space))
+        return made[-1]
+
+    free = lambda batch: {"logits": torch.zeros(len(batch["inputs"]), 2, 4)}  # noqa: E731
+    with pytest.raises(ValueError, match=r"chance to actions that are not there.*-inf"):
+        rl.evaluate(free, env, 2)
+    mask = torch.tensor([[0.0, 0.0, -math.inf, -math.inf], [0.0] * 4])
+    masked = lambda batch: {"logits": mask.expand(len(batch["inputs"]), 2, 4)}  # noqa: E731
+    rl.evaluate(masked, env, 8, noise=1.0)
+    done = np.concatenate([np.stack(one.done) for one in made[-8:]])
+    assert set(done[:, 0]) == {5, 6} and set(done[:, 1]) == {-1, 0, 1, 2}
+    with pytest.raises(ValueError, match=r"expected 'logits' of shape \[2, 2, 4\], the policy"):
+        rl.evaluate(Policy(4, 6), env, 2)
+    with pytest.raises(ValueError, match="not above that of chance"):
+        rl.sanity(masked, env, episodes=2)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 3), st.floats(0, 30))
+def test_a_masked_action_is_never_taken(hidden: int, noise: float) -> None:
+    logits = torch.tensor([5.0, 4.0, 3.0, 2.0]).repeat(50, 1)
+    logits[:, hidden] = -math.inf
+    assert not bool((rl.act(logits, noise) == hidden).any())
+
+
+def test_one_action_is_left() -> None:
+    for wrong in ([-math.inf] * 2, [math.nan, 0.0], [math.inf, 0.0]):
+        with pytest.raises(ValueError, match="answer is not finite"):
+            rl.act(torch.tensor([wrong]))
+
+
+def test_segments_of_several_heads_are_refused_with_the_way_out() -> None:
+    env = lambda: World(SEEN, spaces.MultiDiscrete([3, 4]))  # noqa: E731
+    with pytest.raises(ValueError, match=r"unravel_index\(a, \(3, 4\)\)"):
+        rl.OnPolicy(env, Heads(4, 2, 4), envs=2, steps=4, batch_size=4)
+
+
+def test_what_cannot_be_discretized_is_refused() -> None:
+    codes = torch.zeros(2, 3)
+    for how, says in (
+        ({}, "give bins"),
+        ({"bins": 4, "codes": codes}, "give bins"),
+        ({"bins": 1}, "at least 2, got 1"),
+        ({"codes": torch.zeros(2, 2)}, r"\[K, 3\]"),
+        ({"codes": torch.full((2, 3), torch.nan)}, "finite"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            rl.Discretized(world(), **how)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=says):
+            rl.DiscretizedPolicy(Policy(4, 3, continuous=True), BOX, **how)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="flat Box"):
+        rl.Discretized(gym.make("CartPole-v1"), bins=4)
+    with pytest.raises(ValueError, match="bounded"):
+        rl.Discretized(World(SEEN, spaces.Box(-np.inf, np.inf, (2,))), bins=4)
+    with pytest.raises(KeyError, match="says 'gaussian'"):
+        rl.DiscretizedPolicy(Policy(4, 3), BOX, bins=4)(torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="std"):
+        rl.DiscretizedPolicy(Policy(4, 3), BOX, bins=4, std=0.0)
+    with pytest.raises(ValueError, match="9 codes"):
+        rl.codebook(torch.zeros(20, 2), 9)
+    with pytest.raises(ValueError, match=r"\[N, A\]"):
+        rl.codebook(torch.zeros(20), 2)
