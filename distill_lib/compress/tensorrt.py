@@ -26,21 +26,22 @@ def _unread(model: Any, onnx: Any) -> Iterator[str]:
         yield f"{', '.join(found)}: ranges are to be fixed beforehand; give quantize_onnx batches"
     wide = skewed = False
     for node in model.graph.node:
-        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-            first, zero = held.get(node.input[0]), held.get(node.input[2])
-            wide |= first is not None and first.data_type == onnx.TensorProto.INT32
-            signed = zero is None or zero.data_type == onnx.TensorProto.INT8
+        if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
+            continue
+        first, zero = (held.get(name) for name in (node.input[0], node.input[-1]))
+        if first is not None and first.data_type == onnx.TensorProto.INT32:
+            wide = True
+        elif len(node.input) == 3 and zero is not None:
+            signed = zero.data_type == onnx.TensorProto.INT8
             skewed |= not signed or bool(onnx.numpy_helper.to_array(zero).any())
     if wide:
         yield "biases in integers of 32 bits: quantize_onnx(symmetric=True) leaves them floats"
-    if skewed and not wide:
+    if skewed:
         yield "grids that are not around zero: write them by quantize_onnx(symmetric=True)"
 
 
 @checked
-def to_tensorrt(
-    path: str | Path, out: str | Path, batch: tuple[int, int, int] = (1, 1, 1)
-) -> Path:
+def to_tensorrt(path: str | Path, out: str | Path, batch: tuple[int, int, int] = (1, 1, 1)) -> Path:
     """Build TensorRT's engine from an ONNX file, for the GPU of this machine.
 
     TensorRT computes in the types that the file says: floats of :func:`to_onnx`, or int8 of
@@ -68,9 +69,12 @@ def to_tensorrt(
     """
     onnx = need("onnx", "compress.to_tensorrt")
     least, usual, most = batch
-    check_counts(least=least, usual=usual, most=most)
+    check_counts(smallest=least, usual=usual, largest=most)
     if not least <= usual <= most:
-        raise ValueError(f"batch is the least, usual and most examples, got {batch}")
+        raise ValueError(
+            "batch expected three numbers that do not fall, the fewest examples, the usual and the "
+            f"most; got {batch}"
+        )
     try:
         model = onnx.load(as_path(path))
         onnx.checker.check_model(model)

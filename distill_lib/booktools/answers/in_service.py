@@ -14,15 +14,15 @@ __all__ = ["EXERCISES"]
 
 def _clipped(*, scaled: Tensor, scale: float, most: float) -> Tensor:
     gradient = scaled / scale
-    return gradient * (most / gradient.norm()).clamp_max(1)
+    return gradient * torch.clamp(most / gradient.norm(), max=1)
 
 
 def _clipped_first(*, scaled: Tensor, scale: float, most: float) -> Tensor:
-    return scaled * (most / scaled.norm()).clamp_max(1) / scale
+    return (scaled * torch.clamp(most / scaled.norm(), max=1)).div(scale)
 
 
 def _never_unscaled(*, scaled: Tensor, scale: float, most: float) -> Tensor:
-    return scaled * (most / scaled.norm()).clamp_max(1)
+    return scaled * torch.clamp(most / scaled.norm(), max=1)
 
 
 def _not_clipped(*, scaled: Tensor, scale: float, most: float) -> Tensor:
@@ -31,7 +31,7 @@ def _not_clipped(*, scaled: Tensor, scale: float, most: float) -> Tensor:
 
 def _always_that_long(*, scaled: Tensor, scale: float, most: float) -> Tensor:
     gradient = scaled / scale
-    return gradient * most / gradient.norm()
+    return (gradient * most).div(gradient.norm())
 
 
 def _each_number(*, scaled: Tensor, scale: float, most: float) -> Tensor:
