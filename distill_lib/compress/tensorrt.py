@@ -40,6 +40,28 @@ def _unread(model: Any, onnx: Any) -> Iterator[str]:
         yield "grids that are not around zero: write them by quantize_onnx(symmetric=True)"
 
 
+def _engine(trt: Any, file: bytes, batch: tuple[int, int, int]) -> bytes:
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network, config = builder.create_network(0), builder.create_builder_config()
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(file):
+        said = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        raise ExportError(f"TensorRT does not read the file: {said}")
+    profile = builder.create_optimization_profile()
+    for i in range(network.num_inputs):
+        name, shape = network.get_input(i).name, tuple(network.get_input(i).shape)
+        if -1 in shape[1:]:
+            raise ValueError(f"only the first axis may vary, and {name} is {list(shape)}")
+        if -1 in shape:
+            profile.set_shape(name, *((n, *shape[1:]) for n in batch))
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise ExportError("TensorRT builds no engine of the file; its log says why")
+    return bytes(engine)
+
+
 @checked
 def to_tensorrt(path: str | Path, out: str | Path, batch: tuple[int, int, int] = (1, 1, 1)) -> Path:
     """Build TensorRT's engine from an ONNX file, for the GPU of this machine.
@@ -85,24 +107,7 @@ def to_tensorrt(path: str | Path, out: str | Path, batch: tuple[int, int, int] =
     if found := list(_unread(model, onnx)):
         raise ExportError(f"TensorRT would not read {path}: {'; '.join(found)}")
     trt = need("tensorrt", "compress.to_tensorrt")
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    network, config = builder.create_network(0), builder.create_builder_config()
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(model.SerializeToString()):
-        said = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise ExportError(f"TensorRT does not read {path}: {said}")
-    profile = builder.create_optimization_profile()
-    for i in range(network.num_inputs):
-        name, shape = network.get_input(i).name, tuple(network.get_input(i).shape)
-        if -1 in shape[1:]:
-            raise ValueError(f"only the first axis may vary, and {name} is {list(shape)}")
-        if -1 in shape:
-            profile.set_shape(name, *((n, *shape[1:]) for n in (least, usual, most)))
-    config.add_optimization_profile(profile)
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        raise ExportError(f"TensorRT builds no engine of {path}; its log says why")
+    engine = _engine(trt, model.SerializeToString(), batch)
     with written_whole(out) as made:
-        made.write_bytes(bytes(engine))
+        made.write_bytes(engine)
     return as_path(out)
