@@ -304,7 +304,7 @@ def calls(folder: Path) -> dict[str, Call]:
         "compress.quantize_onnx": (
             compress.quantize_onnx,
             {"path": folder / "net.onnx", "out": folder / "net8.onnx", "batches": None}
-            | {"per_channel": True, "kinds": None},
+            | {"per_channel": True, "kinds": None, "symmetric": False},
         ),
         "compress.OnnxModel": (
             compress.OnnxModel,
@@ -369,7 +369,7 @@ ELSEWHERE = {
     *("data.DataError", "data.names", "zoo.names", "zoo.minilm_tokenizer"),
     "zoo.reference_tokenizer",
     *("checkpoints.CheckpointError", "compress.ExportError", "compress.int4_weight_only"),
-    *("compress.Latency", "compress.Report", "compress.Masks"),
+    *("compress.Latency", "compress.Report", "compress.Masks", "compress.to_tensorrt"),
 }
 # What a model is asked: what the model itself cannot take is its own error.
 ASKED = {"example", "batches", "forward", "loss", "model", "models", "choose", "build", "dense"}

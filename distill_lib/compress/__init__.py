@@ -24,6 +24,7 @@ from .rounding import FakeQuant, grid, quantize
 from .sharing import Codebook, codebook_bits, kmeans, share
 from .structured import prune_channels
 from .surgeon import refit
+from .tensorrt import to_tensorrt
 
 __all__ = [
     "Codebook",
@@ -70,6 +71,7 @@ __all__ = [
     "shrink",
     "to_exported",
     "to_onnx",
+    "to_tensorrt",
     "two_four",
     "unit_scores",
     "wanda",

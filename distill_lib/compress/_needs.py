@@ -13,6 +13,7 @@ PACKAGES = {
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
     "onnxscript": "onnxscript",
+    "tensorrt": "tensorrt",
     "torch_pruning": "torch-pruning",
     "torchao": "torchao",
 }

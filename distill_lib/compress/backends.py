@@ -51,6 +51,7 @@ def quantize_onnx(
     batches: Iterable[Any] | None = None,
     per_channel: bool = True,
     kinds: Sequence[str] | None = None,
+    symmetric: bool = False,
 ) -> OnnxModel:
     """Round the weights of an ONNX file to int8, and let it compute in integers.
 
@@ -65,12 +66,15 @@ def quantize_onnx(
         per_channel: A step for each output of a layer, or one for the whole weight.
         kinds: Operators to round, by their names in ONNX, such as ``Conv``; by default products of
             matrices and tables when dynamic, and all that ONNX Runtime can round when static.
+        symmetric: Static grids around zero and biases in floats, as TensorRT wants them
+            (:func:`to_tensorrt`).
 
     Returns:
         The new file, ready to be asked.
 
     Raises:
-        ValueError: batches that are empty, or kinds of which the file holds none.
+        ValueError: batches that are empty, or kinds of which the file holds none; symmetric without
+            batches.
         ExportError: a torn file, one that is not ONNX, or with operators that cannot be rounded.
         OSError: the file cannot be written; an older one is whole.
         ModuleNotFoundError: onnx or onnxruntime is not installed.
@@ -81,6 +85,10 @@ def quantize_onnx(
     onnx = need("onnx", "compress.quantize_onnx")
     tools = need("onnxruntime.quantization", "compress.quantize_onnx")
     source = as_path(path)
+    if symmetric and batches is None:
+        raise ValueError(
+            "symmetric grids are fixed beforehand: give batches= to find their ranges on"
+        )
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it recommends a pass that changes nothing here
     try:
@@ -106,10 +114,13 @@ def quantize_onnx(
             else:
                 asked = OnnxModel(plain)
                 reader = _Reader(asked.feed(batch) for batch in batches)
-                unsigned = tools.QuantType.QUInt8
                 common["op_types_to_quantize"] = kinds
+                common["activation_type"] = tools.QuantType.QUInt8
+                if symmetric:
+                    common["activation_type"] = tools.QuantType.QInt8
+                    common["extra_options"] = {"ActivationSymmetric": True, "QuantizeBias": False}
                 with _understood(path):
-                    tools.quantize_static(plain, made, reader, activation_type=unsigned, **common)
+                    tools.quantize_static(plain, made, reader, **common)
             OnnxModel(made)
     finally:
         logging.disable(level)

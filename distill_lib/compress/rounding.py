@@ -129,6 +129,11 @@ def _check_spread(x: Tensor, **given: Tensor | float | None) -> None:
             )
 
 
+def _is_traced(x: Tensor) -> bool:
+    """Whether nobody can look at the value: in ``torch.compile``, or of stacked models."""
+    return torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(x)
+
+
 @checked
 class FakeQuant(nn.Module):
     r"""Rounds what passes through, to a grid that follows the range of what it saw.
@@ -166,15 +171,13 @@ class FakeQuant(nn.Module):
     @torch.no_grad()
     def _watch(self, x: Tensor) -> None:
         low, high = x.amin().to(self.low), x.amax().to(self.high)
-        if not bool(self.low.isfinite()):
-            self.low.copy_(low)
-            self.high.copy_(high)
-        elif self.watching:
+        if self.watching:
             self.low.copy_(torch.minimum(self.low, low))
             self.high.copy_(torch.maximum(self.high, high))
         else:
-            self.low.lerp_(low, self.momentum)
-            self.high.lerp_(high, self.momentum)
+            begun = self.low.isfinite()  # no branch: of stacked models each has its own
+            self.low.copy_(torch.where(begun, self.low.lerp(low, self.momentum), low))
+            self.high.copy_(torch.where(begun, self.high.lerp(high, self.momentum), high))
 
     def forward(self, x: Tensor) -> Tensor:
         """[...] to [...] on the grid."""
@@ -184,7 +187,7 @@ class FakeQuant(nn.Module):
             return x
         if self.training:
             self._watch(x)
-        elif not torch.compiler.is_compiling() and not bool(self.low.isfinite()):
+        elif not _is_traced(self.low) and not bool(self.low.isfinite()):
             raise RuntimeError(
                 "this model rounds its activations and has seen none: call "
                 "compress.calibrate(model, batches), or train it"

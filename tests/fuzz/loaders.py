@@ -164,7 +164,10 @@ def exported(folder: Path, content: bytes) -> None:
 
 
 def onnx(folder: Path, content: bytes) -> None:
-    compress.OnnxModel(put(folder, "m.onnx", content))
+    file = put(folder, "m.onnx", content)
+    compress.OnnxModel(file)
+    with contextlib.suppress(ExportError, ModuleNotFoundError):  # what TensorRT would not read
+        compress.to_tensorrt(file, folder / "engine")
 
 
 def to_int8(folder: Path, content: bytes) -> None:

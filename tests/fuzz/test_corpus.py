@@ -125,6 +125,7 @@ KNOWN = {
     "compress/_programs.py rebuilt": "program",
     "compress/backends.py quantize_onnx": "ONNX, to be rounded",
     "compress/runtime.py __init__": "ONNX",
+    "compress/tensorrt.py to_tensorrt": "ONNX",
     "compress/export.py _strip": OURS,
     "compress/export.py load_exported": "program",
     "compress/packing.py load_packed": "packed",
