@@ -152,7 +152,7 @@ def five_seeds() -> Result:
 
 
 def main() -> int:
-    from . import parts, policies, policies_rsl_rl, vocabulary
+    from . import parts, policies, policies_rsl_rl, policy_returns, vocabulary
 
     torch.set_num_threads(1)
     wanted = sys.argv[1:]
@@ -169,6 +169,7 @@ def main() -> int:
         five_seeds,
         policies.against_sb3,
         policies.dagger,
+        *policy_returns.ALL,
         *policies_rsl_rl.ALL,
         *vocabulary.ALL,
     ):
