@@ -43,7 +43,8 @@ def ours(env: str, seed: int) -> Any:
     """A policy of ours, trained by ours."""
     task = TASKS[env]
     made = rl.make(env, 1)
-    seen, space = made.single_observation_space, made.single_action_space
+    seen: Any = made.single_observation_space
+    space: Any = made.single_action_space
     continuous = not hasattr(space, "n")
     made.close()
     torch.manual_seed(seed)
