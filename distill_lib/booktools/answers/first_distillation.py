@@ -102,7 +102,8 @@ EXERCISES = [
         right=26 * 24 / 49,
         tolerance=1e-3,
         wrong={
-            26.0: "this is one walk of one student without the cost of asking once.",
+            26.0: "this is one epoch of one student without the cost of asking once.",
+            26 * 24 / 50: "asking once costs 25, not 26: no student takes a step then.",
             26 * 24 / 25: "with a cache the students' own steps still cost 4 · 6 units.",
             26 * 4 / 29: "this is for one student; the stored answers serve all six.",
             24.0: "the students' own steps do not become cheaper.",

@@ -74,6 +74,7 @@ EXERCISES = [
         right=math.log(0.73 / 0.03),
         wrong={
             math.log(0.7 / 0.3): "the 0.3 is shared by ten classes, the right one among them.",
+            math.log(0.7 / 0.03): "the right class gets its share of the 0.3 too: 0.73.",
             0.7: "this is a difference of probabilities.",
             0.0: "this is the difference between two of the wrong classes.",
             -math.log(0.73 / 0.03): "the right class has the larger logit.",
