@@ -43,7 +43,9 @@ def _unread(model: Any, onnx: Any) -> Iterator[str]:
 def _engine(trt: Any, file: bytes, batch: tuple[int, int, int]) -> bytes:
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
-    network, config = builder.create_network(0), builder.create_builder_config()
+    # types are those of the file; since release 11 there is no other way, and the flag says nothing
+    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network, config = builder.create_network(typed), builder.create_builder_config()
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(file):
         said = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))

@@ -99,6 +99,11 @@ def load_teacher(
 def _settings(file: Path) -> tuple[str | None, str | None]:
     """The activation and what the policy sees, if all the rest is what is read here."""
     policy = inside(read_settings(file), "models", "policy")
+    kind = inside(policy, "class")
+    if isinstance(kind, str) and kind not in ("GaussianMixin", "CategoricalMixin"):
+        raise CheckpointError(
+            f"{file} says class: {kind[:40]}; read are GaussianMixin and CategoricalMixin"
+        )
     output = inside(policy, "output")
     if output not in (None, "ACTIONS"):
         raise CheckpointError(

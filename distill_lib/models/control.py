@@ -143,8 +143,8 @@ class PixelPolicy(nn.Module):
     .. math:: [C, H, W] \to 8 \times 8 \text{ (stride 4)} \to 4 \times 4 \text{ (stride 2)} \to
        \text{features} \to \text{actions}
 
-    It says what :class:`distill_lib.zoo.Policy` says, and ``features`` [..., F] in (-1, 1), all that the layers
-    after them know of the picture. Pictures of uint8 are 0 to 255, those of real numbers 0 to 1.
+    It says what :class:`distill_lib.zoo.Policy` says, and ``features`` [..., F] in (-1, 1), all
+    that the layers after them know of the picture. Pictures of uint8 are 0 to 255, those of real numbers 0 to 1.
     Show it some by :meth:`normalize_to` before it learns: most of a rendered picture is a bright
     background that never changes, and drowns what does.
 
@@ -159,7 +159,8 @@ class PixelPolicy(nn.Module):
         std: Standard deviation of the actions before training.
 
     Raises:
-        ValueError: a shape that is no picture, or a picture that is too small.
+        ValueError: a shape that is no picture, or a picture that is too small; later, pictures of
+            another shape or kind.
 
     Example:
         >>> policy = PixelPolicy((2, 84, 84), actions=3, features=32)
@@ -216,7 +217,7 @@ class PixelPolicy(nn.Module):
             )
         x = (self._real(picture) - self.mean) / self.scale
         items = x.shape[:-3]
-        found = self.encoder(x.reshape(-1, *self.shape)).reshape(*items, -1)
+        found = self.encoder(x.reshape(-1, *self.shape)).unflatten(0, items)
         out = self.net(found)
         if self.log_std is None:
             said = {"logits": out, "features": found}
@@ -228,7 +229,11 @@ class PixelPolicy(nn.Module):
         return said
 
     def _real(self, picture: Tensor) -> Tensor:
-        return picture if picture.is_floating_point() else picture.to(self.mean.dtype) / 255
+        if picture.is_floating_point():
+            return picture
+        if picture.dtype != torch.uint8:
+            raise ValueError(f"pictures are of uint8 or of real numbers, got {picture.dtype}")
+        return picture.to(self.mean.dtype) / 255
 
     @checked
     def normalize_to(self, pictures: Tensor) -> PixelPolicy:

@@ -96,10 +96,24 @@ class Discretized(gym.ActionWrapper[Any, Any, Any]):
         )
 
     def action(self, action: Any) -> np.ndarray:
-        """The real action of a number, or of a number for each coordinate."""
-        if self.factored:
-            return np.asarray(self.centers[np.arange(len(self.centers)), np.asarray(action)])
-        return np.asarray(self.centers[int(action)])
+        """The real action of a number, or of a number for each coordinate.
+
+        Raises:
+            ValueError: what is no action of this environment.
+        """
+        named = np.asarray(action)
+        if named.dtype.kind not in "iu" or not self.action_space.contains(
+            named.astype(np.int64)
+            if self.factored
+            else np.int64(named)
+            if named.ndim == 0
+            else named
+        ):
+            raise ValueError(f"an action of {self.action_space} was expected, got {told(action)}")
+        heads = np.arange(len(self.centers))
+        chosen = self.centers[heads, named] if self.factored else self.centers[int(named)]
+        inner: Any = self.env.action_space
+        return np.asarray(np.clip(chosen, inner.low, inner.high), inner.dtype)
 
 
 @checked

@@ -76,7 +76,10 @@ def stand_in(seen: dict[str, Any], reads: bool = True, shape: tuple[int, ...] = 
         )
 
     logger = type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None})
-    return SimpleNamespace(Logger=logger, Builder=builder, OnnxParser=Parser)
+    flags = SimpleNamespace(STRONGLY_TYPED=1)
+    return SimpleNamespace(
+        Logger=logger, Builder=builder, OnnxParser=Parser, NetworkDefinitionCreationFlag=flags
+    )
 
 
 @pytest.fixture

@@ -170,6 +170,7 @@ def test_settings_of_isaac_lab_tell_the_activation_of_skrl(tmp_path):
         (SKRL % (-20.0, "STATES", "[elu, relu]", "ACTIONS"), "several activations"),
         (SKRL % (-20.0, "STATES", "softsign", "ACTIONS"), "'softsign'; known are"),
         ("models: {policy: 3}", "do not tell the activation"),
+        ("models: {policy: {class: DeterministicMixin}}", "class: DeterministicMixin"),
     ],
 )
 def test_settings_of_skrl_that_are_not_read_here_are_refused(tmp_path, text, match):

@@ -97,7 +97,7 @@ def test_another_action_space_is_named() -> None:
         check_actions({"logits": torch.zeros(1, 2)}, four, "teacher")
     with pytest.raises(ValueError, match="takes 3 real actions, the student says 'logits' for 3"):
         check_actions({"logits": torch.zeros(1, 3)}, box, "student")
-    with pytest.raises(ValueError, match="actions are Discrete or Box"):
+    with pytest.raises(ValueError, match="actions are Discrete, MultiDiscrete of one axis or Box"):
         check_actions({"logits": torch.zeros(1, 3)}, gym.spaces.MultiBinary(3), "student")
 
 

@@ -43,7 +43,11 @@ def _gradients(draw: int) -> dict[str, Any]:
     scale = float(2 ** (10 + draw % 4))
     gradient = torch.randn(6, generator=generator, dtype=torch.float64)
     size = (0.2, 3.0, 12.0)[draw % 3]
-    return {"scaled": scale * size * gradient / gradient.norm(), "scale": scale, "most": 1.0}
+    return {
+        "scaled": scale * size * gradient / gradient.norm(),
+        "scale": scale,
+        "most": (1.0, 2.0, 0.5)[draw % 3],
+    }
 
 
 EXERCISES = [
