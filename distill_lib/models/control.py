@@ -144,7 +144,8 @@ class PixelPolicy(nn.Module):
        \text{features} \to \text{actions}
 
     It says what :class:`distill_lib.zoo.Policy` says, and ``features`` [..., F] in (-1, 1), all
-    that the layers after them know of the picture. Pictures of uint8 are 0 to 255, those of real numbers 0 to 1.
+    that the layers after them know of the picture. Pictures of uint8 are 0 to 255, those of real
+    numbers 0 to 1.
     Show it some by :meth:`normalize_to` before it learns: most of a rendered picture is a bright
     background that never changes, and drowns what does.
 

@@ -153,3 +153,15 @@ def test_pictures_of_another_shape_are_refused() -> None:
             PixelPolicy(shape, 2)
     with pytest.raises(ValueError, match="std"):
         PixelPolicy((2, 20, 20), 2, std=0.0)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.int16])
+def test_pictures_of_other_kinds_are_refused(kind: torch.dtype) -> None:
+    policy = PixelPolicy((1, 20, 20), actions=2)
+    with pytest.raises(ValueError, match="of uint8 or of real numbers"):
+        policy(torch.ones(3, 1, 20, 20, dtype=kind))
+
+
+def test_no_picture_is_answered_by_no_answer() -> None:
+    said = PixelPolicy((1, 20, 20), actions=2)(torch.zeros(0, 1, 20, 20, dtype=torch.uint8))
+    assert said["logits"].shape == (0, 2)

@@ -203,3 +203,27 @@ def test_what_cannot_be_discretized_is_refused() -> None:
         rl.codebook(torch.zeros(20, 2), 9)
     with pytest.raises(ValueError, match=r"\[N, A\]"):
         rl.codebook(torch.zeros(20), 2)
+
+
+@pytest.mark.parametrize(
+    "action", [np.array([-1, 0, 0]), np.array([4, 0, 0]), np.array(2), np.array([1, 2]),
+               np.array([0.5, 1, 1]), np.array([True, False, True]), None],
+)  # fmt: skip
+def test_what_is_no_action_of_bins_is_refused(action: Any) -> None:
+    with pytest.raises(ValueError, match="an action of MultiDiscrete"):
+        rl.Discretized(world(), bins=4).action(action)
+
+
+@pytest.mark.parametrize("action", [-1, 5, 2.7, True, np.array([1]), "1"])
+def test_what_is_no_code_is_refused(action: Any) -> None:
+    codes = torch.zeros(5, 3)
+    with pytest.raises(ValueError, match="an action of Discrete"):
+        rl.Discretized(world(), codes=codes).action(action)
+
+
+def test_a_code_is_a_copy_within_the_bounds() -> None:
+    env = rl.Discretized(world(), codes=torch.tensor([[9.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
+    first = env.action(0)
+    assert BOX.contains(first)
+    first += 9
+    assert env.action(0).tolist() == [1, 0, 1]
