@@ -21,10 +21,6 @@ def _clipped_first(*, scaled: Tensor, scale: float, most: float) -> Tensor:
     return (scaled * torch.clamp(most / scaled.norm(), max=1)).div(scale)
 
 
-def _never_unscaled(*, scaled: Tensor, scale: float, most: float) -> Tensor:
-    return scaled * torch.clamp(most / scaled.norm(), max=1)
-
-
 def _not_clipped(*, scaled: Tensor, scale: float, most: float) -> Tensor:
     return scaled / scale
 
@@ -74,10 +70,9 @@ EXERCISES = [
         wrong={
             _clipped_first: "clipped before it is unscaled: every gradient comes out as short as "
             "most / scale.",
-            _never_unscaled: "the gradient is still as long as the scale makes it, or clipped for "
-            "that reason alone.",
+            _always_that_long: "every gradient comes out as long as most: it was clipped without "
+            "being unscaled, or short ones were made longer.",
             _not_clipped: "unscaled, and not clipped.",
-            _always_that_long: "short gradients are left alone: the factor is at most 1.",
             _each_number: "the norm of the whole gradient is bounded, not each of its numbers.",
         },
         hint="divide by the scale, then shorten to the norm `most` where it is longer.",
