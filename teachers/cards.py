@@ -67,6 +67,19 @@ def write_card(file: Path, license: str = "MIT", **said: Any) -> None:
     file.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 
+class Rows:
+    """Rows of a table as they are found: written and shown after each."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.begun = file, time.process_time()
+        self.rows: list[dict[str, Any]] = []
+
+    def __call__(self, **row: Any) -> None:
+        self.rows.append(row)
+        self.file.write_text("".join(json.dumps(r) + "\n" for r in self.rows), encoding="utf-8")
+        print(f"{time.process_time() - self.begun:6.0f} s", row, flush=True)
+
+
 def write_table(file: Path, rows: Iterable[dict[str, Any]], begun: float) -> None:
     """Rows, and the last one of their making; ``begun`` is ``time.process_time()`` of before."""
     seconds = round(time.process_time() - begun)

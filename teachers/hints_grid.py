@@ -13,21 +13,33 @@ distillation is run again with twelve more seeds.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from cards import ZOO, Rows
 from torch import Tensor, nn
 
-from distill_lib import CE, DKD, KD, Match, Objective, Relation, capture, data, losses, zoo
+from distill_lib import (
+    CE,
+    DKD,
+    KD,
+    Match,
+    Objective,
+    Relation,
+    capture,
+    cosine,
+    data,
+    distill,
+    losses,
+    zoo,
+)
 from distill_lib.evaluation import linear_cka
 from distill_lib.terms import CRD
 
-FILE = Path(zoo.__file__).parent / "hints_grid.jsonl"
+FILE = ZOO / "hints_grid.jsonl"
 STEPS, BATCH, RATE = 200, 64, 1e-2
 RATIOS, TRIALS, SEEDS, AGAIN = (0.1, 0.3, 1.0, 3.0), 2, 8, 12
 PLACES, WIDTHS = (
@@ -133,19 +145,9 @@ class Lab:
         """A student; projections are trained along."""
         seed += self.shift
         torch.manual_seed(seed)
-        net, batches, step = Pupil(), self.few.batches(BATCH, seed=seed, drop_last=True), 0
-        adam = torch.optim.Adam([*net.parameters(), *objective.parameters()], RATE)
-        fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, STEPS)
-        while step < STEPS:
-            for batch in batches:
-                loss, _ = objective(net(batch["inputs"]), self.teach(batch), batch)
-                adam.zero_grad()
-                loss.backward()
-                adam.step()
-                fall.step()
-                step += 1
-                if step == STEPS:
-                    break
+        net, batches = Pupil(), self.few.batches(BATCH, seed=seed, drop_last=True)
+        distill(net, self.teach, batches, objective, steps=STEPS, lr=cosine(RATE, 0),
+                optimizer=torch.optim.Adam)  # fmt: skip
         return net.eval()
 
     @torch.no_grad()
@@ -173,14 +175,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FILE)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    lab, begun, rows = Lab(args.shift), time.process_time(), []
+    lab, write = Lab(args.shift), Rows(args.out)
     made = methods(lab.few)
     plain = lab.norm(CE)
-
-    def write(**row: Any) -> None:
-        rows.append(row)
-        args.out.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-        print(f"{time.process_time() - begun:6.0f} s", row, flush=True)
 
     def settle(name: str, base: Callable[[], Any], on: str) -> None:
         """The best weight, and the runs with it."""
@@ -204,20 +201,20 @@ def main() -> None:
     write(on="labels", method="none", norm=1.0, ratio=0.0, tried={}, runs=found)
     for name in made:
         settle(name, lambda: 1.0 * CE(), "labels")
-    kd = next(r for r in rows if r["method"] == "KD")
+    kd = next(r for r in write.rows if r["method"] == "KD")
     weight = kd["ratio"] / kd["norm"]
 
     def with_kd() -> Any:
         return CE() + weight * KD(temperature=4.0)
 
     for family in ("hint", "AT"):
-        layers = [r for r in rows if r["method"].startswith(family)]
+        layers = [r for r in write.rows if r["method"].startswith(family)]
         best = max(layers, key=lambda r: sum(r["tried"][str(r["ratio"])]))
         settle(best["method"], with_kd, "KD")
     for name in ("SP", "PKT", "CRD"):
         settle(name, with_kd, "KD")
     # the best of these was picked by its test accuracy: once more, with seeds that nobody saw
-    added = [r for r in rows if r["on"] == "KD"]
+    added = [r for r in write.rows if r["on"] == "KD"]
     best = max(added, key=lambda r: sum(run["accuracy"] for run in r["runs"]))
     extra = best["ratio"] / best["norm"]
     for name, more in {"KD": None, best["method"]: made[best["method"]]}.items():

@@ -15,16 +15,15 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from cards import ZOO
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from distill_lib import Stacked, capture, data, zoo
 
-FOLDER = Path(zoo.__file__).parent
 SEEDS, PIXELS, WIDTH, CALLS, PATHS, BATCH = 3, 196, 184, 48, 8_192, 128
 
 
@@ -267,13 +266,13 @@ def main() -> None:
     save_file({**{k.removeprefix("weights.").replace("/", "."): w.contiguous()
                   for k, w in weights.items()}, "noises": noises,
                "matching": ((pictures + 1) * 127.5).round().byte()},
-              FOLDER / "one_step.safetensors")  # fmt: skip
+              ZOO / "one_step.safetensors")  # fmt: skip
     made = {"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
             "python": platform.python_version(),
             "cpu_seconds": round(time.process_time() - begun)}  # fmt: skip
     rows.append({"name": "made", **made})
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    (FOLDER / "one_step.jsonl").write_text(text, encoding="utf-8")
+    (ZOO / "one_step.jsonl").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,17 +18,17 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from cards import ZOO
 from torch import Tensor, nn
 
 from distill_lib import Cache, Stacked, Teacher, data, zoo
 from distill_lib.models import DepthwiseNet, ResNet
 
-FILE = Path(zoo.__file__).parent / "resnet_grid.jsonl"
+FILE = ZOO / "resnet_grid.jsonl"
 S, BATCH, RATE, CLEAN, START = 5, 32, 1e-2, 4, 30_000
 Make = Callable[[], nn.Module]
 TRAIN, TEST = (data.load("fashion_mnist", split=split) for split in ("train", "test"))

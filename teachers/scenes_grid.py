@@ -11,8 +11,6 @@ cross-entropy); the best is run with five other seeds.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +18,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from cards import ZOO, Rows
 from torch import Tensor, nn
 
-from distill_lib import CE, KD, Match, data, losses, zoo
+from distill_lib import CE, KD, Match, cosine, data, distill, losses
 
-FILE = Path(zoo.__file__).parent / "scenes_grid.jsonl"
+FILE = ZOO / "scenes_grid.jsonl"
 RATIOS, TEMPERATURES, SEEDS, STEPS = (0.5, 1.5), (1.0, 4.0), 5, 300
 
 
@@ -85,8 +84,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FILE)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    begun = time.process_time()
+    write = Rows(args.out)
 
     def half(split: str) -> data.Dataset:
         found = data.load("fashion_mnist", split=split)
@@ -100,31 +98,16 @@ def main() -> None:
 
     def fit(net: nn.Module, seen: data.Scenes, steps: int, batch: int, objective: Any, seed: int,
             taught: Tensor | None = None) -> nn.Module:  # fmt: skip
-        adam = torch.optim.Adam(net.parameters(), 1e-2)
-        fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-        batches, step = seen.batches(batch, seed=seed, drop_last=True), 0
-        while step < steps:
-            for part in batches:
-                answers = None if taught is None else taught[part["index"]]
-                loss, _ = objective(net(part["inputs"]), answers, part)
-                adam.zero_grad()
-                loss.backward()
-                adam.step()
-                fall.step()
-                step += 1
-                if step == steps:
-                    break
+        teacher = None if taught is None else lambda part: taught[part["index"]]
+        batches = seen.batches(batch, seed=seed, drop_last=True)
+        distill(net, teacher, batches, objective, steps=steps, lr=cosine(1e-2, 0),
+                optimizer=torch.optim.Adam)  # fmt: skip
         return net.eval()
 
     torch.manual_seed(args.shift)
     teacher = fit(Painter(16), many, 500, 32, CE(axis=1), args.shift)
     with torch.no_grad():
         taught = torch.cat([teacher(x) for x in few.inputs.split(100)])
-
-    def write(**row: Any) -> None:
-        rows.append(row)
-        args.out.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-        print(f"{time.process_time() - begun:6.0f} s", row, flush=True)
 
     def student(objective: Any, seed: int) -> nn.Module:
         torch.manual_seed(args.shift + seed)

@@ -26,7 +26,7 @@ from distill_lib.checkpoints import CheckpointError, load_checkpoint
 from distill_lib.models.control import Policy
 
 from .actors import assembled, layers_of, numbers
-from .settings import agree, file_beside, inside, read_settings
+from .settings import agree, inside, settings_of
 
 __all__ = ["load_teacher"]
 
@@ -72,8 +72,8 @@ def load_teacher(
             f"a2c_network.logits.weight, found {', '.join(list(found.tensors)[:8]) or 'nothing'}"
         )
     _plain(part, head, path)
-    file = file_beside(path)
-    name = _settings(file, bounds, head) if file.is_file() else None
+    file, written = settings_of(path, activation)
+    name = None if written is None else _activation(written, file, bounds, head)
     layers = layers_of(part, "actor_mlp.", path)
     layers.append((part[f"{head}.weight"], part[f"{head}.bias"]))
     log_std = part["sigma"] if head == "mu" else None
@@ -99,9 +99,9 @@ def _plain(part: dict[str, Tensor], head: str, path: str | Path) -> None:
         )
 
 
-def _settings(file: Path, bounds: Any, head: str) -> str | None:
-    """The activation, if all the rest is what is read here."""
-    params = inside(read_settings(file), "params")
+def _activation(written: Any, file: Path, bounds: Any, head: str) -> str | None:
+    """Its name in the settings, if all the rest is what is read here."""
+    params = inside(written, "params")
     usual = {
         ("model", "name"): "continuous_a2c_logstd" if head == "mu" else "discrete_a2c",
         ("network", "space", "continuous", "mu_activation"): "None",
@@ -127,7 +127,7 @@ def _settings(file: Path, bounds: Any, head: str) -> str | None:
         warnings.warn(
             f"{file} says clip_observations: {cut[:20]}: Isaac Lab cut the observations themselves "
             "before this policy saw them. If they go beyond that, cut them for it too",
-            stacklevel=3,
+            stacklevel=4,
         )
     activation = inside(params, "network", "mlp", "activation")
     if not isinstance(activation, str):

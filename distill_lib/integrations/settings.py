@@ -9,7 +9,7 @@ from typing import Any
 from distill_lib.checkpoints import CheckpointError
 from distill_lib.models.control import ACTIVATIONS
 
-__all__ = ["agree", "file_beside", "inside", "known_activation", "read_settings"]
+__all__ = ["agree", "inside", "known_activation", "read_settings", "settings_of"]
 
 LARGEST = 2**18  # bytes; those of Isaac Lab have some thousand
 
@@ -20,6 +20,23 @@ def file_beside(path: str | Path) -> Path:
         folder / "params" / "agent.yaml" for folder in Path(path).absolute().parents[:2]
     )
     return above if above.is_file() and not beside.is_file() else beside
+
+
+def settings_of(path: str | Path, activation: str | None) -> tuple[Path, Mapping[str, Any] | None]:
+    """The file beside a checkpoint and what it says, or None where it is not there.
+
+    A file that cannot be read is none, for those who give the activation themselves.
+
+    Raises:
+        CheckpointError: see :func:`read_settings`; no activation was given.
+    """
+    file = file_beside(path)
+    try:
+        return file, read_settings(file) if file.is_file() else None
+    except CheckpointError:
+        if activation is None:
+            raise
+        return file, None
 
 
 def read_settings(file: Path) -> Mapping[str, Any]:

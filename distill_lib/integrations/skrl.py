@@ -16,7 +16,7 @@ Observations are normalized by :math:`(o - \mu)/(\sigma + 10^{-8})` and cut at Â
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from distill_lib.checkpoints import CheckpointError, load_checkpoint
 from distill_lib.models.control import Policy
 
 from .actors import assembled, layers_of, numbers
-from .settings import agree, file_beside, inside, read_settings
+from .settings import agree, inside, settings_of
 
 __all__ = ["load_teacher"]
 
@@ -78,8 +78,8 @@ def load_teacher(
             f"log_std_parameter, found {', '.join(sorted(names)[:8]) or 'no policy'}. Build it "
             "with skrl, and wrap it: Teacher(module, adapter)"
         )
-    file = file_beside(path)
-    activity, seen = _settings(file) if file.is_file() else (None, None)
+    file, written = settings_of(path, activation)
+    told_activation, seen = (None, None) if written is None else _settings(written, file)
     layers = layers_of(part, f"{containers.pop()}.", path)
     for head in heads:
         if f"{head}.weight" not in part or f"{head}.bias" not in part:
@@ -92,13 +92,13 @@ def load_teacher(
             "it unless told otherwise: put what acted into the file"
         )
     mean, scale = _statistics(tensors, layers[0][0].shape[-1], inputs or seen, path)
-    known = agree(path, file, "policy", activity, activation)
+    known = agree(path, file, "policy", told_activation, activation)
     return assembled("skrl", layers, log_std, known, mean, scale, CLIP)
 
 
-def _settings(file: Path) -> tuple[str | None, str | None]:
+def _settings(written: Any, file: Path) -> tuple[str | None, str | None]:
     """The activation and what the policy sees, if all the rest is what is read here."""
-    policy = inside(read_settings(file), "models", "policy")
+    policy = inside(written, "models", "policy")
     kind = inside(policy, "class")
     if isinstance(kind, str) and kind not in ("GaussianMixin", "CategoricalMixin"):
         raise CheckpointError(

@@ -15,6 +15,8 @@ from distill_lib.losses._common import check_tensors
 from distill_lib.objective import Term, name_of
 from distill_lib.signals import Signals, pick
 
+from .given import both
+
 __all__ = ["Adversarial"]
 
 
@@ -100,9 +102,7 @@ class Adversarial(Term):
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
     ) -> Tensor:
         """[...] both parts, added."""
-        assert teacher is not None
-        mine = pick(student, self.paths[0], "student")
-        theirs = pick(teacher, self.paths[1], "teacher").detach()
+        mine, theirs = both(student, teacher, *self.paths)
         check_tensors(self.text(), mine, theirs)
         mine = mine if self.project is None else self.project(mine)
         if theirs.ndim < 2 or mine.shape[mine.ndim - theirs.ndim :] != theirs.shape:
@@ -111,6 +111,7 @@ class Adversarial(Term):
                 f"{list(theirs.shape)} are not alike, which would give the student away; show both "
                 "the same batch, and map widths with project=nn.LazyLinear(theirs)"
             )
+        assert teacher is not None
         mine, theirs = self._shown(mine, teacher), self._shown(theirs, teacher)
         real = self._logit(self.discriminator(theirs), theirs)
         fake = self._logit(self.discriminator(mine.detach()), mine)

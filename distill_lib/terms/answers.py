@@ -13,7 +13,7 @@ from distill_lib import losses
 from distill_lib.masks import IGNORE, kept_of, masks_of
 from distill_lib.objective import Term, name_of
 from distill_lib.schedules import Schedule, as_schedule
-from distill_lib.signals import Signals, accepts, pick
+from distill_lib.signals import Signals, accepts
 
 from .classes import (
     class_axis,
@@ -25,7 +25,7 @@ from .classes import (
     needs_classes,
     view_of,
 )
-from .given import takes
+from .given import both, takes
 from .relations import among_kept, is_relational
 
 __all__ = ["DKD", "KD"]
@@ -144,8 +144,7 @@ class KD(Term):
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
     ) -> Tensor:
         """[...] values of T² times the divergence."""
-        assert teacher is not None
-        z, v = pick(student, self.on, "student"), pick(teacher, self.teacher_on, "teacher").detach()
+        z, v = both(student, teacher, self.on, self.teacher_on)
         z, v = self._classes_last(z, v, batch.get(self.labels))
         if self.transform is not None:
             z, v = self.transform(z), self.transform(v)

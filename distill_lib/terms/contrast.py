@@ -15,7 +15,9 @@ from distill_lib.losses import full_precision
 from distill_lib.losses._common import check_tensors, unit
 from distill_lib.masks import IGNORE, masks_of
 from distill_lib.objective import Term
-from distill_lib.signals import Signals, pick
+from distill_lib.signals import Signals
+
+from .given import both
 
 __all__ = ["CRD"]
 
@@ -119,9 +121,7 @@ class CRD(Term):
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
     ) -> Tensor:
         """[B]; in train mode the banks take in the items."""
-        assert teacher is not None
-        mine = pick(student, self.paths[0], "student")
-        theirs = pick(teacher, self.paths[1], "teacher").detach()
+        mine, theirs = both(student, teacher, *self.paths)
         check_tensors(self.text(), mine, theirs)
         at = self._places(batch.get("index"), len(mine) if mine.ndim > 1 else -1, len(theirs))
         s = unit(full_precision(self.project(mine.flatten(1))))

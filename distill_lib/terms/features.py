@@ -12,8 +12,9 @@ from distill_lib import losses
 from distill_lib.masks import keys_of, masks_of
 from distill_lib.objective import Term, name_of
 from distill_lib.schedules import Schedule
-from distill_lib.signals import Signals, accepts, pick
+from distill_lib.signals import Signals, accepts
 
+from .given import both
 from .relations import among_kept, is_relational
 
 __all__ = ["Match", "Relation"]
@@ -107,9 +108,7 @@ class Match(Term):
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
     ) -> Tensor:
         """One value an item, or a token."""
-        assert teacher is not None
-        mine = pick(student, self.paths[0], "student")
-        theirs = pick(teacher, self.paths[1], "teacher").detach()
+        mine, theirs = both(student, teacher, *self.paths)
         mine = mine if self.project is None else self._mapped("project", self.project, mine)
         theirs = self.map_teacher(theirs)
         options = dict(self.options)

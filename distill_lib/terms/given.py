@@ -1,4 +1,4 @@
-"""What is known of a loss that a user gives."""
+"""What a term is given: a user's loss, and the signals of student and teacher."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from distill_lib.signals import accepts
+from distill_lib.signals import Signals, accepts, pick
 
-__all__ = ["ALIKE", "reduces", "takes"]
+__all__ = ["ALIKE", "both", "reduces", "takes"]
 
 # of torch, of answers and labels in one shape
 ALIKE = {
@@ -29,3 +29,11 @@ def takes(loss: Callable[..., Any], name: str) -> bool:
 def reduces(loss: Callable[..., Any]) -> bool:
     """Whether a function can be told how to average."""
     return not isinstance(loss, nn.Module) and accepts(loss, "reduction")
+
+
+def both(
+    student: Signals, teacher: Signals | None, on: str, teacher_on: str
+) -> tuple[Tensor, Tensor]:
+    """What a term compares: the student's signal and the teacher's, through which nothing flows."""
+    assert teacher is not None  # an objective asks for one where a term reads its signals
+    return pick(student, on, "student"), pick(teacher, teacher_on, "teacher").detach()

@@ -12,9 +12,9 @@ from distill_lib import losses
 from distill_lib.arguments import checked, told
 from distill_lib.masks import IGNORE
 from distill_lib.objective import Term, name_of
-from distill_lib.signals import Signals, pick
+from distill_lib.signals import Signals
 
-from .given import takes
+from .given import both, takes
 
 __all__ = ["SpanKD"]
 
@@ -76,8 +76,7 @@ class SpanKD(Term):
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
     ) -> Tensor:
         """[B, L] values, each at the end of its span, 0 elsewhere."""
-        assert teacher is not None
-        z, v = pick(student, "logits", "student"), pick(teacher, "logits", "teacher").detach()
+        z, v = both(student, teacher, "logits", "logits")
         spans, theirs = (
             self._entry(batch, f"{who}spans", x) for who, x in (("", z), ("teacher_", v))
         )

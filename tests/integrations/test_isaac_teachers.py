@@ -145,6 +145,15 @@ def test_bounds_stretch_as_rl_games_does(tmp_path_factory, low, width):
     torch.testing.assert_close(ours.log_std.exp(), wanted)
 
 
+@pytest.mark.parametrize("write", [games_file, skrl_file])
+def test_who_gives_the_activation_needs_no_settings(tmp_path, write):
+    library, path = rl_games if write is games_file else skrl, write(tmp_path)
+    settings(tmp_path, "models: [")
+    with pytest.raises(CheckpointError, match="pass activation="):
+        library.load_teacher(path)
+    library.load_teacher(path, "elu")
+
+
 @pytest.mark.parametrize("bounds", [(1, -1), (0, float("inf")), (0, 0), (float("nan"), 1)])
 def test_bounds_that_are_none_are_refused(tmp_path, bounds):
     with pytest.raises(ValueError, match="low < high"):

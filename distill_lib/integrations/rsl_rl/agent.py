@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill_lib.checkpoints import CheckpointError
-from distill_lib.integrations.settings import agree, file_beside, inside, read_settings
+from distill_lib.integrations.settings import agree, inside, settings_of
 
 __all__ = ["activation_of"]
 
@@ -16,20 +15,8 @@ def activation_of(path: str | Path, role: str, given: str | None) -> str:
     Raises:
         CheckpointError: nothing says it, or two say two things.
     """
-    file = file_beside(path)
-    try:
-        told = _activation(file, role) if file.is_file() else None
-    except CheckpointError:
-        if given is None:
-            raise
-        return given
+    file, written = settings_of(path, given)
+    # since RSL-RL 4 a section for each network, before that one for all
+    said = (inside(written, place, "activation") for place in (role, "policy"))
+    told = next((name.lower() for name in said if isinstance(name, str)), None)
     return agree(path, file, role, told, given)
-
-
-def _activation(file: Path, role: str) -> str | None:
-    written = read_settings(file)
-    for place in (role, "policy"):  # since RSL-RL 4 a section for each network
-        found = inside(written, place, "activation")
-        if isinstance(found, str):
-            return found.lower()
-    return None
