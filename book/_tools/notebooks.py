@@ -86,6 +86,7 @@ NEEDS = {
         "torch_pruning": "torch-pruning",
         "torchao": "torchao",
     },
+    r"\btensorboard\b": {"tensorboard": "tensorboard"},
     r"\boptuna\b": {"optuna": "optuna"},
     r"\bscipy\b": {"scipy": "scipy"},
     r"\bjax\b": {"flax": "flax", "jax": "jax", "ninjax": "ninjax", "optax": "optax"},
