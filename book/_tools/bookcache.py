@@ -6,11 +6,13 @@ made from the record that this leaves in the cache of jupyter-cache.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,14 @@ ROOT = Path(__file__).resolve().parents[2]
 CLAIM = "application/vnd.distill.claim+json"
 ENV = "application/vnd.distill.env+json"
 GLUE = "application/papermill.record/"
+# Asked in the kernel of a page after its last cell.
+ASK = """
+import json as _json, sys as _sys
+print(_json.dumps(sorted(m.__file__ for n, m in list(_sys.modules.items())
+    if n.partition(".")[0] == "distill_lib" and getattr(m, "__file__", None))))
+"""
+PROCESSES = re.compile(r"\b(subprocess|multiprocessing|sys\.executable)\b")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 LIBRARY_FILES = {".py", ".js", ".json", ".jsonl", ".safetensors", ".cache", ".packed"}
 
 
@@ -65,19 +75,61 @@ def open_cache(root: Path) -> Any:
     return cache
 
 
-def fingerprint(root: Path) -> str:
+def library(root: Path) -> dict[str, str]:
+    """The digest of every file of the library; of a program without comments and docstrings."""
+    paths = [p for p in (root / "distill_lib").rglob("*") if p.suffix in LIBRARY_FILES]
+    return {path.relative_to(root).as_posix(): digest(path) for path in sorted(paths)}
+
+
+def digest(path: Path) -> str:
+    stat = path.stat()
+    return _digest(path, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _digest(path: Path, changed: int, size: int) -> str:
+    data = path.read_bytes()
+    if path.suffix == ".py":
+        tree = ast.parse(data)
+        for node in ast.walk(tree):
+            if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        data = ast.dump(tree).encode()
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def fingerprint(
+    root: Path, files: list[str] | None = None, of: dict[str, str] | None = None
+) -> str:
     """What a chapter's numbers depend on, besides its own code cells, which jupyter-cache keys.
 
-    The library with the weights it ships, the versions of all installed packages, the profile.
+    The programs of the library that its kernel imported (``files``; None: all), all weights and
+    data that the library ships, the versions of all installed packages, the profile. ``of`` is a
+    :func:`library` of an earlier moment.
     """
-    digest = hashlib.sha256()
-    for path in sorted((root / "distill_lib").rglob("*")):
-        if path.suffix in LIBRARY_FILES:
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    found = library(root) if of is None else of
+    used = {
+        name: value
+        for name, value in found.items()
+        if files is None or not name.endswith(".py") or name in files
+    }
+    gone = sorted(set(files or ()) - set(found))
     versions = sorted({(d.name.lower(), d.version) for d in distributions() if d.name})
-    digest.update(repr(versions).encode())
-    digest.update(os.environ.get("DISTILL_PROFILE", "laptop").encode())
-    return digest.hexdigest()
+    profile = os.environ.get("DISTILL_PROFILE", "laptop")
+    return hashlib.sha256(repr((used, gone, versions, profile)).encode()).hexdigest()
+
+
+def is_fresh(root: Path, record: Any, of: dict[str, str] | None = None) -> bool:
+    """Whether what a record of the cache depends on is as it was."""
+    return record.data.get("fingerprint") == fingerprint(root, record.data.get("files"), of)
+
+
+def imported(root: Path, program: str, paths: list[str]) -> list[str] | None:
+    """Files of the library that a kernel has loaded; None, which is all, if it starts others."""
+    inside = [Path(p).resolve() for p in paths]
+    names = [p.relative_to(root).as_posix() for p in inside if p.is_relative_to(root)]
+    others = PROCESSES.search(program) or any("/processes/" in name for name in names)
+    return None if others or not names else names
 
 
 def executed(cache: Any, path: Path) -> tuple[Any, Any]:

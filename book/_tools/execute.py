@@ -2,8 +2,9 @@
 
 Each chapter gets a process of its own: its peak memory is then the operating system's number
 for that kernel alone. A chapter that is in the cache with the same fingerprint is skipped, so an
-interrupted run goes on where it was. A chapter that fails holds back no other: it is kept as far
-as it came, with a note at the cell that failed, reported at the end, and run again the next time.
+interrupted run goes on where it was, and a change of the library runs the chapters that import it.
+A chapter that fails holds back no other: it is kept as far as it came, with a note at the cell that
+failed, reported at the end, and run again the next time.
 
     python book/_tools/execute.py [--jobs 2] [--root FOLDER] [CHAPTER ...]
 """
@@ -46,7 +47,7 @@ def main() -> int:
     options = parser.parse_args()
     root = options.root.resolve()
     if options.worker:
-        return work(*options.worker, timeout=bookcache.config(root)["execute"]["timeout"])
+        return work(root, *options.worker, timeout=bookcache.config(root)["execute"]["timeout"])
     paths = bookcache.chapters(root)
     if unknown := set(options.chapters) - {path.stem for path in paths}:
         raise SystemExit(f"No chapter {sorted(unknown)}; there are {[p.stem for p in paths]}.")
@@ -56,8 +57,8 @@ def main() -> int:
 
 def execute(root: Path, paths: list[Path], jobs: int) -> list[str]:
     """Run what is not in the cache; returns the names of the chapters that failed."""
-    cache, mark = bookcache.open_cache(root), bookcache.fingerprint(root)
-    forget_stale(cache, mark)
+    cache, library = bookcache.open_cache(root), bookcache.library(root)
+    forget_stale(root, cache, library)
     todo = [path for path in paths if not is_cached(cache, path)]
     print(f"{len(paths) - len(todo)} of {len(paths)} chapters are in the cache.", flush=True)
     failed = []
@@ -72,7 +73,7 @@ def execute(root: Path, paths: list[Path], jobs: int) -> list[str]:
             if result["error"]:
                 failed.append(path.stem)
                 print(f"{where} FAILED\n{result['error']}", flush=True)
-            store(cache, path, result, mark)
+            store(root, cache, path, result, library)
             if result["error"]:
                 continue
             print(f"{where} {result['seconds']:.1f} s, {result['peak_rss_mb']} MB", flush=True)
@@ -81,10 +82,10 @@ def execute(root: Path, paths: list[Path], jobs: int) -> list[str]:
     return failed
 
 
-def forget_stale(cache: Any, mark: str) -> None:
+def forget_stale(root: Path, cache: Any, library: dict[str, str]) -> None:
     """Drop what was computed with another library, environment or profile."""
     for record in cache.list_cache_records():
-        if record.data.get("fingerprint") != mark:
+        if not bookcache.is_fresh(root, record, library):
             cache.remove_cache(record.pk)
 
 
@@ -116,11 +117,15 @@ def run(root: Path, path: Path, target: Path) -> dict[str, Any]:
     return json.loads(target.read_text(encoding="utf-8"))
 
 
-def store(cache: Any, path: Path, result: dict[str, Any], mark: str) -> None:
+def store(
+    root: Path, cache: Any, path: Path, result: dict[str, Any], library: dict[str, str]
+) -> None:
+    files = result.get("files")
     data = {
         "execution_seconds": result["seconds"],
         "peak_rss_mb": result["peak_rss_mb"],
-        "fingerprint": mark,
+        "files": files,
+        "fingerprint": bookcache.fingerprint(root, files, library),
         "error": result["error"],
     }
     notebook = nbformat.reads(result["notebook"], as_version=nbformat.NO_CONVERT)
@@ -141,15 +146,21 @@ def note_failure(notebook: Any, error: str) -> None:
     cell.outputs.insert(0, nbformat.v4.new_output("display_data", {"text/html": NOTE % where}))
 
 
-def work(path: Path, target: Path, timeout: int) -> int:
+def work(root: Path, path: Path, target: Path, timeout: int) -> int:
     """In the chapter's own process: run it, and write down what came out."""
+    notebook = bookcache.read(path)
+    program = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    notebook.cells.append(nbformat.v4.new_code_cell(bookcache.ASK))
     result = single_nb_execution(
-        bookcache.read(path), cwd=str(path.parent), timeout=timeout, allow_errors=False
+        notebook, cwd=str(path.parent), timeout=timeout, allow_errors=False
     )
+    asked = result.nb.cells.pop()
+    loaded = [o["text"] for o in asked.get("outputs", []) if o.get("name") == "stdout"]
     record = {
         "error": None if result.err is None else bookcache.plain(str(result.err)),
         "seconds": round(result.time, 2),
         "peak_rss_mb": peak_rss_mb(),
+        "files": bookcache.imported(root, program, json.loads(loaded[-1])) if loaded else None,
         "notebook": nbformat.writes(result.nb, version=nbformat.NO_CONVERT),
     }
     target.write_text(json.dumps(record), encoding="utf-8")

@@ -51,7 +51,7 @@ def main() -> int:
 
 def harvest(root: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Claims, costs, and what is wrong with them, over the chapters in reading order."""
-    cache, mark = bookcache.open_cache(root), bookcache.fingerprint(root)
+    cache, library = bookcache.open_cache(root), bookcache.library(root)
     claims: list[dict[str, Any]] = []
     costs: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -61,7 +61,7 @@ def harvest(root: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], lis
         except KeyError:
             problems.append(f"{path.stem} has not been executed; run book/_tools/execute.py.")
             continue
-        if record.data.get("fingerprint") != mark:
+        if not bookcache.is_fresh(root, record, library):
             problems.append(f"{path.stem} was executed with another library or environment.")
         cost = cost_of(path.stem, record, notebook)
         if record.data.get("error"):

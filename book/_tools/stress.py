@@ -30,6 +30,7 @@ from typing import Any
 
 import bookcache
 import nbformat
+import torch
 from execute import ONE_THREAD
 from jupyter_cache.executors.utils import single_nb_execution
 from robustness import report
@@ -96,7 +97,7 @@ def stress(root: Path, paths: list[Path], names: list[str], jobs: int) -> None:
             record = load(root, path)
             if is_done(record, root, path, name) or is_enough(record, name):
                 return
-        found = run(root, path, name)
+        found = (name == AS_BUILT and as_built(root, path)) or run(root, path, name)
         with lock:
             record = load(root, path)
             # words and bounds are those of the page as built; of the others the numbers suffice
@@ -141,6 +142,38 @@ def is_done(record: dict[str, Any], root: Path, path: Path, name: str) -> bool:
     return all(found["files"][file] == digest(root / file) for file in found["files"])
 
 
+def as_built(root: Path, path: Path) -> dict[str, Any] | None:
+    """What `make book` has just computed needs no second run."""
+    try:
+        record, notebook = bookcache.executed(bookcache.open_cache(root), path)
+    except KeyError:
+        return None
+    files = record.data.get("files")
+    if record.data.get("error") or files is None or not bookcache.is_fresh(root, record):
+        return None
+    return {
+        "code": digest_of_code(path, AS_BUILT),
+        "error": None,
+        "seconds": record.data["execution_seconds"],
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "claims": kept(notebook),
+        "files": digests(root, files),
+    }
+
+
+def kept(notebook: Any) -> list[dict[str, Any]]:
+    names = ("text", "value", "relation", "bound", "tolerance", "holds")
+    claims = [c for c in bookcache.claims(notebook) if c["kind"] == "claim"]
+    return [{k: c[k] for k in names if k in c} for c in claims]
+
+
+def digests(root: Path, files: list[str]) -> dict[str, str | None]:
+    # how claims and figures are shown changes no number
+    inside = [f for f in files if not f.startswith("distill_lib/booktools/")]
+    return {f: digest(root / f) for f in inside}
+
+
 def carry(record: dict[str, Any], new: dict[str, Any]) -> None:
     """Runs beside the old page as built count with its new library, if no number has moved."""
     old = record.get(AS_BUILT)
@@ -174,16 +207,7 @@ def digest_of_code(path: Path, name: str) -> str:
 
 
 def digest(path: Path) -> str | None:
-    """Of a file of the library; of a program without its comments and its docstrings."""
-    if not path.exists():
-        return None
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    return bookcache.digest(path) if path.exists() else None
 
 
 def run(root: Path, path: Path, name: str) -> dict[str, Any]:
@@ -209,10 +233,7 @@ def run(root: Path, path: Path, name: str) -> dict[str, Any]:
         result = json.loads(target.read_text(encoding="utf-8"))
     files = [Path(f) for f in result.pop("paths")]
     inside = [f.relative_to(root).as_posix() for f in files if f.is_relative_to(root)]
-    # how claims and figures are shown changes no number
-    inside = [f for f in inside if not f.startswith("distill_lib/booktools/")]
-    result["files"] = {f: digest(root / f) for f in inside}
-    return {"code": digest_of_code(path, name), **result}
+    return {"code": digest_of_code(path, name), **result, "files": digests(root, inside)}
 
 
 @contextlib.contextmanager
@@ -234,15 +255,13 @@ def work(path: Path, target: Path) -> int:
     result = single_nb_execution(notebook, cwd=str(path.parent), timeout=3600, allow_errors=False)
     last = [o["text"] for o in result.nb.cells[-1].get("outputs", []) if o.get("name") == "stdout"]
     facts = json.loads(last[-1]) if last else {"files": [], "torch": None, "capability": None}
-    kept = ("text", "value", "relation", "bound", "tolerance", "holds")
-    claims = [c for c in bookcache.claims(result.nb) if c["kind"] == "claim"]
     record = {
         "error": None if result.err is None else bookcache.plain(str(result.err)),
         "seconds": round(result.time, 1),
         "torch": facts["torch"],
         "capability": facts["capability"],
         "paths": facts["files"],
-        "claims": [{k: c[k] for k in kept if k in c} for c in claims],
+        "claims": kept(result.nb),
     }
     target.write_text(json.dumps(record), encoding="utf-8")
     return 0

@@ -174,6 +174,24 @@ def test_a_changed_library_runs_the_chapter_again(changed):
     assert read_json(changed, "claims.json")[0]["value"] == 43
 
 
+def test_what_a_chapter_does_not_import_does_not_run_it_again(changed):
+    """A module of its own, comments and docstrings; but weights and processes always."""
+    (changed / "distill_lib/unused.py").write_text("OTHER = 1\n")
+    library = changed / "distill_lib/__init__.py"
+    library.write_text(f"# a comment\n{library.read_text()}")
+    assert "running" not in run_in(changed, "book/_tools/execute.py").stdout
+    (changed / "distill_lib/data.json").write_text("{}")
+    assert "running 01_tiny" in run_in(changed, "book/_tools/execute.py").stdout
+
+
+def test_a_chapter_that_starts_processes_depends_on_the_whole_library(tmp_path):
+    inside = [str(tmp_path / "distill_lib/a.py"), "/elsewhere/b.py"]
+    assert bookcache.imported(tmp_path, "import torch", inside) == ["distill_lib/a.py"]
+    assert bookcache.imported(tmp_path, "import subprocess", inside) is None
+    served = str(tmp_path / "distill_lib/booktools/processes/c.py")
+    assert bookcache.imported(tmp_path, "import torch", [served]) is None
+
+
 def test_weights_and_profile_are_part_of_the_fingerprint(changed, monkeypatch):
     before = bookcache.fingerprint(changed)
     (changed / "distill_lib/teacher.safetensors").write_bytes(b"weights")

@@ -60,6 +60,13 @@ def test_what_has_run_is_kept_and_only_what_changed_runs_again(tiny):
     assert "The answer is quite large" in text
 
 
+def test_what_the_book_has_just_computed_is_not_run_again(changed):
+    stressed(changed, "--only", "as built")
+    costs = json.loads((changed / "_build/costs.json").read_text())
+    assert kept(changed)["as built"]["seconds"] == costs[0]["seconds"]
+    assert "distill_lib/__init__.py" in kept(changed)["as built"]["files"]
+
+
 def test_a_page_that_fails_is_kept_as_failed_and_tried_again(tiny):
     page = tiny / CHAPTER
     page.write_text(page.read_text() + "\n```{code-cell}\n1 / 0\n```\n")
