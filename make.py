@@ -158,7 +158,22 @@ def lab() -> None:
     # it as a notebook.
     overrides = prefix() / "share/jupyter/lab/settings/overrides.json"
     module("jupytext_config", "--settings-file", str(overrides), "set-default-viewer", "markdown")
-    module("jupyter", "lab", *(sys.argv[2:] or ["chapters"]))
+    quiet(overrides)
+    # In the sources, references and theorems are raw text; in the notebooks made from them not.
+    made = BUILD / "notebooks"
+    if not made.exists():
+        print("`make book` makes notebooks of the chapters; until then their sources are opened.")
+    module("jupyter", "lab", *(sys.argv[2:] or [str(made) if made.exists() else "chapters"]))
+
+
+def quiet(overrides: Path) -> None:
+    """JupyterLab does not ask a reader whether it may fetch news."""
+    settings = json.loads(overrides.read_text(encoding="utf-8"))
+    settings["@jupyterlab/apputils-extension:notification"] = {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+    }
+    overrides.write_text(json.dumps(settings, indent=4), encoding="utf-8")
 
 
 def notebooks() -> None:
