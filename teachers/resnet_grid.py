@@ -7,7 +7,9 @@ The runs of the chapter on ResNets that take too long for the page, on Fashion-M
 pixels. ``tuning``: recipes for few labels, judged on training images that were held out. ``views``:
 which crops teacher and student see. ``few`` and ``many``: labels, the teacher's classes and its
 probabilities, for 300 images and for 12,000. ``ladder``: teachers of several lengths that have seen
-1,000 labels. Plain PyTorch. The parts were fixed after trials with some of them.
+1,000 labels. ``assistants``: a network of middle size between teacher and student. ``born``:
+networks taught by networks of their own kind. Plain PyTorch. The parts were fixed after trials with
+some of them.
 """
 
 from __future__ import annotations
@@ -186,7 +188,63 @@ def ladder(write: Callable[..., None]) -> None:
     teach(z, kept(name, TEST.index, "test.cache", TEST), epochs=150, smooth=0)
 
 
-PARTS = {"tuning": tuning, "views": seen, "few": few, "ladder": ladder, "many": many}
+def assistants(write: Callable[..., None]) -> None:
+    """A teacher, its student of middle size, and the student of that; 12,000 images, 1,000 labels.
+
+    In the middle a ResNet-8: taught by the teacher, or by the labels alone.
+    """
+    at, own = torch.arange(START, START + 12_000), TRAIN.per_class(100).index
+    x, z = small(TRAIN.inputs[at])[None], kept("fashion_resnet20_1k", at)
+    final = kept("fashion_resnet20_1k", TEST.index, "test.cache", TEST)
+    middle = lambda: ResNet(1, 8)  # noqa: E731
+    between = {"teacher": z[None]}
+    for T in (1, 2, 4):
+        nets = trained(middle, x, z[None, None], 1_500, T=T)
+        write("assistant", score(nets, by=final), by="teacher", T=T)
+        between[f"assistant {T}"] = asked(nets, x[0])
+    nets = trained(middle, small(TRAIN.inputs[own])[None], hot(TRAIN.labels[own])[None, None], 600)
+    write("assistant", score(nets, by=final), by="labels")
+    between["labels"] = asked(nets, x[0])
+    for T in (1, 2, 4):
+        for by in ("teacher", f"assistant {T}", "labels"):
+            for steps in (500, 1_500):
+                nets = trained(DepthwiseNet, x, between[by][:, None], steps, T=T)
+                write("assisted", score(nets, by=final), by=by.split()[0], T=T, steps=steps)
+
+
+def born_again(write: Callable[..., None]) -> None:
+    """Networks taught by networks of their own kind, on 1,000 labeled images, again and again."""
+    own = TRAIN.per_class(100).index
+    large, y = views(TRAIN.inputs[own]), TRAIN.labels[own]
+    crops = small(large.flatten(0, 1)).unflatten(0, (18, -1))
+    for see, x in (("clean", crops[CLEAN][None]), ("fixed", crops)):
+        soft = 0.9 * F.one_hot(y, 10) + 0.01
+        for kind, z, steps in (("labels", hot(y), 600), ("labels", hot(y), 2_400),
+                               ("smoothing", soft.log(), 600)):  # fmt: skip
+            nets = trained(DepthwiseNet, x, z[None, None], steps, see=see)
+            write("born", score(nets), see=see, kind=kind, steps=steps, T=1)
+            if (kind, steps) == ("labels", 600):
+                first = asked(nets, crops[CLEAN])[:, None]
+                line = {("own", 1): first, ("own", 4): first, ("mixed", 1): first}
+        for generation in (1, 2, 3):
+            for (kind, T), z in line.items():
+                target = z
+                if kind == "mixed":  # half labels, half predecessor
+                    target = (0.5 * z.softmax(-1) + 0.5 * F.one_hot(y, 10)).clamp_min(1e-30).log()
+                nets = trained(DepthwiseNet, x, target, 600, T=T, see=see)
+                write("born", score(nets), see=see, kind=kind, T=T, generation=generation)
+                line[kind, T] = asked(nets, crops[CLEAN])[:, None]
+
+
+PARTS = {
+    "tuning": tuning,
+    "views": seen,
+    "few": few,
+    "ladder": ladder,
+    "many": many,
+    "assistants": assistants,
+    "born": born_again,
+}
 
 
 def main() -> None:

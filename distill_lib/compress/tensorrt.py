@@ -25,6 +25,7 @@ def _unread(model: Any, onnx: Any) -> Iterator[str]:
     if found := sorted(DYNAMIC & kinds):
         yield f"{', '.join(found)}: ranges are to be fixed beforehand; give quantize_onnx batches"
     wide = skewed = False
+    unsigned = {onnx.TensorProto.UINT4, onnx.TensorProto.UINT8, onnx.TensorProto.UINT16}
     for node in model.graph.node:
         if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
             continue
@@ -32,8 +33,8 @@ def _unread(model: Any, onnx: Any) -> Iterator[str]:
         if first is not None and first.data_type == onnx.TensorProto.INT32:
             wide = True
         elif len(node.input) == 3 and zero is not None:
-            signed = zero.data_type == onnx.TensorProto.INT8
-            skewed |= not signed or bool(onnx.numpy_helper.to_array(zero).any())
+            # eight or four bits with a sign, or the floats of eight bits, which have no offset
+            skewed |= zero.data_type in unsigned or bool(onnx.numpy_helper.to_array(zero).any())
     if wide:
         yield "biases in integers of 32 bits: quantize_onnx(symmetric=True) leaves them floats"
     if skewed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -155,18 +155,15 @@ class Dataset(Labeled):
         return replace(self, inputs=self.inputs[at], labels=self.labels[at], index=self.index[at])
 
     @checked
-    def to(self, device: str | torch.device) -> Dataset:
+    def to(self, device: str | torch.device) -> Self:
         """The same data on a device, from where batches are then cut."""
         try:
             device = torch.device(device)
         except RuntimeError as error:
             raise ValueError(f"device expected a name like 'cuda:0', got {device!r}") from error
-        return replace(
-            self,
-            inputs=self.inputs.to(device),
-            labels=self.labels.to(device),
-            index=self.index.to(device),
-        )
+        parts: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
+        moved = {n: part.to(device) for n, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **{**parts, **moved})
 
     def fingerprint(self) -> str:
         """SHA-256 of inputs and ids: all that a teacher's answers depend on.

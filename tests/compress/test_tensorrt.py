@@ -113,6 +113,28 @@ def test_a_grid_that_is_not_around_zero_is_refused(folder: Path, tmp_path: Path)
         to_tensorrt(tmp_path / "skewed.onnx", tmp_path / "engine")
 
 
+@pytest.mark.parametrize("kind", ["INT4", "FLOAT8E4M3FN"])
+def test_few_bits_with_a_sign_and_floats_of_eight_bits_are_read(
+    tmp_path: Path, seen: dict[str, Any], kind: str
+) -> None:
+    """Their zero point is of a type of its own, and is zero."""
+    of = getattr(onnx.TensorProto, kind)
+    scale = onnx.helper.make_tensor("scale", onnx.TensorProto.FLOAT, [], [0.5])
+    zero = onnx.helper.make_tensor("zero", of, [], [0])
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        onnx.helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 4]) for n in "xy"
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], [scale, zero])
+    opset = [onnx.helper.make_opsetid("", 21)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset), tmp_path / "few.onnx")
+    to_tensorrt(tmp_path / "few.onnx", tmp_path / "engine")
+    assert (tmp_path / "engine").exists()
+
+
 @pytest.mark.parametrize("name", ["float", "symmetric"])
 def test_an_engine_is_written(folder: Path, tmp_path: Path, seen: dict[str, Any], name: str):
     made = to_tensorrt(folder / f"{name}.onnx", tmp_path / "engine", batch=(1, 8, 64))

@@ -65,3 +65,16 @@ def test_what_makes_no_scene_is_refused() -> None:
         scenes(made, 2, size=20)
     with pytest.raises(ValueError, match="each"):
         scenes(garments(), 2, each=0)
+
+
+def test_all_that_a_scene_holds_moves_to_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, moved, to = scenes(garments(), 3, size=8), [], torch.Tensor.to
+
+    def seen(self: torch.Tensor, device: torch.device) -> torch.Tensor:
+        moved.append(self.data_ptr())
+        return to(self, device)
+
+    monkeypatch.setattr(torch.Tensor, "to", seen)
+    made.to("cpu")
+    parts = (made.inputs, made.labels, made.index, made.boxes, made.kinds)
+    assert {part.data_ptr() for part in parts} <= set(moved)
