@@ -2,6 +2,7 @@
 
 ``{cost}`` is the line under a chapter's title, ``{scoreboard}`` the table of all claims,
 ``{status}`` the table of all chapters. Each writes Markdown that is then parsed like the page.
+``{live}`` shows a chapter's live figure on another page.
 """
 
 from __future__ import annotations
@@ -81,6 +82,18 @@ class Cost(LedgerDirective):
         colab = address.notebook_in_colab(chapter)
         links = [f"[open in Colab]({colab})"] if colab else []
         return [*links, f"{{raw-file}}`download the notebook <{chapter}.ipynb>`"]
+
+
+class Live(LedgerDirective):
+    """The live figure of a chapter, as its execution made it; its argument is the chapter."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        found = [row["html"] for row in self.ledger("live") if row["chapter"] == self.arguments[0]]
+        if not found:
+            log.warning("%s has no live figure", self.arguments[0], location=self.get_location())
+        return [nodes.raw("", html, format="html") for html in found[:1]]
 
 
 class Scoreboard(LedgerDirective):
@@ -196,6 +209,7 @@ def raw_file(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: 
 def setup(app: Sphinx) -> None:
     app.add_directive("literalinclude", Excerpt, override=True)
     app.add_directive("cost", Cost)
+    app.add_directive("live", Live)
     app.add_directive("scoreboard", Scoreboard)
     app.add_directive("status", Status)
     app.add_role("raw-file", raw_file)

@@ -1,4 +1,4 @@
-"""Write _build/claims.json and _build/costs.json from the executed chapters.
+"""Write _build/claims.json, costs.json and live.json from the executed chapters.
 
 Ends with an error when a chapter has not been run with the present library, failed, ran for 0
 seconds, or holds a claim that does not hold. Measurements of the machine are listed, never judged.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=bookcache.ROOT)
     root = parser.parse_args().root.resolve()
     claims, costs, problems = harvest(root)
-    for name, rows in (("claims", claims), ("costs", costs)):
+    for name, rows in (("claims", claims), ("costs", costs), ("live", list(live(root)))):
         target = root / "_build" / f"{name}.json"
         target.parent.mkdir(exist_ok=True)
         text = json.dumps(rows, indent=1, ensure_ascii=False)
@@ -75,6 +76,20 @@ def harvest(root: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], lis
                 bound = f"{claim['relation']} {claim['bound']:g}"
                 problems.append(f"{path.stem}: a claim does not hold ({bound}): {claim['text']}")
     return claims, costs, problems
+
+
+def live(root: Path) -> Iterator[dict[str, Any]]:
+    """Figures of chapters that other pages show, too."""
+    cache = bookcache.open_cache(root)
+    for path in bookcache.chapters(root):
+        try:
+            _, notebook = bookcache.executed(cache, path)
+        except KeyError:
+            continue
+        for output in bookcache.outputs(notebook):
+            shown = "".join(output.get("data", {}).get("text/html", ""))
+            if 'class="dl-live"' in shown:
+                yield {"chapter": path.stem, "html": shown}
 
 
 def cost_of(chapter: str, record: Any, notebook: Any) -> dict[str, Any]:

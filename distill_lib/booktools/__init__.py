@@ -12,6 +12,7 @@ from distill_lib.booktools.claims import claim, faster, measurement
 from distill_lib.booktools.figures import band, dots, style
 from distill_lib.booktools.films import Films
 from distill_lib.booktools.glue import glue
+from distill_lib.booktools.live import LivePoles
 from distill_lib.booktools.profile import by_profile, device, env_report, profile
 from distill_lib.booktools.sliders import BetaSlider, DirectionSlider, TemperatureSlider
 
@@ -19,6 +20,7 @@ __all__ = [
     "BetaSlider",
     "DirectionSlider",
     "Films",
+    "LivePoles",
     "TemperatureSlider",
     "band",
     "by_profile",

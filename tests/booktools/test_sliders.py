@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
-import shutil
 
 import pytest
 import torch
@@ -106,21 +104,6 @@ def test_a_fragment_is_self_contained_stable_and_safe():
     assert html.count("</script>") == 1
     assert "src=" not in html
     assert "<b>" not in html
-
-
-@pytest.fixture(scope="module")
-def page():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if chromium is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("CI needs Chromium on the path")
-        pytest.skip("needs Chromium on the path")
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": 390, "height": 900}, offline=True)
-        yield context.new_page()
-        browser.close()
 
 
 def show(page, *sliders):
