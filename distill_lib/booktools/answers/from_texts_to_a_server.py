@@ -78,7 +78,6 @@ EXERCISES = [
     Exercise(
         id="ex-from_texts_to_a_server-2",
         right=WHOLE,
-        tolerance=1e-3,
         wrong={
             4 * (384 * 384 + 384): "this is the layer with its twelve heads.",
             4 * (384 * INNER + INNER): "the projection back has 384 biases, one for each output.",
