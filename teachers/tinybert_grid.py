@@ -163,11 +163,9 @@ def main() -> None:
                  "texts": len(bench.texts), "steps": STEPS, "batch": BATCH})  # fmt: skip
     for way in asked.ways:
         rates = WIDE_RATES if way in WIDE else RATES
-        held = [
-            bench.accuracy(bench.run(way, rate, TRIAL), bench.held) if len(rates) > 1 else 0.0
-            for rate in rates
-        ]
-        rate = rates[held.index(max(held))]
+        tried = rates if len(rates) > 1 else ()
+        held = [bench.accuracy(bench.run(way, rate, TRIAL), bench.held) for rate in tried]
+        rate = rates[held.index(max(held))] if held else rates[0]
         found = [
             bench.accuracy(bench.run(way, rate, seed), bench.test)
             for seed in (WIDE_SEEDS if way in WIDE else SEEDS)
