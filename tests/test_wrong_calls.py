@@ -304,7 +304,7 @@ def calls(folder: Path) -> dict[str, Call]:
         "compress.quantize_onnx": (
             compress.quantize_onnx,
             {"path": folder / "net.onnx", "out": folder / "net8.onnx", "batches": None}
-            | {"per_channel": True, "kinds": None, "symmetric": False},
+            | {"per_channel": True, "kinds": None, "symmetric": False, "target": "arm64"},
         ),
         "compress.OnnxModel": (
             compress.OnnxModel,

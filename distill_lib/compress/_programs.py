@@ -165,13 +165,16 @@ def _spec(text: str) -> str:
 
 HIGHER = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "cond", "while_loop", "scan"}
 
+BITWISE = {f"torch.ops.aten.__{name}__" for name in ("and", "or", "xor")}  # masks of texts
+
 
 def _operator(text: str) -> str:
     """An operator on tensors, or arithmetic on sizes; nothing else that a name can lead to."""
     from torch._export.serde.serialize import _SYM_OPS
 
     steps = text.split(".")
-    if not all(NAME.fullmatch(step) and not step.startswith("__") for step in steps):
+    plain = steps[4:] if text.rpartition(".")[0] in BITWISE else steps
+    if not all(NAME.fullmatch(step) and not step.startswith("__") for step in plain):
         raise UnsafeProgram(f"{text!r:.80} is no operator")
     if text.startswith("torch.ops.higher_order.") and text.rpartition(".")[2] in HIGHER:
         return text

@@ -24,6 +24,11 @@ from .export import ExportError, OnnxModel
 __all__ = ["int4_weight_only", "int8_dynamic", "int8_weight_only", "quantize_onnx"]
 
 
+# ONNX Runtime multiplies integers of 8 bits without overflow on Arm and, with VNNI, on x86; older
+# x86 adds two products in 16 bits, which saturate unless the weights have 7
+SEVEN_BITS = {"arm64": False, "avx2": True, "avx512": True, "avx512_vnni": False}
+
+
 class _OfBatches(Exception):
     """What is wrong with the batches, and no fault of the file."""
 
@@ -52,6 +57,7 @@ def quantize_onnx(
     per_channel: bool = True,
     kinds: Sequence[str] | None = None,
     symmetric: bool = False,
+    target: str = "avx512_vnni",
 ) -> OnnxModel:
     """Round the weights of an ONNX file to int8, and let it compute in integers.
 
@@ -68,13 +74,16 @@ def quantize_onnx(
             matrices and tables when dynamic, and all that ONNX Runtime can round when static.
         symmetric: Static grids around zero and biases in floats, as TensorRT wants them
             (:func:`to_tensorrt`).
+        target: The CPU that will run the file: ``arm64``, ``avx512_vnni``, or ``avx2`` and
+            ``avx512``, whose sums saturate with weights of 8 bits: there the weights get 7 (ONNX
+            Runtime's ``reduce_range``).
 
     Returns:
         The new file, ready to be asked.
 
     Raises:
         ValueError: batches that are empty, or kinds of which the file holds none; symmetric without
-            batches.
+            batches; another target.
         ExportError: a torn file, one that is not ONNX, or with operators that cannot be rounded.
         OSError: the file cannot be written; an older one is whole.
         ModuleNotFoundError: onnx or onnxruntime is not installed.
@@ -89,6 +98,11 @@ def quantize_onnx(
         raise ValueError(
             "symmetric grids are fixed beforehand: give batches= to find their ranges on"
         )
+    if target not in SEVEN_BITS:
+        raise ValueError(
+            f"target is one of {', '.join(SEVEN_BITS)}, got {target!r}; for TensorRT give batches= "
+            "and symmetric=True"
+        )
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it recommends a pass that changes nothing here
     try:
@@ -102,6 +116,7 @@ def quantize_onnx(
             if kinds is not None and held.isdisjoint(kinds):
                 raise ValueError(f"none of kinds={list(kinds)} occurs: {', '.join(sorted(held))}")
             common: dict[str, Any] = {"per_channel": per_channel}
+            common["reduce_range"] = SEVEN_BITS[target]
             common["weight_type"] = tools.QuantType.QInt8
             if batches is None:
                 # without examples the ranges are found anew in each run, for which ONNX Runtime has

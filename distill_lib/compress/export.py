@@ -24,7 +24,7 @@ from .runtime import ExportError, OnnxModel
 
 __all__ = ["ExportError", "OnnxModel", "load_exported", "to_exported", "to_onnx"]
 
-BATCH = {0: "batch"}
+BATCH, TEXT = {0: "batch"}, {0: "batch", 1: "length"}
 
 
 class _Answers(nn.Module):
@@ -71,6 +71,14 @@ def _example(example: Any, dynamic: Mapping[int, str]) -> dict[str, Tensor]:
     return found
 
 
+def _free(example: Any, dynamic: Mapping[int, str] | None) -> Mapping[int, str]:
+    """The axes that vary: as asked, else the batch, and the length of texts."""
+    if dynamic is not None:
+        return dynamic
+    of_text = not isinstance(example, Tensor) and "input_ids" in as_batch(example)
+    return TEXT if of_text else BATCH
+
+
 def _varying(inputs: Mapping[str, Tensor], axes: Mapping[int, Any]) -> tuple[dict[int, Any], ...]:
     return tuple({a: one for a, one in axes.items() if a < v.ndim} for v in inputs.values())
 
@@ -108,7 +116,7 @@ def to_onnx(
     model: nn.Module,
     example: Any,
     path: str | Path,
-    dynamic: Mapping[int, str] = BATCH,
+    dynamic: Mapping[int, str] | None = None,
     tolerance: float = 1e-4,
 ) -> OnnxModel:
     r"""Write a model as ONNX, and check that ONNX Runtime says what the model says.
@@ -120,7 +128,8 @@ def to_onnx(
             written as floats: :func:`bake` them first.
         example: A tensor, or a batch; labels are left out.
         path: The file.
-        dynamic: The axes that may vary, with their names: ``{0: "batch", 1: "length"}`` for text.
+        dynamic: The axes that may vary, with their names. By default ``{0: "batch"}``, and
+            ``{0: "batch", 1: "length"}`` for a batch with ``input_ids``.
         tolerance: :math:`\varepsilon`.
 
     Returns:
@@ -134,7 +143,8 @@ def to_onnx(
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         need(package, "compress.to_onnx")
-    inputs = _example(example, dynamic)
+    free = _free(example, dynamic)
+    inputs = _example(example, free)
     with eval_mode([model]), torch.no_grad():
         outputs = _outputs(model, inputs)
         view = _Answers(model, inputs, outputs)
@@ -149,7 +159,7 @@ def to_onnx(
                         str(made),
                         input_names=list(inputs),
                         output_names=list(outputs),
-                        dynamic_shapes=(_varying(inputs, dynamic),),
+                        dynamic_shapes=(_varying(inputs, free),),
                         dynamo=True,
                         external_data=False,
                         verbose=False,
@@ -197,7 +207,7 @@ def _strip(path: Path) -> None:
 
 @checked
 def to_exported(
-    model: nn.Module, example: Any, path: str | Path, dynamic: Mapping[int, str] = BATCH
+    model: nn.Module, example: Any, path: str | Path, dynamic: Mapping[int, str] | None = None
 ) -> int:
     """Write a model as a ``torch.export`` program, which runs without its Python code.
 
@@ -205,7 +215,7 @@ def to_exported(
         model: The model; it is asked in eval mode and not changed.
         example: A tensor, or a batch; labels are left out.
         path: The file, ending in ``.pt2``.
-        dynamic: The axes that may vary.
+        dynamic: The axes that may vary, by default as for :func:`to_onnx`.
 
     Returns:
         The bytes of the file.
@@ -214,8 +224,9 @@ def to_exported(
         ExportError: a model that decides by values, or an operator that cannot be traced.
         OSError: the file cannot be written; an older one is whole.
     """
-    inputs = _example(example, dynamic)
-    free = dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC)
+    axes = _free(example, dynamic)
+    inputs = _example(example, axes)
+    free = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     with eval_mode([model]), torch.no_grad():
         view = _Answers(model, inputs, _outputs(model, inputs))
         view.train(False)

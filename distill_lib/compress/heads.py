@@ -14,7 +14,7 @@ from distill_lib.signals import as_batch, eval_mode, place
 from distill_lib.ties import copied, memory, readers
 
 from ._layers import check_share
-from .plans import Plan, plan_of
+from .plans import Plan, follow, plan_of
 
 __all__ = ["prune_transformer", "unit_scores"]
 
@@ -42,13 +42,14 @@ def unit_scores(
 ) -> dict[str, Tensor]:
     r"""How much the loss would change without each head and each hidden unit, to first order.
 
-    .. math:: I_j = \frac1n \sum_{i} \left| \sum_{d \in j} x_{id}
+    .. math:: I_j = \sum_{i} \left| \sum_{d \in j} x_{id}
        \frac{\partial L}{\partial x_{id}} \right|
 
-    over the positions i of the batches and the coordinates d of a head or unit j.
+    over the positions i of all batches and the coordinates d of a head or unit j.
 
     Args:
-        model: A BERT; it is asked in eval mode and not changed.
+        model: A BERT; it is asked in eval mode and not changed. Its weights may be frozen, as those
+            of a teacher are.
         batches: Batches as :func:`distill_lib.distill` takes them.
         loss: ``loss(model, batch)``, a scalar.
 
@@ -59,17 +60,14 @@ def unit_scores(
         Michel et al., *Are sixteen heads really better than one?*, 2019.
     """
     sums: dict[str, Tensor] = {}
+    asked: list[tuple[str, int, Tensor]] = []
 
-    def watch(name: str, groups: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0]
-
-            def learn(gradient: Tensor) -> None:
-                parts = (x.detach() * gradient).view(*x.shape[:-1], groups, -1).sum(-1)
-                found = parts.abs().flatten(0, -2).sum(0)
-                sums[name] = sums[name] + found if name in sums else found
-
-            x.register_hook(learn)  # type: ignore[no-untyped-call]
+    def watch(name: str, groups: int) -> Callable[[nn.Module, tuple[Tensor, ...]], Any]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> Any:
+            # below the first weight that learns nothing has a gradient: begin one here
+            x = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
+            asked.append((name, groups, x))
+            return (x, *args[1:])
 
         return hook
 
@@ -82,9 +80,16 @@ def unit_scores(
     try:
         with eval_mode([model]), torch.enable_grad():
             for batch in batches:
+                asked.clear()
                 value = loss(model, place(as_batch(batch), model))
-                torch.autograd.grad(value, [p for p in model.parameters() if p.requires_grad],
-                                    allow_unused=True)  # fmt: skip
+                inputs = [x for _, _, x in asked]
+                slopes = torch.autograd.grad(value, inputs, allow_unused=True)
+                for (name, groups, x), slope in zip(asked, slopes, strict=True):
+                    if slope is None:
+                        continue  # the loss does not ask this layer
+                    parts = (x.detach() * slope).view(*x.shape[:-1], groups, -1).sum(-1)
+                    found = parts.abs().flatten(0, -2).sum(0)
+                    sums[name] = sums[name] + found if name in sums else found
     finally:
         for handle in handles:
             handle.remove()
@@ -106,7 +111,9 @@ def prune_transformer(
     """Take heads and hidden units out of each layer of a BERT, in place.
 
     Its parameters are new ones, so make optimizers afterwards. The width of the hidden states stays
-    as it is, since every layer adds to them.
+    as it is, since every layer adds to them. With units alone taken out, ``model.config`` says the
+    new number, and ``save_pretrained`` and ``from_pretrained`` work as before. A layer with fewer
+    heads of the same size has no configuration: use :func:`save_pruned` and :func:`load_pruned`.
 
     Args:
         model: A model with layers as in BERT, of 🤗 transformers.
@@ -144,6 +151,7 @@ def prune_transformer(
         per_head = attention.all_head_size // attention.num_attention_heads  # type: ignore[operator]
         attention.num_attention_heads = size // per_head
         attention.all_head_size = size  # type: ignore[assignment]
+    follow(model)
     return plan_of(before, model)
 
 

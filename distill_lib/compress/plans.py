@@ -106,7 +106,16 @@ def shrink(model: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> nn.Module
     for name, sizes in plan["sizes"].items():
         for key, value in sizes.items():
             setattr(modules[name], key, tuple(value) if isinstance(value, list) else value)
+    follow(model)
     return model
+
+
+def follow(model: nn.Module) -> None:
+    """Let the configuration of a BERT say how many hidden units its layers have, if all as many."""
+    made = [m for name, m in model.named_modules() if name.endswith("intermediate.dense")]
+    units = {m.out_features for m in made if isinstance(m, nn.Linear)}
+    if len(units) == 1 and hasattr(config := getattr(model, "config", None), "intermediate_size"):
+        config.intermediate_size = units.pop()  # type: ignore[union-attr]
 
 
 def planned(model: nn.Module, plan: Any) -> dict[str, list[int]]:

@@ -213,7 +213,8 @@ def fit_projectors(
 def initialize(student: nn.Module, teacher: nn.Module, layers: Layers = "uniform") -> nn.Module:
     """Begin a student of the teacher's width with the teacher's own layers, in place.
 
-    Embeddings, the mapped layers, and the head where it fits, are copied.
+    Embeddings, the mapped layers, and the head where it fits, are copied. ALBERT's layers share one
+    set of weights, which is copied whatever the map.
 
     Args:
         student: A transformer of 🤗 Transformers.
@@ -224,21 +225,27 @@ def initialize(student: nn.Module, teacher: nn.Module, layers: Layers = "uniform
         The student.
 
     Raises:
-        ValueError: widths that differ, or pairs that name no layer.
+        ValueError: widths that differ, pairs that name no layer, or layers of other parts, such as
+            ModernBERT's first, which has one norm fewer. The student is then as it was.
 
     Reference:
         Sanh et al., *DistilBERT, a distilled version of BERT*, 2019.
     """
     mine, theirs = _config(student, "student"), _config(teacher, "teacher")
     pairs = _pairs(layers, mine.num_hidden_layers, theirs.num_hidden_layers)
-    for key in ("hidden_size", "intermediate_size", "num_attention_heads"):
-        if getattr(mine, key) != getattr(theirs, key):
+    for keys in SIZES:
+        sizes = [next((getattr(c, k) for k in keys if hasattr(c, k)), None) for c in (mine, theirs)]
+        if sizes[0] != sizes[1]:
             raise ValueError(
-                f"weights are copied between equal shapes: {key} is {getattr(mine, key)} in the "
-                f"student and {getattr(theirs, key)} in the teacher. A narrower student begins "
+                f"weights are copied between equal shapes: {keys[0]} is {sizes[0]} in the "
+                f"student and {sizes[1]} in the teacher. A narrower student begins "
                 "with its own weights, and can learn from hidden states through a projector"
             )
     here, there = _blocks(student), _blocks(teacher)
+    if getattr(mine, "num_hidden_groups", 0):
+        pairs = [(n, n) for n in range(1, len(here) + 1)]
+    for m, g in pairs:
+        _check_alike(here[m - 1], there[g - 1], (m, g))
     for m, g in pairs:
         here[m - 1].load_state_dict(there[g - 1].state_dict())
     inside = {id(p) for blocks in (here, there) for p in blocks.parameters()}
@@ -257,9 +264,35 @@ def initialize(student: nn.Module, teacher: nn.Module, layers: Layers = "uniform
     return student
 
 
+SIZES = (  # and their other names, DistilBERT's; the last two are ALBERT's
+    ("hidden_size",),
+    ("intermediate_size", "hidden_dim"),
+    ("num_attention_heads",),
+    ("embedding_size",),
+    ("num_hidden_groups",),
+)
+
+
+def _check_alike(mine: nn.Module, theirs: nn.Module, pair: tuple[int, int]) -> None:
+    """Whether a layer of the student has the parts of the teacher's, before either is touched."""
+    shapes = [{k: v.shape for k, v in layer.state_dict().items()} for layer in (mine, theirs)]
+    odd = sorted(k for k in {**shapes[0], **shapes[1]} if shapes[0].get(k) != shapes[1].get(k))
+    if odd:
+        sizes = [list(s[odd[0]]) if odd[0] in s else "none" for s in shapes]
+        raise ValueError(
+            f"layer {pair[0]} of the student and layer {pair[1]} of the teacher are not alike: "
+            f"{odd[0]} is {sizes[0]} in the student and {sizes[1]} in the teacher. Write pairs of "
+            "layers that are, such as [(1, 1), (2, 6)]: in some families the first differs"
+        )
+
+
 def _blocks(model: nn.Module) -> nn.ModuleList:
-    """The layers of a transformer: the list of as many modules as its configuration has layers."""
-    count = _config(model, "model").num_hidden_layers
+    """The layers of a transformer: the list of as many modules as its configuration has layers.
+
+    ALBERT has groups of layers that share their weights in place of layers.
+    """
+    config = _config(model, "model")
+    count = getattr(config, "num_hidden_groups", None) or config.num_hidden_layers
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module

@@ -24,7 +24,6 @@ FIRST_EDITION = {
     "pruning",
     "robot_teachers",
     "sharing_and_quantization",
-    "tinybert",
     "why_it_works",
 }
 FOLLOW = [path for path in CHAPTERS if path.stem not in FIRST_EDITION]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from distill_lib import Teacher
 from distill_lib.compress import load_pruned, prune_transformer, save_pruned, unit_scores
 
 transformers = pytest.importorskip("transformers")
@@ -76,6 +78,42 @@ def test_scores_are_the_gradient_with_respect_to_a_gate() -> None:
     torch.testing.assert_close(scores[name], 2 * gates.grad.abs())
     assert scores["bert.encoder.layer.0.output.dense"].shape == (24,)
     assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("frozen", ["all", "the first layer"])
+def test_frozen_weights_change_no_score(frozen: str) -> None:
+    model = bert()
+    expected = unit_scores(model, [BATCH], loss)
+    (model if frozen == "all" else model.bert.encoder.layer[0]).requires_grad_(False)
+    found = unit_scores(model, [BATCH], loss)
+    assert found.keys() == expected.keys() and len(found) == 4
+    for name, scores in expected.items():
+        torch.testing.assert_close(found[name], scores)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_shipped_teacher_is_scored_as_it_comes() -> None:
+    teacher = Teacher(bert())
+    scores = unit_scores(teacher.model, [BATCH], loss)
+    assert all(v.sum() > 0 for v in scores.values())
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "Electra"])
+def test_fewer_hidden_units_are_a_configuration(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=24, pad_token_id=0,
+    )  # fmt: skip
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+    dense, plan = copy.deepcopy(model), prune_transformer(model, ffn=0.75)
+    model.save_pretrained(tmp_path / "hub")
+    again = type(model).from_pretrained(tmp_path / "hub").eval()
+    assert again.config.intermediate_size == 6 and torch.equal(answer(again), answer(model))
+    save_pruned(model, tmp_path / "b.safetensors", plan)
+    read = load_pruned(lambda: dense, tmp_path / "b.safetensors")
+    assert read.config.intermediate_size == 6
+    assert model.config.intermediate_size == 6 and config.num_attention_heads == 4
 
 
 def test_scores_decide() -> None:

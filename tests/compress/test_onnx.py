@@ -17,7 +17,7 @@ from distill_lib.compress import (
     to_exported,
     to_onnx,
 )
-from distill_lib.zoo import Policy
+from distill_lib.zoo import Policy, small_bert
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -119,6 +119,46 @@ def test_only_the_kinds_that_are_named_are_rounded(written, tmp_path: Path, less
 def test_calibration_wants_batches(written, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to calibrate on"):
         quantize_onnx(written[1].path, tmp_path / "q.onnx", [])
+
+
+@pytest.mark.parametrize("lessons", [None, batches()], ids=["dynamic", "static"])
+@pytest.mark.parametrize(
+    ("target", "most"), [("avx2", 64), ("avx512", 64), ("avx512_vnni", 127), ("arm64", 127)]
+)
+def test_weights_have_as_many_bits_as_the_cpu_can_add(
+    written, tmp_path: Path, lessons, target: str, most: int
+) -> None:
+    small = quantize_onnx(written[1].path, tmp_path / "q.onnx", lessons, target=target)
+    graph = onnx.load(small.path).graph
+    weights = [onnx.numpy_helper.to_array(one) for one in graph.initializer if len(one.dims) > 1]
+    sizes = [abs(one.astype(int)).max() for one in weights if one.dtype == "int8"]
+    assert sizes and all(abs(size - most) <= 1 for size in sizes)
+
+
+def test_other_targets_are_refused(written, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"arm64, avx2, avx512, avx512_vnni, got .*symm"):
+        quantize_onnx(written[1].path, tmp_path / "q.onnx", target="tensorrt")
+
+
+@pytest.mark.parametrize("one", [1, 3])
+def test_texts_of_any_length_are_answered_unless_another_wish_is_said(tmp_path: Path, one) -> None:
+    torch.manual_seed(0)
+    model = small_bert(torch.arange(9), hidden=8, layers=1).eval()
+
+    def texts(items: int, length: int) -> dict[str, torch.Tensor]:
+        ids = torch.arange(1, items * length + 1).view(items, length) % 9
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    file = to_onnx(model, texts(one, 5), tmp_path / "text.onnx")
+    program = to_exported(model, texts(one, 5), tmp_path / "text.pt2")
+    assert program and load_exported(tmp_path / "text.pt2")(**texts(2, 7))
+    for shape in ((1, 3), (4, 9), (2, 5)):
+        with torch.no_grad():
+            expected = model(**texts(*shape)).logits
+        torch.testing.assert_close(file(texts(*shape))["logits"], expected, atol=1e-5, rtol=1e-4)
+    fixed = to_onnx(model, texts(one, 5), tmp_path / "fixed.onnx", dynamic={0: "batch"})
+    with pytest.raises(ExportError, match="cannot answer this batch"):
+        fixed(texts(1, 7))
 
 
 def test_gpu_providers_say_that_they_need_one(written) -> None:

@@ -15,8 +15,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from distill_lib import CE, EMA, KD, Match, Teacher, linear
+from distill_lib.compress import prune_transformer
 from distill_lib.integrations.transformers import DistillationTrainer, check_tokenizers
 from distill_lib.integrations.transformers.checks import check_layers, check_projectors
+from distill_lib.zoo import small_bert
 
 pytestmark = pytest.mark.usefixtures("own_accelerate")
 
@@ -232,3 +234,30 @@ def test_one_vocabulary_and_two_ways_of_reading() -> None:
     probe = "naïve? no: the cafés of são paulo don't open at 7 a.m. …"
     with pytest.raises(ValueError, match=r'one vocabulary, but read "Naïve.* as \[0\] .* \[1\]'):
         check_tokenizers(tokenizer(probe), tokenizer(probe, lower=True))
+
+
+@pytest.mark.parametrize("how", ["heads", "table"])
+def test_a_student_that_could_not_be_read_again_is_not_saved(tmp_path: Path, how: str) -> None:
+    student = bert() if how == "heads" else small_bert(torch.arange(40), hidden=8, labels=3).double()
+    if how == "heads":
+        prune_transformer(student, heads=0.5)
+    made = DistillationTrainer(
+        student, settings(tmp_path, max_steps=1, save_strategy="steps", save_steps=1),
+        teacher=None, objective=CE(), train_dataset=data(8),
+    )  # fmt: skip
+    made.train()  # its checkpoints are its own affair
+    assert (tmp_path / "checkpoint-1").exists()
+    with pytest.raises(ValueError, match=r"could not read this student again: .*save_pruned"):
+        made.save_model(str(tmp_path / "out"))
+
+
+def test_a_student_with_fewer_hidden_units_is_saved_and_read(tmp_path: Path) -> None:
+    student = bert()
+    prune_transformer(student, ffn=0.5)
+    made = DistillationTrainer(
+        student, settings(tmp_path), teacher=None, objective=CE(), train_dataset=data(8)
+    )
+    made.save_model(str(tmp_path / "out"))
+    again = type(student).from_pretrained(tmp_path / "out").double()
+    for name, value in student.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-6, atol=1e-7)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -294,6 +296,58 @@ def test_positions_are_copied_as_far_as_both_have_them(room: int) -> None:
 def test_other_shapes_are_refused(student: dict[str, Any], key: str) -> None:
     with pytest.raises(ValueError, match=rf"{key}.*narrower student begins with its own weights"):
         initialize(bert(2, **student), bert(4, seed=1))
+
+
+SMALL: dict[str, Any] = dict(vocab_size=30, max_position_embeddings=8, pad_token_id=0)
+WIDTHS: dict[str, Any] = dict(hidden_size=8, num_attention_heads=2, intermediate_size=16)
+
+
+def family(kind: str, layers: int, seed: int) -> nn.Module:
+    """A small model of another family."""
+    torch.manual_seed(seed)
+    if kind == "DistilBert":
+        sizes = dict(dim=8, n_heads=2, hidden_dim=16, n_layers=layers)
+    else:
+        sizes = dict(**WIDTHS, num_hidden_layers=layers)
+    if kind == "Albert":
+        sizes |= dict(embedding_size=4)
+    if kind == "ModernBert":
+        sizes |= dict(cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2)
+    config = getattr(transformers, f"{kind}Config")(**SMALL, **sizes, attn_implementation="eager")
+    model: nn.Module = getattr(transformers, f"{kind}ForSequenceClassification")(config)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["Bert", "DistilBert", "Albert", "ModernBert", "Electra"])
+def test_other_families_become_their_teacher_too(kind: str, batch: dict[str, Tensor]) -> None:
+    student, teacher = family(kind, 2, 5), family(kind, 2, 1)
+    before = said(student, batch).logits
+    initialize(student, teacher)
+    torch.testing.assert_close(said(student, batch).logits, said(teacher, batch).logits)
+    assert (before - said(student, batch).logits).abs().max() > 1e-4
+
+
+def test_one_set_of_weights_for_all_layers_is_copied_whatever_the_map() -> None:
+    student, teacher = family("Albert", 2, 5), family("Albert", 4, 1)
+    initialize(student, teacher)
+    for mine, theirs in zip(student.parameters(), teacher.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_layers_of_other_parts_are_refused_before_anything_is_copied() -> None:
+    student, teacher = family("ModernBert", 2, 5), family("ModernBert", 4, 1)
+    before = copy.deepcopy(student.state_dict())
+    with pytest.raises(ValueError, match=r"layer 1 of the student and layer 2 .* attn_norm\.w"):
+        initialize(student, teacher)
+    assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
+    initialize(student, teacher, [(1, 1), (2, 4)])
+    mine, theirs = student.state_dict(), teacher.state_dict()
+    assert torch.equal(mine["model.layers.1.mlp.Wi.weight"], theirs["model.layers.3.mlp.Wi.weight"])
+
+
+def test_another_family_is_refused() -> None:
+    with pytest.raises(ValueError, match="not alike"):
+        initialize(family("DistilBert", 2, 0), family("Bert", 2, 0))
 
 
 def test_examples_run() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from distill_lib.masks.tokens import base
 from distill_lib.teachers.live import Teacher
@@ -90,6 +93,24 @@ def check_ids(batch: Mapping[str, Any], teacher: Any) -> None:
             raise ValueError(
                 f"the data hold token {int(ids.max())}, and the teacher knows {size} tokens, so "
                 f"that it has another tokenizer; {WAY_OUT}"
+            )
+
+
+def check_rebuilt(model: nn.Module) -> None:
+    """Whether ``from_pretrained`` would build this student: its configuration gives its shapes."""
+    if not isinstance(model, PreTrainedModel) or getattr(model, "is_quantized", False):
+        return
+    with torch.device("meta"):
+        again = type(model)(copy.deepcopy(model.config)).state_dict()
+    state = model.state_dict()
+    for name in [*state, *again]:
+        mine, theirs = (list(s[name].shape) if name in s else "missing" for s in (state, again))
+        if mine != theirs:
+            raise ValueError(
+                f"from_pretrained could not read this student again: {name} is {mine}, and by its "
+                f"configuration {theirs}, as after its heads were pruned or with an embedding of "
+                "its own. Write it by compress.save_pruned(model, path, plan) or by "
+                "safetensors.torch.save_model, and read it into a model that is built alike"
             )
 
 

@@ -277,7 +277,14 @@ class DistillationTrainer(Trainer):
     # ---- checkpoints ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The student as the Trainer saves it, and what belongs to the objective beside it."""
+        """The student as the Trainer saves it, and what belongs to the objective beside it.
+
+        Raises:
+            ValueError: a student that ``from_pretrained`` could not read again. Checkpoints of the
+                training itself are written all the same: it goes on from them.
+        """
+        if not _internal_call:
+            checks.check_rebuilt(self.accelerator.unwrap_model(self.model))
         if self.args.should_save:
             folder = Path(self.args.output_dir if output_dir is None else output_dir)
             beside.write(folder, self._identity(), self._parts())
