@@ -11,13 +11,13 @@ True
 from __future__ import annotations
 
 from .backends import int4_weight_only, int8_dynamic, int8_weight_only, quantize_onnx
+from .clusters import kmeans
 from .costs import Latency, Report, compare, file_bytes, macs, report
 from .criteria import Masks, magnitude, mask_lowest, random, two_four, wanda
 from .export import ExportError, OnnxModel, load_exported, to_exported, to_onnx
-from .gptq import gptq
+from .greedy import gptq
 from .heads import prune_transformer, unit_scores
 from .huffman import huffman_bits
-from .kmeans import kmeans
 from .packing import load_packed, packed_sizes, save_packed
 from .plans import load_pruned, plan_of, save_pruned, shrink
 from .pruning import Pruned, gradual, rewind

@@ -52,6 +52,7 @@ def quantize_onnx(
     per_channel: bool = True,
     kinds: Sequence[str] | None = None,
     symmetric: bool = False,
+    reduce_range: bool = False,
 ) -> OnnxModel:
     """Round the weights of an ONNX file to int8, and let it compute in integers.
 
@@ -68,6 +69,10 @@ def quantize_onnx(
             matrices and tables when dynamic, and all that ONNX Runtime can round when static.
         symmetric: Static grids around zero and biases in floats, as TensorRT wants them
             (:func:`to_tensorrt`).
+        reduce_range: Weights of 7 bits, for processors of x86 without VNNI instructions (AVX2,
+            AVX-512). Their routines add two products in 16 bits, which can overflow with 8: the
+            file is then right, and its answers there are not. ``lscpu | grep vnni`` tells; ARM and
+            processors with VNNI need none.
 
     Returns:
         The new file, ready to be asked.
@@ -101,7 +106,7 @@ def quantize_onnx(
                 onnx.save(model, plain)
             if kinds is not None and held.isdisjoint(kinds):
                 raise ValueError(f"none of kinds={list(kinds)} occurs: {', '.join(sorted(held))}")
-            common: dict[str, Any] = {"per_channel": per_channel}
+            common: dict[str, Any] = {"per_channel": per_channel, "reduce_range": reduce_range}
             common["weight_type"] = tools.QuantType.QInt8
             if batches is None:
                 # without examples the ranges are found anew in each run, for which ONNX Runtime has

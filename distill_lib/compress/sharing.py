@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distill_lib.arguments import check_counts, checked
 
 from ._layers import compute_weight, users_of, weights_of
-from .kmeans import kmeans
+from .clusters import kmeans
 
 __all__ = ["Codebook", "Shared", "codebook_bits", "share"]
 
@@ -89,7 +89,8 @@ def share(
 ) -> dict[str, Codebook]:
     r"""Let the weights of each layer share :math:`2^b` values, in place.
 
-    They begin as the values of the least squared error, by :func:`kmeans`. The values stay trainable. Each learns from all weights that share it,
+    They begin as the values of the least squared error, by :func:`kmeans`, and stay trainable. Each
+    learns from all weights that share it,
 
     .. math:: \frac{\partial L}{\partial c_k} = \sum_{i : a_i = k} \frac{\partial L}{\partial w_i}
 

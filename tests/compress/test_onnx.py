@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -101,6 +102,17 @@ def test_int8_files_are_smaller_and_nearly_agree(written, tmp_path: Path, per_ch
         assert 0 < error < 0.1
     kinds = {node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node}
     assert "QuantizeLinear" in kinds or "QLinearConv" in kinds
+
+
+@pytest.mark.parametrize("calibration", [None, batches()], ids=["dynamic", "static"])
+def test_a_reduced_range_leaves_a_bit_of_each_weight(written, tmp_path: Path, calibration) -> None:
+    largest = {}
+    for reduce in (False, True):
+        quantize_onnx(written[1].path, tmp_path / "q", calibration, reduce_range=reduce)
+        stored = onnx.load(tmp_path / "q").graph.initializer
+        kept = [onnx.numpy_helper.to_array(t) for t in stored]
+        largest[reduce] = max(np.abs(t.astype(int)).max() for t in kept if t.dtype == np.int8)
+    assert largest[True] <= 64 < 127 <= largest[False]
 
 
 @pytest.mark.parametrize("lessons", [None, batches()], ids=["dynamic", "static"])
