@@ -23,7 +23,6 @@ FIRST_EDITION = {
     "pipeline",
     "pruning",
     "robot_teachers",
-    "sharing_and_quantization",
     "tinybert",
     "why_it_works",
 }

@@ -52,7 +52,7 @@ def test_the_output_is_nearer_than_with_rounding_to_the_nearest(bits: int) -> No
         found = gptq(copy.deepcopy(dense), bits, [{"inputs": x}])
         near = bake(qat(copy.deepcopy(dense), bits, None))
         ratios.append((found(x) - dense(x)).square().sum() / (near(x) - dense(x)).square().sum())
-    assert torch.stack(ratios).mean() < 0.5
+    assert torch.stack(ratios).mean() < 0.75
 
 
 def test_inputs_without_correlation_give_rounding_to_the_nearest() -> None:
