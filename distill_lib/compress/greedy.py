@@ -55,7 +55,8 @@ def gptq(
     Raises:
         ValueError: bits outside 2 to 16, no batches, a layer that saw none of them, one that is
             neither linear nor a 2D convolution without groups, one whose weight is also an
-            embedding's, or a damping that is not positive. The model is then as it was.
+            embedding's, or a damping that is not positive and finite. The model
+            is then as it was.
 
     Reference:
         Frantar et al., *GPTQ: accurate post-training quantization for generative pre-trained
@@ -67,8 +68,10 @@ def gptq(
         True
     """
     ends(bits, True)
-    if not damping > 0:
-        raise ValueError(f"damping is positive, or rows may have no solution; got {damping:g}")
+    if not 0 < damping < float("inf"):
+        raise ValueError(
+            f"damping is positive and finite, or no row has a solution; got {damping:g}"
+        )
     weights = weights_of(model, layers, "gptq")
     seen = products(model, list(weights), batches, forward)
     steps, rounded = {}, {}

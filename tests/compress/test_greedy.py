@@ -134,7 +134,7 @@ class Tied(nn.Module):
     ("call", "words"),
     [
         (lambda m: gptq(m, 1, IMAGES), "from 2 to 16, got 1"),
-        (lambda m: gptq(m, 4, IMAGES, damping=0), "damping is positive"),
+        (lambda m: gptq(m, 4, IMAGES, damping=0), "damping is positive and finite"),
         (lambda m: gptq(m, 4, []), "saw none of the batches"),
         (lambda m: gptq(qat(copy.deepcopy(m)), 4, IMAGES), "computed from something else"),
         (lambda _: gptq(Tied(), 4, [{"inputs": torch.arange(6)}]), "also an embedding"),
