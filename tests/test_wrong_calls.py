@@ -254,6 +254,11 @@ def calls(folder: Path) -> dict[str, Call]:
         ),
         "compress.convert": (compress.convert, {"model": compress.qat(net())}),
         "compress.file_bytes": (compress.file_bytes, {"model": net(), "path": folder / "bytes"}),
+        "compress.gptq": (
+            compress.gptq,
+            {"model": net(), "bits": 4, "batches": batches(), "per_channel": True}
+            | {"layers": None, "damping": 0.1, "forward": None},
+        ),
         "compress.gradual": (compress.gradual, {"start": 0.0, "end": 0.5, "until": 1.0}),
         "compress.grid": (
             compress.grid,
@@ -264,7 +269,7 @@ def calls(folder: Path) -> dict[str, Call]:
         "compress.int8_dynamic": (compress.int8_dynamic, {"model": net()}),
         "compress.kmeans": (
             compress.kmeans,
-            {"values": torch.rand(9), "k": 2, "init": "linear", "iterations": 3},
+            {"values": torch.rand(9), "k": 2},
         ),
         "compress.load_packed": (
             compress.load_packed,

@@ -11,9 +11,11 @@ True
 from __future__ import annotations
 
 from .backends import int4_weight_only, int8_dynamic, int8_weight_only, quantize_onnx
+from .clusters import kmeans
 from .costs import Latency, Report, compare, file_bytes, macs, report
 from .criteria import Masks, magnitude, mask_lowest, random, two_four, wanda
 from .export import ExportError, OnnxModel, load_exported, to_exported, to_onnx
+from .greedy import gptq
 from .heads import prune_transformer, unit_scores
 from .huffman import huffman_bits
 from .packing import load_packed, packed_sizes, save_packed
@@ -21,7 +23,7 @@ from .plans import load_pruned, plan_of, save_pruned, shrink
 from .pruning import Pruned, gradual, rewind
 from .quantization import bake, calibrate, convert, qat
 from .rounding import FakeQuant, grid, quantize
-from .sharing import Codebook, codebook_bits, kmeans, share
+from .sharing import Codebook, codebook_bits, share
 from .structured import prune_channels
 from .surgeon import refit
 from .tensorrt import to_tensorrt
@@ -41,6 +43,7 @@ __all__ = [
     "compare",
     "convert",
     "file_bytes",
+    "gptq",
     "gradual",
     "grid",
     "huffman_bits",

@@ -75,8 +75,9 @@ def quantize_onnx(
         symmetric: Static grids around zero and biases in floats, as TensorRT wants them
             (:func:`to_tensorrt`).
         target: The CPU that will run the file: ``arm64``, ``avx512_vnni``, or ``avx2`` and
-            ``avx512``, whose sums saturate with weights of 8 bits: there the weights get 7 (ONNX
-            Runtime's ``reduce_range``).
+            ``avx512``. The last two add two products in 16 bits, which can overflow with weights of
+            8 bits: the file is then right, and its answers there are not. So they get weights of 7
+            (ONNX Runtime's ``reduce_range``). ``lscpu | grep vnni`` tells which yours is.
 
     Returns:
         The new file, ready to be asked.

@@ -91,9 +91,10 @@ def _places(gaps: Array) -> Array:
 
 
 def _words(tensor: Tensor) -> Array:
-    size = tensor.element_size() if isinstance(tensor, Tensor) else 0
+    # a subclass, such as torchao's weights, keeps its numbers somewhere else
+    size = tensor.element_size() if type(tensor) in (Tensor, nn.Parameter) else 0
     if size not in WORDS or tensor.layout != torch.strided or tensor.is_quantized:
-        what = f"a tensor of {tensor.dtype}" if size else type(tensor).__name__
+        what = f"a tensor of {tensor.dtype}" if size else f"of {type(tensor).__name__}"
         raise ValueError(f"plain tensors of up to 8 bytes a number can be packed, this is {what}")
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return np.asarray(flat.view(WORDS[size]).numpy().view(UNSIGNED[size]))

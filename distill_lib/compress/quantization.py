@@ -16,7 +16,7 @@ from ._layers import FUSED, compute_weight, layers_of, users_of, way_of, weights
 from .rounding import FakeQuant, ends, grid, quantize, wide
 from .sharing import Shared
 
-__all__ = ["bake", "calibrate", "convert", "qat"]
+__all__ = ["Integers", "bake", "calibrate", "convert", "qat"]
 
 ORIGINAL = "parametrizations.weight.original"
 
@@ -32,21 +32,25 @@ class _Rounded(nn.Module):
         return quantize(weight, self.bits, axis=self.axis)
 
 
-class _Integers(nn.Module):
-    """A weight that is kept as integers and steps."""
+class Integers(nn.Module):
+    """A weight that is kept as integers and steps, those of its own grid by default."""
 
     like: Tensor
 
-    def __init__(self, bits: int, axis: int | None, weight: Tensor, trained: bool) -> None:
+    def __init__(
+        self, bits: int, axis: int | None, weight: Tensor, trained: bool, step: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.bits, self.axis, self.trained = bits, axis, trained
+        self._step = step
         self.register_buffer("like", weight.new_zeros(0), persistent=False)  # the type it is of
 
     def forward(self, integers: Tensor, scale: Tensor) -> Tensor:
         return (integers.to(scale.dtype) * scale).to(self.like.dtype)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        scale, _ = grid(weight, self.bits, self.axis)
+        step, self._step = self._step, None
+        scale = grid(weight, self.bits, self.axis)[0] if step is None else step
         low, high = ends(self.bits, True)
         integers = (wide(weight) / scale).round().clamp(low, high)
         return integers.to(torch.int8 if self.bits <= 8 else torch.int16), scale
@@ -182,7 +186,7 @@ def convert(model: nn.Module) -> nn.Module:
     for modules in found:
         rounded, weight = way_of(modules[0]), modules[0].get_parameter(ORIGINAL)
         assert isinstance(rounded, _Rounded)
-        integers = _Integers(rounded.bits, rounded.axis, weight, weight.requires_grad)
+        integers = Integers(rounded.bits, rounded.axis, weight, weight.requires_grad)
         _set_plain(modules, nn.Parameter(weight.detach().clone(), False))
         compute_weight(modules, integers)
     return model
@@ -229,10 +233,10 @@ def bake(model: nn.Module, inputs: bool = True) -> nn.Module:
         >>> list(bake(net, inputs=False).state_dict())
         ['bias', 'weight']
     """
-    for modules in _computed(model, Shared, _Rounded, _Integers):
+    for modules in _computed(model, Shared, _Rounded, Integers):
         way, weight = way_of(modules[0]), modules[0].weight
         assert isinstance(weight, Tensor)
-        if isinstance(way, _Integers):
+        if isinstance(way, Integers):
             trained = way.trained
         else:
             trained = modules[0].get_parameter(ORIGINAL).requires_grad

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_lib.arguments import check_counts, check_numbers, checked
+from distill_lib.arguments import check_counts, checked
 
 from ._layers import compute_weight, users_of, weights_of
-from .rounding import wide
+from .clusters import kmeans
 
-__all__ = ["Codebook", "Shared", "codebook_bits", "kmeans", "share"]
+__all__ = ["Codebook", "Shared", "codebook_bits", "share"]
 
 
 @checked
@@ -38,66 +38,6 @@ def codebook_bits(n: int, k: int, value_bits: int = 32) -> float:
     """
     check_counts(n=n, k=k, value_bits=value_bits)
     return math.log2(k) + value_bits * k / n
-
-
-@checked
-def kmeans(
-    values: Tensor, k: int, init: str = "linear", iterations: int = 100
-) -> tuple[Tensor, Tensor]:
-    r"""The k numbers that stand for many with a small squared error, by Lloyd's iteration.
-
-    .. math:: \min_{c, a} \sum_i (w_i - c_{a_i})^2
-
-    It ends in a local minimum near its start, which may be far from the least error: with one value
-    far outside, ``linear`` leaves most centroids without values, and ``quantile`` does not.
-
-    Args:
-        values: [n].
-        k: Number of centroids at most; some may belong to no value.
-        init: ``linear``, evenly between the extremes, which serves the few large weights;
-            ``quantile``, evenly in numbers.
-        iterations: At most; it ends when nothing moves.
-
-    Returns:
-        [k] centroids in ascending order, and [n] which of them each value belongs to.
-
-    Raises:
-        ValueError: no values, values that are not finite, an unknown init.
-
-    Reference:
-        Lloyd, *Least squares quantization in PCM*, 1982.
-
-    Example:
-        >>> kmeans(torch.tensor([0.0, 0.2, 1.0, 1.2]), 2)
-        (tensor([0.1000, 1.1000]), tensor([0, 0, 1, 1]))
-    """
-    check_numbers("values", values)
-    flat = values.detach().flatten()
-    if not bool(flat.isfinite().all()):
-        raise ValueError("values expected finite numbers, got some that are not")
-    if init not in ("linear", "quantile"):
-        raise ValueError(f"init is 'linear' or 'quantile', got {init!r}")
-    check_counts(k=k)
-    check_counts(0, iterations=iterations)
-    ordered = flat.double().sort().values
-    if init == "linear":
-        first, last = float(ordered[0]), float(ordered[-1])
-        c = torch.linspace(first, last, k, dtype=torch.float64, device=flat.device)
-    else:
-        c = ordered[((torch.arange(k) + 0.5) * len(ordered) / k).long().to(flat.device)]
-    c = torch.unique(c)
-    # of sorted values a cluster is a stretch, and its sum a difference of two running sums
-    sums = F.pad(ordered.cumsum(0), (1, 0))
-    ends = torch.tensor([0, len(ordered)], device=flat.device)
-    for _ in range(iterations):
-        cuts = torch.searchsorted(ordered, (c[1:] + c[:-1]) / 2, right=True)
-        at = torch.cat([ends[:1], cuts, ends[1:]])
-        moved = torch.where(at.diff() > 0, sums[at].diff() / at.diff().clamp(min=1), c)
-        if torch.equal(moved, c):
-            break
-        c = moved
-    c = c.to(flat.dtype)
-    return c, torch.bucketize(wide(flat), (wide(c)[1:] + wide(c)[:-1]) / 2)
 
 
 class Shared(nn.Module):
@@ -146,11 +86,11 @@ def share(
     model: nn.Module,
     bits: int,
     layers: Sequence[str] | None = None,
-    init: str = "linear",
 ) -> dict[str, Codebook]:
     r"""Let the weights of each layer share :math:`2^b` values, in place.
 
-    The values stay trainable. Each learns from all weights that share it,
+    They begin as the values of the least squared error, by :func:`kmeans`, and stay trainable. Each
+    learns from all weights that share it,
 
     .. math:: \frac{\partial L}{\partial c_k} = \sum_{i : a_i = k} \frac{\partial L}{\partial w_i}
 
@@ -163,7 +103,6 @@ def share(
         model: The model, in place.
         bits: 1 to 8.
         layers: Names of modules; all linear layers and convolutions by default.
-        init: As in :func:`kmeans`.
 
     Returns:
         The codebooks, by the name of the weight; a weight that is all zero has none.
@@ -190,7 +129,7 @@ def share(
         kept = weight != 0
         if not bool(kept.any()):
             continue  # pruned away as a whole: there is nothing to share
-        centroids, codes = kmeans(weight[kept], 2**bits, init)
+        centroids, codes = kmeans(weight[kept], 2**bits)
         full = torch.zeros(weight.shape, dtype=torch.int32, device=weight.device)
         full[kept] = codes.int() + 1
         compute_weight(users[name], Shared(full, centroids))

@@ -17,7 +17,7 @@ from ._layers import TABLES, users_of
 from .criteria import Masks
 from .rounding import wide
 
-__all__ = ["refit"]
+__all__ = ["products", "refit"]
 
 
 @checked
@@ -67,12 +67,12 @@ def refit(
     if not damping > 0:
         raise ValueError(f"damping is positive, or rows may have no solution; got {damping:g}")
     kept = _once(model, masks)
-    products = _products(model, list(kept), batches, forward)
+    seen = products(model, list(kept), batches, forward)
     for name in kept:
-        if name not in products:
+        if name not in seen:
             raise ValueError(f"the layer of {name!r} saw none of the batches: leave out its mask")
     solved = {
-        name: _solved(model.get_parameter(name), mask, *products[name], damping)
+        name: _solved(model.get_parameter(name), mask, *seen[name], damping)
         for name, mask in kept.items()
     }
     for name, weight in solved.items():
@@ -107,7 +107,7 @@ def _solved(weight: Tensor, mask: Tensor, h: Tensor, counts: Tensor, damping: fl
     return found.view_as(weight)
 
 
-def _products(
+def products(
     model: nn.Module,
     names: list[str],
     batches: Iterable[Any],

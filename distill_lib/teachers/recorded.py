@@ -34,7 +34,8 @@ class Recorded:
         dtype: Of what is kept; half of single precision by default.
 
     Raises:
-        ValueError: batches without ids or masks, or without an item.
+        ValueError: batches without ids or masks, or without an item; a number too large for dtype,
+            beyond 65,504 in float16.
         KeyError: a signal that the teacher does not have.
 
     Example:
@@ -64,7 +65,7 @@ class Recorded:
             named = as_batch(batch)
             lengths = _need(named, "attention_mask").sum(-1).tolist()
             said = source(named)
-            padded = [pick(said, path, "teacher").detach().to("cpu", dtype) for path in signals]
+            padded = [_kept(path, pick(said, path, "teacher"), dtype) for path in signals]
             for i, key in enumerate(_need(named, "index").tolist()):
                 self._rows[key] = tuple(_cut(x[i], int(lengths[i])).clone() for x in padded)
         if not self._rows:
@@ -136,6 +137,16 @@ def _need(batch: Any, name: str) -> Tensor:
         shape = "[B]" if flat else "[B, L]"
         raise TypeError(f"{name!r} of a batch expected a tensor {shape}, got {told(found)}")
     return found
+
+
+def _kept(path: str, found: Tensor, dtype: torch.dtype) -> Tensor:
+    kept = found.detach().to("cpu", dtype)
+    if kept.is_floating_point() and int(kept.isinf().sum()) > int(found.isinf().sum()):
+        raise ValueError(
+            f"{path!r} of the teacher reaches {found.abs().nan_to_num(0, 0, 0).max().item():.3g}, "
+            f"which is infinite in {dtype}: Recorded(…, dtype=torch.bfloat16), or torch.float32"
+        )
+    return kept
 
 
 def _cut(one: Tensor, length: int) -> Tensor:

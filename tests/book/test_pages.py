@@ -23,7 +23,6 @@ FIRST_EDITION = {
     "pipeline",
     "pruning",
     "robot_teachers",
-    "sharing_and_quantization",
     "why_it_works",
 }
 FOLLOW = [path for path in CHAPTERS if path.stem not in FIRST_EDITION]

@@ -293,6 +293,27 @@ def test_a_full_disk_leaves_the_older_file(tmp_path: Path, monkeypatch) -> None:
     assert (tmp_path / "m").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
+class Extra(nn.Linear):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"a": 1}
+
+    def set_extra_state(self, state: Any) -> None:
+        pass
+
+
+class Own(torch.Tensor):
+    """Numbers that are kept somewhere else, as in torchao's weights."""
+
+
+def test_what_is_no_plain_tensor_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'_extra_state' cannot be packed: .* this is of dict"):
+        save_packed(Extra(3, 2), tmp_path / "m")
+    model = nn.Linear(3, 2)
+    model.register_buffer("odd", torch.ones(2).as_subclass(Own))
+    with pytest.raises(ValueError, match=r"'odd' cannot be packed: .* this is of Own"):
+        save_packed(model, tmp_path / "m")
+
+
 def test_what_cannot_be_packed_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="none"):
         load_packed(Small(), tmp_path / "none")

@@ -1,4 +1,4 @@
-"""Codebooks: k-means in one dimension, and training that moves the shared values."""
+"""Codebooks, and training that moves the shared values."""
 
 from __future__ import annotations
 
@@ -7,53 +7,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from distill_lib import KD, distill
-from distill_lib.compress import bake, codebook_bits, kmeans, magnitude, share
-
-FLOATS = st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=60).map(torch.tensor)
+from distill_lib.compress import bake, codebook_bits, magnitude, share
 
 
 def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 3))
-
-
-@given(FLOATS, st.integers(1, 8), st.sampled_from(["linear", "quantile"]))
-def test_each_value_belongs_to_its_nearest_centroid(values, k: int, init: str) -> None:
-    centroids, codes = kmeans(values, k, init)
-    assert len(centroids) <= k and (centroids.diff() >= 0).all()
-    gaps = (values[:, None] - centroids).abs()
-    assert torch.equal(gaps.gather(1, codes[:, None])[:, 0], gaps.amin(1)) or torch.allclose(
-        gaps.gather(1, codes[:, None])[:, 0], gaps.amin(1), atol=1e-5
-    )
-
-
-def test_centroids_are_the_means_of_their_values() -> None:
-    values = torch.randn(500)
-    centroids, codes = kmeans(values, 8)
-    for i, c in enumerate(centroids):
-        torch.testing.assert_close(values[codes == i].mean(), c)
-
-
-def test_two_clusters_are_the_best_there_are() -> None:
-    values = torch.tensor([0.0, 0.1, 0.3, 2.0, 2.4, 2.5])
-    centroids, codes = kmeans(values, 2)
-    found = (values - centroids[codes]).square().sum().item()
-    best = min(
-        sum(float((part - part.mean()).square().sum()) for part in (values[:i], values[i:]))
-        for i in range(1, 6)
-    )
-    assert found == pytest.approx(best)
-
-
-def test_few_values_are_kept_exactly() -> None:
-    values = torch.tensor([3.0, 3.0, 1.0])
-    centroids, codes = kmeans(values, 2)
-    assert torch.equal(centroids[codes], values)
-    assert len(kmeans(torch.ones(5), 4)[0]) == 1
 
 
 def test_the_formula_of_bits() -> None:
@@ -61,6 +22,14 @@ def test_the_formula_of_bits() -> None:
     model = nn.Linear(64, 32)
     book = share(model, 3)["weight"]
     assert book.bits == pytest.approx(math.log2(8) + 32 * 8 / (64 * 32))
+
+
+def test_a_layer_of_few_weights_has_no_more_values_than_weights() -> None:
+    model = nn.Linear(4, 3)
+    before = model.weight.detach().clone()
+    book = share(model, 8)["weight"]
+    assert torch.equal(model.weight, before)
+    assert len(book.centroids) == 12 and book.bits == pytest.approx(math.log2(12) + 32)
 
 
 def test_shared_weights_take_few_values_and_zeros_stay_zero() -> None:
@@ -140,10 +109,6 @@ def test_the_state_of_a_shared_model_can_be_loaded() -> None:
     [
         (lambda: share(net(), 0), "1 to 8, got 0"),
         (lambda: share(net(), 9), "1 to 8, got 9"),
-        (lambda: kmeans(torch.tensor([]), 2), "one number at least"),
-        (lambda: kmeans(torch.tensor([torch.nan]), 2), "finite"),
-        (lambda: kmeans(torch.ones(2), 2, "random"), "'linear' or 'quantile'"),
-        (lambda: kmeans(torch.ones(2), 0), "k expected a whole number of 1 or more"),
         (lambda: codebook_bits(0, 4), "n expected a whole number of 1 or more"),
     ],
 )

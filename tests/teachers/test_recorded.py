@@ -86,6 +86,17 @@ def test_half_precision_halves_the_memory_and_comes_back_in_full() -> None:
     assert "2 items, hidden_states/2" in repr(half) and half.fingerprint() != full.fingerprint()
 
 
+def test_what_half_precision_cannot_hold_is_refused_with_the_way_out() -> None:
+    rows = {"attention_mask": torch.ones(2, 1), "index": torch.arange(2)}
+    large = {"inputs": torch.tensor([[1.0], [7e4]]), **rows}
+    with pytest.raises(ValueError, match=r"'logits' .* reaches 7e\+04.*float16.*bfloat16"):
+        Recorded(nn.Identity(), [large], ["logits"])
+    kept = Recorded(nn.Identity(), [large], ["logits"], dtype=torch.float32)
+    assert kept(rows)["logits"][1] == 7e4
+    masked = {"inputs": torch.tensor([[1.0], [-torch.inf]]), **rows}  # meant so by the teacher
+    assert Recorded(nn.Identity(), [masked], ["logits"])(rows)["logits"][1] == -torch.inf
+
+
 def test_a_student_learns_from_it_as_from_the_live_teacher(kept: Recorded) -> None:
     weights = []
     sgd = partial(torch.optim.SGD, lr=0.1)

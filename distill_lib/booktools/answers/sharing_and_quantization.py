@@ -152,4 +152,16 @@ EXERCISES = [
         },
         hint="Count how often each code occurs; minus the sum of p log2 p.",
     ),
+    Exercise(
+        id="ex-sharing_and_quantization-4",
+        right=0.56,
+        wrong={
+            0.96: "this is rounding to the nearest, both weights to 0: the second did not answer.",
+            0.24: "the second weight has not been rounded yet: 0.6 is not on the grid.",
+            0.52: "this is the squared error of the weights; asked is the one with H.",
+            1.04: "the signs: the errors are -0.4 and +0.6, so the mixed term is negative.",
+            0.28: "H has 2 on its diagonal, and counts the mixed term twice.",
+        },
+        hint="-0.4 first; the second moves by -delta_1 H_12 / H_22, then is rounded; then the sum.",
+    ),
 ]
