@@ -114,7 +114,8 @@ def test_a_last_batch_of_one_item_trains_the_head(size: int) -> None:
     joined = Concatenate(nets, heads="layers.3", num_classes=3)
     before = joined.head.weight.detach().clone()
     batches = [
-        {"inputs": a, "labels": b} for a, b in zip(X[:50].split(size), Y[:50].split(size), strict=True)
+        {"inputs": a, "labels": b}
+        for a, b in zip(X[:50].split(size), Y[:50].split(size), strict=True)
     ]
     distill(joined, None, batches, CE(), epochs=1, lr=0.01)
     assert all(p.isfinite().all() for p in joined.parameters())
