@@ -150,7 +150,13 @@ class Concatenate(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """[B, C] logits of the new head."""
-        logits: Tensor = self.head(self.norm(self.features(*args, **kwargs)))
+        found = self.features(*args, **kwargs)
+        if self.training and len(found) == 1:  # one item has no variance: scaled as in eval mode
+            mean, var = self.norm.running_mean, self.norm.running_var
+            scaled = nn.functional.batch_norm(found, mean, var, eps=self.norm.eps)
+        else:
+            scaled = self.norm(found)
+        logits: Tensor = self.head(scaled)
         return logits
 
 

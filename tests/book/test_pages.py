@@ -17,10 +17,8 @@ from test_sources import CHAPTERS, prose
 FIRST_EDITION = {
     "bert_sentiment",
     "divergences",
-    "fusion",
     "kickstarting",
     "own_states",
-    "pipeline",
     "pruning",
     "robot_teachers",
     "why_it_works",

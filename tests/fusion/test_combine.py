@@ -106,6 +106,26 @@ def test_joined_features_train_a_head_and_nothing_else() -> None:
     assert joined.norm.training and not joined.models.training
 
 
+@pytest.mark.parametrize("size", [1, 49, 50])
+def test_a_last_batch_of_one_item_trains_the_head(size: int) -> None:
+    """50 items in batches of 49 leave one; its features are scaled by what is known so far."""
+    torch.manual_seed(0)
+    nets = [MLP((6, 4, 3)) for _ in range(2)]
+    joined = Concatenate(nets, heads="layers.3", num_classes=3)
+    before = joined.head.weight.detach().clone()
+    batches = [
+        {"inputs": a, "labels": b}
+        for a, b in zip(X[:50].split(size), Y[:50].split(size), strict=True)
+    ]
+    distill(joined, None, batches, CE(), epochs=1, lr=0.01)
+    assert all(p.isfinite().all() for p in joined.parameters())
+    assert not torch.equal(joined.head.weight, before)
+    mean = joined.norm.running_mean.clone()
+    one = joined.train()(X[:1])
+    assert torch.equal(joined.norm.running_mean, mean)
+    torch.testing.assert_close(one, joined.eval()(X[:1]))
+
+
 def test_each_model_may_have_its_own_head() -> None:
     nets = [MLP((784, 5, 10)), SmallConvNet(width=2)]
     joined = Concatenate(nets, heads=["layers.3", "fc"], num_classes=10).eval()

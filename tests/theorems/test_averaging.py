@@ -26,9 +26,9 @@ def voices(seed: int, members: int = 4, items: int = 30, classes: int = 5) -> Te
     return size * torch.randn(members, items, classes, generator=g, dtype=torch.float64)
 
 
-def committee(said: Tensor, space: str) -> Tensor:
+def committee(said: Tensor, space: str, weights: list[float] | None = None) -> Tensor:
     members = [lambda batch, one=one: one for one in said]
-    return Ensemble(members, space=space)({})["logits"]
+    return Ensemble(members, weights, space=space)({})["logits"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -66,6 +66,22 @@ def test_t16_what_mean_logits_gain_does_not_depend_on_the_label(seed: int) -> No
     divergence = torch.stack([losses.kl(student=one, teacher=joint) for one in said]).mean(0)
     torch.testing.assert_close(divergence, -log_z)
     assert (log_z <= 1e-12).all() and log_z.min() < -0.1
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, free=st.lists(st.floats(0.01, 1), min_size=4, max_size=4))
+def test_t16_unequal_weights_are_no_exception(seed: int, free: list[float]) -> None:
+    """Both inequalities with weights, and what the geometric mean gains."""
+    said = voices(seed)
+    w = torch.tensor(free, dtype=torch.float64) / sum(free)
+    joint = {space: committee(said, space, w.tolist()) for space in ("prob", "logit")}
+    divergence = torch.stack([losses.kl(student=one, teacher=joint["logit"]) for one in said])
+    for label in range(said.shape[-1]):
+        labels = torch.full((said.shape[1],), label)
+        mean = (w[:, None] * torch.stack([cross_entropy(one, labels) for one in said])).sum(0)
+        paid = {space: cross_entropy(one, labels) for space, one in joint.items()}
+        assert (paid["prob"] <= mean + 1e-9).all()
+        torch.testing.assert_close(mean - paid["logit"], (w[:, None] * divergence).sum(0))
 
 
 def test_t16_the_three_committees_name_three_classes_of_their_own() -> None:

@@ -76,3 +76,22 @@ def test_chosen_weights_leave_others_behind() -> None:
 
 def test_the_places_of_nine_in_ten() -> None:
     assert math.isclose(places(0.9) / 0.9, 0.5211, abs_tol=1e-4)
+
+
+@pytest.mark.parametrize("s", [0.3, 0.5])
+@pytest.mark.parametrize("step", [0.25, 1.0])
+def test_files_pruned_by_magnitude_follow_the_survivors(s: float, step: float) -> None:
+    """The entropy of those that stay predicts the file; that of all of them does not."""
+    g = torch.Generator().manual_seed(0)
+    weights = torch.randn(60_000, generator=g)
+    kept = weights.abs() >= weights.abs().quantile(s)
+    values = ((weights / step).floor() + 0.5).clamp(-8, 8)  # none is zero
+
+    def bits(some: Tensor) -> float:
+        return entropy(some.unique(return_counts=True)[1].double() / len(some))
+
+    h, left, zeros = bits(values), bits(values[kept]), 1 - kept.double().mean().item()
+    size = packed_sizes({"weight": values * kept})["weight"]
+    bound = places(zeros) + (1 - zeros) * left
+    assert bound - 0.01 <= size <= 1.25 * bound  # places and values are coded apart
+    assert abs(left - h) > 0.02
