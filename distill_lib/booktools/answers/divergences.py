@@ -84,7 +84,8 @@ def _steep(function: Callable[..., Tensor]) -> str | None:
     """
     teacher = torch.tensor([[0.0, 30.0]], dtype=torch.float64)
     gradients = []
-    for loss in (_jsd, function):
+    both: tuple[Callable[..., Tensor], ...] = (_jsd, function)
+    for loss in both:
         student = torch.tensor([[30.0, 0.0]], dtype=torch.float64, requires_grad=True)
         loss(student=student, teacher=teacher, beta=0.5).sum().backward()
         gradients.append(student.grad[0, 1].item() if student.grad is not None else 0.0)
