@@ -16,7 +16,6 @@ from test_sources import CHAPTERS, prose
 
 FIRST_EDITION = {
     "bert_sentiment",
-    "divergences",
     "kickstarting",
     "own_states",
     "pruning",

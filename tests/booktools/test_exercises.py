@@ -101,6 +101,22 @@ def test_a_constant_inside_the_logarithm_is_refused(bend):
         check("ex-temperature_and_kl-2", patched)
 
 
+@pytest.mark.parametrize("bend", [lambda p: (p + 1e-10).log(), lambda p: p.clamp_min(1e-8).log()])
+def test_a_constant_inside_a_bounded_divergence_is_refused(bend):
+    """Its value is right everywhere; its gradient is not where the two are far apart."""
+
+    def patched(*, student, teacher, beta):
+        p, q = teacher.softmax(-1), student.softmax(-1)
+        m = beta * p + (1 - beta) * q
+        return sum(
+            weight * (one * (bend(one) - bend(m))).sum(-1)
+            for weight, one in ((beta, p), (1 - beta, q))
+        )
+
+    with pytest.raises(AssertionError, match="a small constant or a clamp"):
+        check("ex-divergences-2", patched)
+
+
 def test_a_right_value_with_another_gradient_is_refused():
     def unscaled(*, student, teacher, temperature):
         right = kd(student=student, teacher=teacher, temperature=temperature)

@@ -103,6 +103,41 @@ def test_t5_forward_kl_matches_mean_and_variance(start: tuple[float, float]) -> 
     assert width == pytest.approx(math.sqrt(variance), abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_t5_no_gaussian_beside_the_moments_is_nearer(seed: int) -> None:
+    """For mixtures of three modes: the forward divergence grows in every direction."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(3, generator=generator).double() + 0.1
+    weights, means = weights / weights.sum(), 2 * torch.randn(3, generator=generator).double()
+    widths = 0.3 + torch.rand(3, generator=generator).double()
+    parts = [
+        log_normal(m, s.log()) + w.log() for m, s, w in zip(means, widths, weights, strict=True)
+    ]
+    teacher = torch.stack(parts).logsumexp(0)
+    mean = (weights * means).sum()
+    variance = (weights * (widths**2 + (means - mean) ** 2)).sum()
+
+    def at(shift: float, factor: float) -> float:
+        width = variance.log() / 2 + math.log(factor)
+        return losses.kl(student=log_normal(mean + shift, width), teacher=teacher).item()
+
+    best = at(0.0, 1.0)
+    for shift in (-0.5, -0.01, 0.0, 0.01, 0.5):
+        for factor in (0.7, 0.99, 1.0, 1.01, 1.4):
+            assert at(shift, factor) > best or (shift, factor) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("weight", [0.05, 0.2, 0.6])
+def test_t5_a_copy_of_a_mode_pays_at_most_the_logarithm_of_its_weight(weight: float) -> None:
+    """However near the other mode is."""
+    zero = torch.zeros((), dtype=torch.float64)
+    for distance in (0.5, 2.0, 6.0):
+        mode, other = (log_normal(zero + mean, zero) for mean in (distance, 0.0))
+        teacher = torch.logaddexp(mode + math.log(weight), other + math.log(1 - weight))
+        paid = losses.reverse_kl(student=mode, teacher=teacher).item()
+        assert paid <= -math.log(weight) + 1e-12
+
+
 @pytest.mark.parametrize(("start", "mode", "weight"), [(-2.5, LEFT, 0.6), (2.5, RIGHT, 0.4)])
 def test_t5_reverse_kl_settles_on_the_mode_where_it_started(
     start: float, mode: float, weight: float
@@ -188,6 +223,17 @@ def test_t6_half_is_bounded_by_log_two() -> None:
     for seed in range(20):
         z, v = answers(seed=seed)
         assert losses.jsd(student=z, teacher=v).item() < math.log(2)
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.1, 0.5, 0.9])
+def test_t6_the_bound_is_the_entropy_of_the_weights(beta: float) -> None:
+    """-β log β - (1-β) log (1-β), reached when the two exclude each other."""
+    bound = -beta * math.log(beta) - (1 - beta) * math.log(1 - beta)
+    z, v = torch.tensor([500.0, 0]).double(), torch.tensor([0, 500.0]).double()
+    assert losses.jsd(student=z, teacher=v, beta=beta).item() == pytest.approx(bound)
+    for seed in range(20):
+        z, v = (5 * x for x in answers(seed=seed))
+        assert losses.jsd(student=z, teacher=v, beta=beta).item() <= bound + 1e-12
 
 
 def test_t6_the_average_of_logarithms_is_no_mixture() -> None:
@@ -329,15 +375,17 @@ def test_t19_the_constant_cannot_be_improved() -> None:
     assert tv / math.sqrt(losses.kl(student=z, teacher=v).item() / 2) == pytest.approx(1, abs=1e-5)
 
 
-def test_t19_a_small_divergence_forces_agreement_where_the_teacher_is_clear() -> None:
-    """If the teacher's lead p₁ - p₂ exceeds 2 √(KL / 2), the student has the same argmax."""
+@pytest.mark.parametrize("divergence", [losses.kl, losses.reverse_kl])
+def test_t19_a_small_divergence_forces_agreement_where_the_teacher_is_clear(
+    divergence: Callable[..., Tensor],
+) -> None:
+    """If the teacher's lead p₁ - p₂ exceeds √(2 KL), the student has the same argmax."""
     decided = 0
     for seed in range(200):
         noise, v = answers(classes=4, seed=seed)
         z = v + 0.15 * noise
         lead = torch.topk(v.softmax(-1), 2).values
-        bound = 2 * math.sqrt(losses.kl(student=z, teacher=v).item() / 2)
-        if lead[0] - lead[1] > bound:
+        if lead[0] - lead[1] > math.sqrt(2 * divergence(student=z, teacher=v).item()):
             decided += 1
             assert z.argmax() == v.argmax()
     assert decided > 50

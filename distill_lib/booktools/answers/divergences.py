@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,6 +76,29 @@ def _batchmean(*, student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     return _jsd(student=student, teacher=teacher, beta=beta).mean()
 
 
+def _steep(function: Callable[..., Tensor]) -> str | None:
+    """A property: the gradient is right where student and teacher are 30 logits apart.
+
+    The gradient is small there because the divergence is bounded, and Adam makes it large again.
+    A constant inside a logarithm, or a clamp, leaves something else of it.
+    """
+    teacher = torch.tensor([[0.0, 30.0]], dtype=torch.float64)
+    gradients = []
+    both: tuple[Callable[..., Tensor], ...] = (_jsd, function)
+    for loss in both:
+        student = torch.tensor([[30.0, 0.0]], dtype=torch.float64, requires_grad=True)
+        loss(student=student, teacher=teacher, beta=0.5).sum().backward()
+        gradients.append(student.grad[0, 1].item() if student.grad is not None else 0.0)
+    right, given = gradients
+    if abs(given - right) <= 1e-2 * abs(right):
+        return None
+    return (
+        f"right for mild logits, but at a gap of 30 the gradient of the class that the teacher "
+        f"wants is {given:.3g} in the place of {right:.3g}: a small constant or a clamp inside a "
+        "logarithm bends it. Use log_softmax and logaddexp."
+    )
+
+
 def _draw(draw: int) -> dict[str, Any]:
     drawn = draw_logits(draw)
     return {
@@ -118,7 +142,7 @@ EXERCISES = [
             _batchmean: "right on average, but it is a mean over the batch: return one value per "
             "item and leave the mean to the objective.",
         },
-        properties=(learns_like(_jsd, beta=0.5),),
+        properties=(learns_like(_jsd, beta=0.5), _steep),
         hint="β KL(p‖m) + (1 - β) KL(q‖m) with m = β p + (1 - β) q, one value per item.",
     ),
     Exercise(
@@ -145,5 +169,17 @@ EXERCISES = [
             0.2: "this is the lead itself; it bounds √(2 KL).",
         },
         hint="2 TV ≤ √(2 KL) must stay below the lead.",
+    ),
+    Exercise(
+        id="ex-divergences-5",
+        right=800.0,  # 8 in the place of 1 - 0.99
+        wrong={
+            8.0: "this is the weight in DKD; in the KL it is not 1 but 1 - p_y.",
+            8 / 0.99: "the rest has the mass 1 - p_y, not p_y.",
+            100.0: "this sets the weight to 1; the question is about 8.",
+            0.08: "this multiplies the two weights; how many times larger is 8 than 1 - p_y?",
+            8 * 0.99: "this multiplies by p_y; divide 8 by the weight that the rest has in the KL.",
+        },
+        hint="In the KL the rest has the weight 1 - p_y.",
     ),
 ]
