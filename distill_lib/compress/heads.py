@@ -42,34 +42,33 @@ def unit_scores(
 ) -> dict[str, Tensor]:
     r"""How much the loss would change without each head and each hidden unit, to first order.
 
-    .. math:: I_j = \frac1n \sum_{i} \left| \sum_{d \in j} x_{id}
+    .. math:: I_j = \sum_{i} \left| \sum_{d \in j} x_{id}
        \frac{\partial L}{\partial x_{id}} \right|
 
     over the positions i of the batches and the coordinates d of a head or unit j.
 
     Args:
-        model: A BERT; it is asked in eval mode and not changed.
+        model: A BERT, frozen or not; it is asked in eval mode and not changed.
         batches: Batches as :func:`distill_lib.distill` takes them.
-        loss: ``loss(model, batch)``, a scalar.
+        loss: ``loss(model, batch)``, a scalar that depends on the model's answer.
 
     Returns:
         Scores [H] of heads and [F] of hidden units, by the linear layer that reads them.
 
+    Raises:
+        ValueError: a model of other layers, no batches, or a loss that no gradient comes from.
+
     Reference:
         Michel et al., *Are sixteen heads really better than one?*, 2019.
     """
-    sums: dict[str, Tensor] = {}
+    read: list[tuple[str, int, Tensor]] = []
 
-    def watch(name: str, groups: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0]
-
-            def learn(gradient: Tensor) -> None:
-                parts = (x.detach() * gradient).view(*x.shape[:-1], groups, -1).sum(-1)
-                found = parts.abs().flatten(0, -2).sum(0)
-                sums[name] = sums[name] + found if name in sums else found
-
-            x.register_hook(learn)  # type: ignore[no-untyped-call]
+    def watch(name: str, groups: int) -> Callable[[nn.Module, tuple[Tensor, ...]], Any]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            # of a frozen model, the first to be read is where gradients begin
+            x = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
+            read.append((name, groups, x))
+            return (x, *args[1:])
 
         return hook
 
@@ -79,15 +78,24 @@ def unit_scores(
         for part, groups in ((HEADS, heads), (UNITS, _linear(block, UNITS).in_features)):
             hook = watch(f"{name}.{part}", groups)
             handles.append(block.get_submodule(part).register_forward_pre_hook(hook))
+    sums: dict[str, Tensor] = {}
     try:
         with eval_mode([model]), torch.enable_grad():
             for batch in batches:
+                read.clear()
                 value = loss(model, place(as_batch(batch), model))
-                torch.autograd.grad(value, [p for p in model.parameters() if p.requires_grad],
-                                    allow_unused=True)  # fmt: skip
+                if not value.requires_grad:
+                    raise ValueError("the loss has no gradient: was the model asked in no_grad()?")
+                found = torch.autograd.grad(value, [x for *_, x in read])
+                for (name, groups, x), gradient in zip(read, found, strict=True):
+                    parts = (x.detach() * gradient).view(*x.shape[:-1], groups, -1).sum(-1)
+                    worth = parts.abs().flatten(0, -2).sum(0)
+                    sums[name] = sums[name] + worth if name in sums else worth
     finally:
         for handle in handles:
             handle.remove()
+    if not sums:
+        raise ValueError("batches is empty: there is nothing to score from")
     return sums
 
 
@@ -107,6 +115,10 @@ def prune_transformer(
 
     Its parameters are new ones, so make optimizers afterwards. The width of the hidden states stays
     as it is, since every layer adds to them.
+
+    Without hidden units alone, ``save_pretrained`` and ``from_pretrained`` work, as the config says
+    how many there are. A config of 🤗 cannot say that a layer has fewer heads of the old size: then
+    ``from_pretrained`` raises, and :func:`save_pruned` with :func:`load_pruned` is the way.
 
     Args:
         model: A model with layers as in BERT, of 🤗 transformers.
@@ -144,6 +156,10 @@ def prune_transformer(
         per_head = attention.all_head_size // attention.num_attention_heads  # type: ignore[operator]
         attention.num_attention_heads = size // per_head
         attention.all_head_size = size  # type: ignore[assignment]
+    if ffn and hasattr(getattr(model, "config", None), "intermediate_size"):
+        # so that 🤗's save_pretrained writes what from_pretrained reads
+        units = {_linear(block, UNITS).in_features for block in _blocks(model).values()}
+        model.config.intermediate_size = max(units)  # type: ignore[union-attr]
     return plan_of(before, model)
 
 
