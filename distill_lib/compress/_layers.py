@@ -148,11 +148,11 @@ def way_of(module: nn.Module) -> nn.Module | None:
 
 def patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """[B, C · K, n] what a convolution multiplies its weight by, whatever its padding."""
-    padding = layer.padding
-    if isinstance(padding, str) or layer.padding_mode != "zeros":
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode), 0
-    return F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
+    if not isinstance(layer.padding, str) and layer.padding_mode == "zeros":
+        return F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode)
+    return F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
 
 
 def name_the_rest(

@@ -21,7 +21,6 @@ FIRST_EDITION = {
     "kickstarting",
     "own_states",
     "pipeline",
-    "pruning",
     "robot_teachers",
     "sharing_and_quantization",
     "tinybert",
