@@ -341,6 +341,11 @@ def calls(folder: Path) -> dict[str, Call]:
             compress.save_pruned,
             {"model": net(), "path": folder / "a.safetensors", "plan": plan},
         ),
+        "compress.sensitivity": (
+            compress.sensitivity,
+            {"model": net(), "measure": lambda model: 0.0, "sparsities": (0.5,)}
+            | {"choose": lambda model, share: compress.magnitude(model, share, "layer")},
+        ),
         "compress.share": (compress.share, {**cut, "bits": 2, "init": "linear"}),
         "compress.shrink": (compress.shrink, {"model": net(), "plan": plan}),
         "compress.to_exported": (

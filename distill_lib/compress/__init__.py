@@ -23,6 +23,7 @@ from .plans import load_pruned, plan_of, save_pruned, shrink
 from .pruning import Pruned, gradual, rewind
 from .quantization import bake, calibrate, convert, qat
 from .rounding import FakeQuant, grid, quantize
+from .scan import sensitivity
 from .sharing import Codebook, codebook_bits, share
 from .structured import prune_channels
 from .surgeon import refit
@@ -70,6 +71,7 @@ __all__ = [
     "rewind",
     "save_packed",
     "save_pruned",
+    "sensitivity",
     "share",
     "shrink",
     "to_exported",

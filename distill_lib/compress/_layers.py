@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -16,6 +17,7 @@ __all__ = [
     "compute_weight",
     "layers_of",
     "name_the_rest",
+    "patches",
     "users_of",
     "way_of",
     "weights_of",
@@ -142,6 +144,15 @@ def way_of(module: nn.Module) -> nn.Module | None:
     if not parametrize.is_parametrized(module, "weight"):
         return None
     return module.get_submodule("parametrizations.weight.0")
+
+
+def patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """[B, C · K, n] what a convolution multiplies its weight by, whatever its padding."""
+    if not isinstance(layer.padding, str) and layer.padding_mode == "zeros":
+        return F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode)
+    return F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
 
 
 def name_the_rest(

@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_lib.arguments import check_numbers, checked
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place, suggest
 
-from ._layers import TABLES, check_share, users_of, weights_of
+from ._layers import TABLES, check_share, patches, users_of, weights_of
 from .rounding import wide
 
 __all__ = ["Masks", "magnitude", "mask_lowest", "random", "two_four", "wanda"]
@@ -265,11 +264,7 @@ def _input_squares(
         elif isinstance(module, TABLES):  # its input is one-hot
             found = x.flatten().bincount(minlength=module.num_embeddings).double()[:, None]
         elif isinstance(module, nn.Conv2d):
-            if isinstance(module.padding, str):
-                raise ValueError(f"wanda wants the padding of {name!r} as numbers, not in words")
-            kernel = (module.kernel_size, module.dilation, module.padding, module.stride)
-            patches = F.unfold(x.double(), *kernel)
-            found = patches.square().sum((0, 2)).view(module.groups, 1, -1)
+            found = patches(module, x.double()).square().sum((0, 2)).view(module.groups, 1, -1)
             found = found.expand(-1, module.out_channels // module.groups, -1)
             found = found.reshape(module.weight.shape)
         else:

@@ -51,22 +51,24 @@ def unit_scores(
         model: A BERT; it is asked in eval mode and not changed. Its weights may be frozen, as those
             of a teacher are.
         batches: Batches as :func:`distill_lib.distill` takes them.
-        loss: ``loss(model, batch)``, a scalar.
+        loss: ``loss(model, batch)``, a scalar that depends on the model's answer.
 
     Returns:
         Scores [H] of heads and [F] of hidden units, by the linear layer that reads them.
 
+    Raises:
+        ValueError: a model of other layers, no batches, or a loss that no gradient comes from.
+
     Reference:
         Michel et al., *Are sixteen heads really better than one?*, 2019.
     """
-    sums: dict[str, Tensor] = {}
-    asked: list[tuple[str, int, Tensor]] = []
+    read: list[tuple[str, int, Tensor]] = []
 
     def watch(name: str, groups: int) -> Callable[[nn.Module, tuple[Tensor, ...]], Any]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> Any:
-            # below the first weight that learns nothing has a gradient: begin one here
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            # of a frozen model, the first to be read is where gradients begin
             x = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
-            asked.append((name, groups, x))
+            read.append((name, groups, x))
             return (x, *args[1:])
 
         return hook
@@ -77,22 +79,26 @@ def unit_scores(
         for part, groups in ((HEADS, heads), (UNITS, _linear(block, UNITS).in_features)):
             hook = watch(f"{name}.{part}", groups)
             handles.append(block.get_submodule(part).register_forward_pre_hook(hook))
+    sums: dict[str, Tensor] = {}
     try:
         with eval_mode([model]), torch.enable_grad():
             for batch in batches:
-                asked.clear()
+                read.clear()
                 value = loss(model, place(as_batch(batch), model))
-                inputs = [x for _, _, x in asked]
-                slopes = torch.autograd.grad(value, inputs, allow_unused=True)
-                for (name, groups, x), slope in zip(asked, slopes, strict=True):
-                    if slope is None:
-                        continue  # the loss does not ask this layer
-                    parts = (x.detach() * slope).view(*x.shape[:-1], groups, -1).sum(-1)
-                    found = parts.abs().flatten(0, -2).sum(0)
-                    sums[name] = sums[name] + found if name in sums else found
+                if not value.requires_grad:
+                    raise ValueError("the loss has no gradient: was the model asked in no_grad()?")
+                found = torch.autograd.grad(value, [x for *_, x in read], allow_unused=True)
+                for (name, groups, x), gradient in zip(read, found, strict=True):
+                    if gradient is None:
+                        continue  # the loss does not depend on this layer
+                    parts = (x.detach() * gradient).view(*x.shape[:-1], groups, -1).sum(-1)
+                    worth = parts.abs().flatten(0, -2).sum(0)
+                    sums[name] = sums[name] + worth if name in sums else worth
     finally:
         for handle in handles:
             handle.remove()
+    if not sums:
+        raise ValueError("batches is empty: there is nothing to score from")
     return sums
 
 

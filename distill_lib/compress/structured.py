@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from math import gcd, lcm
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ IMPORTANCE = {
     "taylor": "GroupTaylorImportance",
     "random": "RandomImportance",
 }
+UNEVEN = "a layer with groups sees its channels in another order, or only some of them"
 
 
 @checked
@@ -38,7 +40,8 @@ def prune_channels(
 ) -> Plan:
     """Take channels of convolutions and units of linear layers out of a model, in place.
 
-    Layers that a residual connection adds have the same channels taken out. The model's answers
+    Layers that a residual connection adds have the same channels taken out. Where a convolution
+    has groups, or a group norm, each group loses the channels at the same places. The answers
     keep their shape: output layers are never cut, nor layers that share a weight with another.
     Its parameters are new ones, so make optimizers afterwards.
 
@@ -90,18 +93,25 @@ def prune_channels(
         if not isinstance(ratios, dict):
             done = [m.get_parameter("weight") for name, m in layers.items() if name not in shared]
             name_the_rest(model, done, "prune_channels", known="layers with a weight of their own")
-        scores = [score(group) for group, _ in groups]
+        scores = [score(group) for group, *_ in groups]
         if odd := [one for one in scores if not isinstance(one, Tensor) or one.ndim != 1]:
             raise TypeError(f"importance expected to score channels [C], got {told(odd[0])}")
-        shares = [share for _, share in groups]
+        # of channels in blocks, those at one place of all blocks go together, or none of them
+        scores = [
+            one.view(blocks, -1).mean(0) for one, (*_, blocks) in zip(scores, groups, strict=True)
+        ]
+        shares = [share for _, share, _ in groups]
         if scope == "global" and not isinstance(ratios, dict):
             shares = _global_shares(scores, ratios)
-        for (group, _), worth, share in zip(groups, scores, shares, strict=True):
-            left = max(round((1 - share) * len(worth) / round_to), 1) * round_to
+        for (group, _, blocks), worth, share in zip(groups, scores, shares, strict=True):
+            # places of a block, such that blocks times places is a multiple of round_to
+            step = round_to // gcd(round_to, blocks)
+            left = max(round((1 - share) * len(worth) / step), 1) * step
             if left < len(worth):
-                lowest = worth.argsort()[: len(worth) - left].tolist()
+                lowest = worth.argsort()[: len(worth) - left].cpu()
+                gone = (lowest + len(worth) * torch.arange(blocks)[:, None]).flatten().tolist()
                 root = group[0].dep
-                graph.get_pruning_group(root.target.module, root.handler, lowest).prune()
+                graph.get_pruning_group(root.target.module, root.handler, gone).prune()
         _check_runs(model, example)
     for param in model.parameters():
         param.grad = None  # of the shapes of before
@@ -214,8 +224,8 @@ def _groups(
     ratios: dict[str, float] | float,
     keep: frozenset[str],
     shared: Mapping[str, nn.Module],
-) -> list[tuple[Any, float]]:
-    """The groups of tied channels that are to be cut, each with its share."""
+) -> list[tuple[Any, float, int]]:
+    """The groups of tied channels that are to be cut, each with its share and its blocks."""
     names = {module: name for name, module in layers.items()}
     found = []
     for group in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
@@ -237,9 +247,38 @@ def _groups(
             share = next(iter(given.values()))
         else:
             share = ratios
-        if read and not kept and not sharing:
-            found.append((group, share))
+        blocks = _blocks(graph, group)
+        if isinstance(ratios, dict) and not blocks:
+            raise ValueError(f"{tied[0]!r} cannot be cut: {UNEVEN}")
+        if read and not kept and not sharing and blocks:
+            found.append((group, share, blocks))
     return found
+
+
+def _blocks(graph: Any, group: Any) -> int:
+    """Into how many equal blocks convolutions with groups and group norms divide the channels.
+
+    Channels at the same place of each block are cut together; then all blocks stay equal, and read
+    what they have read. 0 where these layers see the channels in another order, or only some.
+    """
+    blocks, width = 1, len(group[0].idxs)
+    for one in group:
+        module = one.dep.target.module
+        if isinstance(module, nn.modules.conv._ConvNd):
+            size = module.in_channels
+            size = module.out_channels if graph.is_out_channel_pruning_fn(one.dep.handler) else size
+            number = module.groups
+            if number == module.in_channels == module.out_channels:
+                continue  # of depthwise ones a channel goes with its group
+        elif isinstance(module, nn.GroupNorm):
+            number, size = module.num_groups, module.num_channels
+        else:
+            continue
+        if number > 1:
+            if list(one.idxs) != list(range(size)) or size != width:
+                return 0
+            blocks = lcm(blocks, number)
+    return blocks if width % blocks == 0 else 0
 
 
 def _refuse(given: Mapping[str, float], tied: list[str], kept: list[str], read: bool) -> None:

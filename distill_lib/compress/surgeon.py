@@ -6,14 +6,13 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_lib.arguments import checked
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place
 from distill_lib.ties import memory
 
-from ._layers import TABLES, users_of
+from ._layers import TABLES, patches, users_of
 from .criteria import Masks
 from .rounding import wide
 
@@ -157,11 +156,9 @@ def _rows(name: str, module: nn.Module, x: Tensor) -> Tensor:
     """[n, K] what a row of the layer's weight is multiplied by."""
     if isinstance(module, nn.Linear):
         return x.flatten(0, -2)
-    plain = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
-    if isinstance(module, nn.Conv2d) and plain and not isinstance(module.padding, str):
-        kernel = (module.kernel_size, module.dilation, module.padding, module.stride)
-        return F.unfold(x, *kernel).mT.flatten(0, 1)
+    if isinstance(module, nn.Conv2d) and module.groups == 1:
+        return patches(module, x).mT.flatten(0, 1)
     raise ValueError(
-        "refit knows linear layers, and 2D convolutions without groups whose padding is a number "
-        f"of zeros; that of {name!r} is neither"
+        "refit knows linear layers, and 2D convolutions without groups; "
+        f"that of {name!r} is neither"
     )

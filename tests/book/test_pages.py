@@ -18,7 +18,6 @@ FIRST_EDITION = {
     "bert_sentiment",
     "kickstarting",
     "own_states",
-    "pruning",
     "robot_teachers",
     "why_it_works",
 }

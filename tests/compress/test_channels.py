@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -196,3 +198,89 @@ def test_twice_pruned_has_one_plan_from_the_dense_network(tmp_path: Path) -> Non
     again = load_pruned(SmallConvNet, tmp_path / "m.safetensors")
     assert again.layer1[0].out_channels == 4
     assert torch.equal(answer(again, IMAGES), answer(model, IMAGES))
+
+
+class Grouped(nn.Module):
+    """A convolution with groups between two plain ones, and a group norm."""
+
+    def __init__(self, groups: int, norms: int = 1) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 24, 1)
+        self.b = nn.Conv2d(24, 24, 3, groups=groups)
+        self.norm = nn.GroupNorm(norms, 24) if norms > 1 else nn.Identity()
+        self.c = nn.Conv2d(24, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.c(self.norm(self.b(self.a(x).relu())).relu())
+        return found
+
+
+PIXELS = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+
+
+@given(
+    groups=st.sampled_from([2, 3, 4, 6, 8, 12]),
+    share=st.floats(0.05, 0.95),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=25, deadline=None)
+def test_dead_channels_at_one_place_of_each_group_go_and_change_nothing(
+    groups: int, share: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    model, size = Grouped(groups), 24 // groups
+    places = torch.randperm(size)[: size - max(round((1 - share) * size), 1)]
+    dead = (places + size * torch.arange(groups)[:, None]).flatten()
+    within = torch.arange(24) % size
+    with torch.no_grad():
+        for layer in (model.a, model.b):
+            layer.weight[dead] = 0
+            layer.bias[dead] = 0
+        model.b.weight[:, places] = 0
+        model.c.weight[:, dead] = 0
+    said = answer(model, PIXELS)
+    if len(dead):
+        prune_channels(model, PIXELS, share)
+        torch.testing.assert_close(answer(model, PIXELS), said)
+    assert model.a.out_channels == model.b.out_channels == 24 - len(dead)
+    assert torch.equal(within[dead].unique(), places.sort().values)
+
+
+@given(
+    groups=st.sampled_from([1, 2, 3, 4, 6, 8, 12, 24]),
+    norms=st.sampled_from([1, 2, 3, 4, 8, 12]),
+    round_to=st.integers(1, 6),
+    share=st.floats(0.01, 0.99),
+)
+@settings(max_examples=25, deadline=None)
+def test_whatever_the_groups_what_is_left_runs_and_comes_back(
+    groups: int, norms: int, round_to: int, share: float
+) -> None:
+    torch.manual_seed(0)
+    model, again = Grouped(groups, norms), Grouped(groups, norms)
+    plan = prune_channels(model, PIXELS, share, round_to=round_to)
+    shrink(again, plan)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(answer(again, PIXELS), answer(model, PIXELS))
+    for layer in (model.a, model.b):
+        assert layer.out_channels == 24 or layer.out_channels % round_to == 0
+    assert model.b.out_channels % model.b.groups == 0
+
+
+def test_groups_that_see_channels_in_another_order_are_left_alone_or_refused() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1)
+            self.c, self.d = nn.Conv2d(12, 12, 1, groups=4), nn.Conv2d(12, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            both = torch.cat([self.a(x), self.b(x)], 1)
+            found: torch.Tensor = self.d(self.c(both))
+            return found
+
+    model = Joined()
+    prune_channels(model, PIXELS, 0.5)
+    assert model.a.out_channels == model.b.out_channels == 6 and model.c.out_channels == 8
+    with pytest.raises(ValueError, match="'a' cannot be cut: a layer with groups sees"):
+        prune_channels(Joined(), PIXELS, {"a": 0.5})

@@ -139,3 +139,37 @@ def test_scores_decide() -> None:
 def test_what_is_refused(call, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_scores_of_a_frozen_model_are_those_of_one_that_learns() -> None:
+    free, frozen = bert(), bert().requires_grad_(False)
+    wanted, found = (unit_scores(m, [BATCH, BATCH], loss) for m in (free, frozen))
+    assert wanted.keys() == found.keys() and len(wanted) == 4
+    for name, worth in wanted.items():
+        torch.testing.assert_close(found[name], worth)
+    assert not any(p.requires_grad or p.grad is not None for p in frozen.parameters())
+    assert all(p.grad is None for p in free.parameters())
+
+
+def test_scores_without_batches_or_gradient_are_refused() -> None:
+    with pytest.raises(ValueError, match="batches is empty"):
+        unit_scores(bert(), [], loss)
+    with pytest.raises(ValueError, match="no gradient"):
+        unit_scores(bert(), [BATCH], lambda model, batch: loss(model, batch).detach())
+
+
+def test_without_hidden_units_a_model_goes_the_way_of_transformers(tmp_path: Path) -> None:
+    model = bert()
+    prune_transformer(model, ffn=0.75)
+    model.save_pretrained(tmp_path)
+    again = transformers.BertForSequenceClassification.from_pretrained(tmp_path)
+    assert again.config.intermediate_size == 6
+    assert torch.equal(answer(again.eval()), answer(model))
+
+
+def test_without_heads_it_is_refused_there_and_never_another_model(tmp_path: Path) -> None:
+    model = bert()
+    prune_transformer(model, heads=0.5, ffn=0.5)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="mismatched"):
+        transformers.BertForSequenceClassification.from_pretrained(tmp_path)

@@ -83,6 +83,20 @@ def test_t14_and_where_it_is_not_round_some_weights_refute_it(seed: int) -> None
     assert mask_lowest({"w": w.abs()}, 0.5)["w"].tolist() == [True, False]
 
 
+@given(seed=seeds, correlation=st.floats(0.05, 0.95))
+def test_t14_and_where_inputs_are_correlated_some_weights_refute_it(
+    seed: int, correlation: float
+) -> None:
+    """Equal curvatures that are not independent: what is kept should not stay as it was."""
+    n = 2 + seed % 4
+    h = torch.full((n, n), correlation, dtype=torch.float64).fill_diagonal_(1.0)
+    w = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    mask = mask_lowest({"w": w.abs()}, 1 / n)["w"]
+    gone = tuple((~mask).nonzero().flatten().tolist())
+    least = min(surgeon(w, h, (q,))[1] for q in range(n))
+    assert cost(h, without(w, gone)) > least * (1 + 1e-6)
+
+
 # optimal brain damage
 
 
