@@ -25,7 +25,6 @@ FIRST_EDITION = {
     "robot_teachers",
     "sharing_and_quantization",
     "tinybert",
-    "why_it_works",
 }
 FOLLOW = [path for path in CHAPTERS if path.stem not in FIRST_EDITION]
 follows = pytest.mark.parametrize("path", FOLLOW, ids=lambda path: path.stem)
