@@ -127,9 +127,7 @@ class Ratings:
         train, validation, test, ambiguous = (data.load("movie_reviews", name) for name in names)
         self.reviews = train + validation + test + ambiguous
         self.human: Tensor = self.reviews.human
-        bag = TfidfVectorizer(
-            ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32
-        )
+        bag = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32)
         self.features = bag.fit_transform(self.reviews.texts)
 
     def __len__(self) -> int:
@@ -166,9 +164,7 @@ class Ratings:
             "calibration": total.abs().sum(-1) / len(at),
         }
 
-    def choose(
-        self, students: LinearStudents, held_out: Tensor, test: Tensor
-    ) -> dict[str, Tensor]:
+    def choose(self, students: LinearStudents, held_out: Tensor, test: Tensor) -> dict[str, Tensor]:
         """[R] test scores of each list of targets, at its best ridge by held-out log loss."""
         loss = self.score(logits(students, self.texts(held_out)), held_out)["log loss"]
         at = loss.argmin(0), torch.arange(loss.shape[1])

@@ -12,7 +12,7 @@ from distill_lib.booktools.exercises import Exercise
 
 __all__ = ["EXERCISES"]
 
-STEPS = torch.linspace(-3, 3, 6001, dtype=torch.float64).exp()
+STEPS = torch.linspace(-2.5, 2.5, 1001, dtype=torch.float64).exp()
 
 
 def _best(logits: Tensor, targets: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def _unchanged(*, logits: Tensor, labels: Tensor) -> Tensor:
 def _overconfident(draw: int) -> dict[str, Any]:
     """Logits that are 0.5, 2 or 4 times too large for the labels."""
     generator = torch.Generator().manual_seed(draw)
-    honest = 1.5 * torch.randn(300, 4, generator=generator, dtype=torch.float64)
+    honest = 1.5 * torch.randn(100, 4, generator=generator, dtype=torch.float64)
     labels = torch.multinomial(honest.softmax(-1), 1, generator=generator)[:, 0]
     return {"logits": (0.5, 2.0, 4.0)[draw % 3] * honest, "labels": labels}
 
