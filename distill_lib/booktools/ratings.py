@@ -7,6 +7,7 @@ the ridge penalty, as columns of one matrix.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,7 +93,8 @@ def fit(
     descent = torch.optim.SGD(groups, lr, momentum, nesterov=True)
     # the loss is a mean over all students, and each wants its own gradient
     objective = many * len(targets) * KD()
-    distill(students, lambda b: b["log_p"], [batch], objective, steps=steps, optimizer=descent)
+    teacher: Any = operator.itemgetter("log_p")
+    distill(students, teacher, [batch], objective, steps=steps, optimizer=descent)
     whole = LinearStudents(features, len(targets), many)
     for weights, found in zip(whole.weights, students.cpu().weights, strict=True):
         weights.data[seen] = found.data
@@ -103,7 +105,7 @@ def fit(
 def logits(students: LinearStudents, texts: Any) -> Tensor:
     """[ridges, R, n, 2]."""
     z: Tensor = students(texts)
-    return z.unflatten(0, (len(students.weights), -1))
+    return z.view(len(students.weights), -1, *z.shape[1:])
 
 
 def hard(p: Tensor, ties: Tensor | None = None) -> Tensor:
