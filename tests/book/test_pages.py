@@ -19,7 +19,6 @@ FIRST_EDITION = {
     "kickstarting",
     "own_states",
     "robot_teachers",
-    "why_it_works",
 }
 FOLLOW = [path for path in CHAPTERS if path.stem not in FIRST_EDITION]
 follows = pytest.mark.parametrize("path", FOLLOW, ids=lambda path: path.stem)

@@ -237,3 +237,15 @@ def test_numbers_tensors_and_words(exercise, answer, complaint):
 def test_an_exercise_that_contradicts_itself_cannot_be_built(arguments, words):
     with pytest.raises(ValueError, match=words):
         Exercise("ex-0-9", **arguments)
+
+
+def test_a_division_by_zero_for_a_sure_student_is_refused():
+    def divided(*, student, teacher, labels):
+        q, p = student.softmax(-1), teacher.softmax(-1)
+        hot = F.one_hot(labels, q.shape[-1]).to(q)
+        q_y, p_y = (a.gather(-1, labels[:, None]) for a in (q, p))
+        label = (p_y - q_y) / (1 - q_y) * (q - hot)
+        return torch.stack([label, q - p - label])
+
+    with pytest.raises(AssertionError, match="not for a sure student"):
+        check("ex-why_it_works-4", divided)

@@ -166,6 +166,23 @@ def test_t9_for_a_fixed_number_of_answers_one_for_each_text_is_best(
     assert more > one
 
 
+@given(seed=seeds, price=st.floats(0.1, 100))
+def test_t9_if_a_text_costs_something_the_best_number_of_answers_is_a_square_root(
+    seed: int, price: float
+) -> None:
+    """(V_x + V_y / k)(c + k) / B is smallest at k = sqrt(c V_y / V_x)."""
+    p, loss, _ = population(seed)
+    mean = (p * loss).sum(-1)
+    between = mean.var(correction=0).item()
+    within = ((p * loss**2).sum(-1) - mean**2).mean().item()
+
+    def variance(k: float) -> float:
+        return (between + within / k) * (price + k)
+
+    best = math.sqrt(price * within / between)
+    assert all(variance(best) <= variance(best * factor) for factor in (0.5, 0.9, 1.1, 2.0))
+
+
 @given(seed=seeds, n=st.integers(1, 1000))
 def test_t9_the_error_of_a_wrong_teacher_is_below_its_bound(seed: int, n: int) -> None:
     """Var / n + bias², and |bias| ≤ E ‖p - p*‖ ‖ℓ - mean ℓ‖, with centered losses."""

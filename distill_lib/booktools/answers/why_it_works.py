@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,14 +54,25 @@ def _by_strength(*, counts: Tensor) -> Tensor:
     return torch.stack([(-mean).sigmoid(), mean.sigmoid()], 1)
 
 
+def _by_a_constant(*, counts: Tensor) -> Tensor:
+    return _sides(counts, 0.5) / 23
+
+
+def _by_the_mean(*, counts: Tensor) -> Tensor:
+    return _sides(counts, 0.5) / counts.sum(1).double().mean()
+
+
 def _counts(draw: int) -> dict[str, Any]:
+    """Ratings of six texts, 15 to 29 of each, as in the data."""
     generator = torch.Generator().manual_seed(draw)
     lean = torch.rand(6, 1, generator=generator) * torch.linspace(-2, 2, 9)
     seen = torch.distributions.Categorical(logits=lean).probs
+    drawn = torch.multinomial(seen, 26, replacement=True, generator=generator)
+    # another number of people for each text
+    asked = torch.randperm(15, generator=generator)[:6] + 12
     counts = torch.zeros(6, 9, dtype=torch.int64)
-    drawn = torch.multinomial(seen, 19, replacement=True, generator=generator)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn))
-    counts[:, 4] += 3
+    counts.scatter_add_(1, drawn, (torch.arange(26) < asked[:, None]).long())
+    counts[:, 4] += 2
     counts[:, 8] += 1
     return {"counts": counts}
 
@@ -74,8 +86,24 @@ def _answers(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, 
 
 def _split(*, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     q, p, hot, q_y, p_y = _answers(student, teacher, labels)
-    label = (p_y - q_y) / (1 - q_y) * (q - hot)
+    # (q - 1_y) / (1 - q_y) without a division by what may be zero
+    others = student.masked_fill(hot.bool(), -torch.inf).softmax(-1)
+    label = (p_y - q_y) * (others - hot)
     return torch.stack([label, q - p - label])
+
+
+def _finite_for_a_sure_student(function: Callable[..., Any]) -> str | None:
+    student, teacher = torch.tensor([[40.0, 0.0, -1.0]]), torch.tensor([[2.0, 1.0, 0.0]])
+    labels = torch.tensor([0])
+    given = function(student=student, teacher=teacher, labels=labels)
+    right = _split(student=student.double(), teacher=teacher.double(), labels=labels)
+    if torch.allclose(torch.as_tensor(given).double(), right, atol=1e-4):
+        return None
+    return (
+        "right for mild logits, but not for a sure student, with logits (40, 0, -1) in float32: "
+        "there 1 - q_y is zero to seven digits, and you divide by it. (q - 1_y) / (1 - q_y) is the "
+        "softmax over the other classes, with -1 at the label."
+    )
 
 
 def _weight_of_the_teacher(*, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
@@ -116,8 +144,8 @@ EXERCISES = [
         right=-1.0,
         tolerance=1e-6,
         wrong={
-            0.8: "this is the weight for a student that is still wrong; ours says 0.9.",
-            0.6: "this is the weight at the start, where the student says ½.",
+            0.8: "this is the weight for a student that is still wrong; ours gives 0.9.",
+            0.6: "this is the weight at the start, where the student gives one half.",
             1.0: "the sign: the student is surer than its teacher and is called back.",
             -0.1: "this is the entry of the gradient's difference; divide by that of the label, "
             "1 - 0.9.",
@@ -132,11 +160,13 @@ EXERCISES = [
         inputs=_counts,
         wrong={
             _without_zeros: "ratings of 0 were left out; each is half a vote for either side, "
-            "which is doubt.",
+            "which is disagreement.",
             _zeros_twice: "a rating of 0 was counted as a whole vote for both sides.",
             _not_shares: "these are votes; divide by their sum.",
             _turned: "the sides are exchanged: negative first.",
-            _vote: "this is the majority: the doubt is gone.",
+            _vote: "this is the majority: the shares are gone.",
+            _by_a_constant: "each text has a number of raters of its own; divide by its own sum.",
+            _by_the_mean: "divided by the mean number of raters; each text has one of its own.",
             _by_strength: "a sigmoid of the mean rating says how strongly people feel, not how "
             "many are on which side.",
         },
@@ -159,6 +189,7 @@ EXERCISES = [
         kind="callable",
         right=_split,
         inputs=_items,
+        properties=(_finite_for_a_sure_student,),
         wrong={
             _weight_of_the_teacher: "the weight is p_y only for a student with q_y = 0; in general "
             "(p_y - q_y) / (1 - q_y).",
