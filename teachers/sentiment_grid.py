@@ -1,13 +1,13 @@
 """Train readers of film reviews with 1,000 labels and with a teacher of them; answers to the zoo.
 
-    python teachers/sentiment_grid.py           # what is not there yet, 15 min of one core
-    python teachers/sentiment_grid.py copies    # one part anew
+    python teachers/sentiment_grid.py           # all that is not there yet, 10 min of one core
+    python teachers/sentiment_grid.py tables    # one part
 
 The runs of the chapter on sentiment that take too long for its page. ``<student>.<arm>`` of
 ``sentiment_grid.safetensors`` is ``[seeds, 2500]``: the probability of *positive* for each test
 text, in 256 steps. Arms: ``labels`` (1,000 texts), ``hard`` (the teacher's class for all film
 texts) and ``soft`` (its probabilities). Each arm of a student has the same number of steps, two
-rates to choose from, and three moments at which its weights may be kept; the validation set
+rates to choose from, and two moments at which its weights may be kept; the validation set
 chooses. Plain PyTorch.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import math
 import time
@@ -37,7 +38,7 @@ from distill_lib.data import TextDataset
 from distill_lib.zoo.minilm import minilm
 
 FILE = ZOO / "sentiment_grid.safetensors"
-BATCH, READ = 32, (0.25, 0.5, 1.0)
+BATCH, READ, TRIAL = 32, (0.5, 1.0), 100
 SIZES = dict(hidden=384, heads=12, intermediate=1536)
 TOKENIZER = zoo.minilm_tokenizer()
 
@@ -58,33 +59,27 @@ PIECES, OFTEN = _ids[_often >= 3], _often[_often >= 3]
 TEACHER = zoo.load_teacher("movie_minilm_1k")
 
 
-def answers(name: str, texts: TextDataset) -> Tensor:
-    """[N] the teacher's probability of *positive*."""
-    cache = Cache.build(ZOO / f"{name}.cache", Teacher(zoo.load_teacher(name)),
-                        EVERY.by_length(), dtype=torch.float16)  # fmt: skip
-    return cache({"index": texts.index})["logits"].float().softmax(-1)[:, 1]
-
-
+@functools.cache
 def lessons(arm: str) -> tuple[TextDataset, Tensor]:
-    """Texts and the probability of *positive* that is learned; ``all …`` are those of all labels."""
-    kind = arm.removeprefix("all ")
-    name = "movie_minilm" if kind != arm else "movie_minilm_1k"
-    if kind == "labels":
-        texts = TRAIN if kind != arm else FEW
-        return texts, texts.labels.float()
-    p = answers(name, FILMS)
-    return FILMS, p if kind == "soft" else (p > 0.5).float()
+    """Texts, and the probability of *positive* that is learned."""
+    if arm == "labels":
+        return FEW, FEW.labels.float()
+    cache = Cache.build(ZOO / "movie_minilm_1k.cache", Teacher(TEACHER),
+                        EVERY.by_length(), dtype=torch.float16)  # fmt: skip
+    p = cache({"index": FILMS.index})["logits"].float().softmax(-1)[:, 1]
+    return FILMS, p if arm == "soft" else (p > 0.5).float()
 
 
 @torch.inference_mode()
-def says(net: nn.Module, texts: TextDataset) -> Tensor:
+def says(net: nn.Module, texts: TextDataset, fast: bool = False) -> Tensor:
     """[N] probabilities of *positive*, in the order of the texts."""
     net.eval()
     order = texts.tokens.lengths().argsort(stable=True)
     found = torch.empty(len(texts))
     for at in order.split(250):
-        z = net(*texts.tokens.padded(at))
-        found[at] = getattr(z, "logits", z).softmax(-1)[:, 1]
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            z = net(*texts.tokens.padded(at))
+        found[at] = getattr(z, "logits", z).float().softmax(-1)[:, 1]
     return found
 
 
@@ -104,7 +99,8 @@ def trained(
     draws, best, kept = torch.Generator().manual_seed(seed), (-1.0, 0.0), net.state_dict()
     for step in range(steps):
         done = step / steps
-        adam.param_groups[0]["lr"] = rate * min(1, 10 * done + 0.1) * (1 + math.cos(math.pi * done)) / 2
+        warm = min(1, 10 * done + 0.1)
+        adam.param_groups[0]["lr"] = rate * warm * (1 + math.cos(math.pi * done)) / 2
         i = torch.randint(len(texts), (BATCH,), generator=draws)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             z = net.train()(*texts.tokens.padded(i))
@@ -114,11 +110,11 @@ def trained(
         nn.utils.clip_grad_norm_(params, 1.0)
         adam.step()
         if (step + 1) / steps in READ:
-            found = right(says(net, HELD), HELD)
+            found = right(says(net, HELD, fast), HELD)
             if found > best[0]:
                 best, kept = (found, (step + 1) / steps), copy.deepcopy(net.state_dict())
     net.load_state_dict(kept)
-    return *best, says(net, TEST)
+    return *best, says(net, TEST, fast) if seed < TRIAL else torch.empty(0)
 
 
 @torch.no_grad()
@@ -151,11 +147,14 @@ def summed(table: Tensor, texts: TextDataset) -> Tensor:
     return (table[ids] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 
-def line(features: Callable[[TextDataset], Any], texts: TextDataset, p: Tensor) -> Any:
+def line(
+    features: Callable[[TextDataset], Any], texts: TextDataset, p: Tensor,
+    strengths: tuple[float, ...] = (0.0003, 0.003, 0.03, 0.3),
+) -> Any:  # fmt: skip
     """Logistic regression, its regularization chosen on the validation set."""
     x, best = features(texts), (-1.0, None)
     stack = vstack if hasattr(x, "tocsr") else np.concatenate
-    for C in (0.1, 1, 10, 30):
+    for C in strengths:
         model = LogisticRegression(C=C, max_iter=2_000)
         model.fit(stack([x, x]), np.r_[np.ones(len(p)), np.zeros(len(p))],
                   sample_weight=np.r_[p, 1 - p])  # fmt: skip
@@ -166,20 +165,28 @@ def line(features: Callable[[TextDataset], Any], texts: TextDataset, p: Tensor) 
 
 
 def lines(write: Callable[..., None]) -> None:
-    """Baselines that train a line, under words, under the frozen body, under a static table."""
-    for arm in ("labels", "hard", "soft", "all labels"):
+    """Counting words, and a line on them."""
+    for arm in ARMS:
         texts, p = lessons(arm)
         count = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(texts.texts)
-        write(f"counting.{arm}", *line(lambda t, c=count: c.transform(t.texts), texts, p))
+        write(f"counting.{arm}", *line(lambda t, c=count: c.transform(t.texts), texts, p, COUNTS))
+
+
+def tables(write: Callable[..., None]) -> None:
+    """A line on a static table, of the packaged body and of the teacher."""
     for name, body in (("static", minilm().eval().bert), ("tuned", TEACHER.bert)):
         rows = static(body)
         mean = rows[PIECES].mean(0)
         where = torch.linalg.svd(rows[PIECES] - mean, full_matrices=False).Vh[:256].T
         table = rows @ where
         scale = summed(table, FILMS).std(0).mean()
-        for arm in ("labels", "hard", "soft"):
+        for arm in ARMS:
             made = line(lambda t, m=table, s=scale: (summed(m, t) / s).numpy(), *lessons(arm))
             write(f"{name}.{arm}", *made)
+
+
+def frozen(write: Callable[..., None]) -> None:
+    """A line on the mean of the packaged body's last states."""
     body, (texts, p) = minilm().eval().bert, lessons("labels")
     known = {id(t): pooled(body, t) for t in (texts, HELD, TEST)}
     scale = known[id(texts)].std(0).mean()
@@ -193,10 +200,13 @@ def run(
     """Some seeds of each arm, at the better of two rates; which one that was."""
     chosen = {}
     for arm in arms:
+        if f"{name}.{arm}" in NOTES:
+            chosen[arm] = json.loads(NOTES[f"{name}.{arm}"])["rate"]
+            continue
         if isinstance(rates, dict):
             rate = rates[arm]
         else:
-            tried = {r: trained(make, arm, r, steps, 100, fast)[0] for r in rates}
+            tried = {r: trained(make, arm, r, steps, TRIAL, fast)[0] for r in rates}
             rate = max(tried, key=lambda r: tried[r])
         runs = [trained(make, arm, rate, steps, seed, fast) for seed in range(seeds)]
         about = {"rate": rate, "steps": steps, "read": [r[1] for r in runs],
@@ -207,12 +217,12 @@ def run(
 
 
 def small(words: Tensor, kind: str) -> nn.Module:
-    """A bag, a BiLSTM or a BERT of one layer, begun with the best picture of a table."""
+    """A BiLSTM or a BERT of one layer, begun with the best picture of a table."""
     if kind == "bert":
         net: Any = zoo.small_bert(PIECES, layers=1, hidden=64, heads=2)
         net.get_input_embeddings().embedding.weight.data[2:] = words
         return net
-    net = zoo.BagOfEmbeddings(PIECES, 48) if kind == "bag" else zoo.BiLSTM(PIECES, 48, 48)
+    net = zoo.BiLSTM(PIECES, 48, 48)
     net.words.embedding.weight.data[2:] = words
     return net
 
@@ -224,7 +234,9 @@ def copied(layers: int) -> nn.Module:
     return net
 
 
-ARMS = ("labels", "hard", "soft")
+NOTES: dict[str, str] = {}  # what is known of each row; a student that stands here is not trained
+ARMS = ("labels", "soft", "hard")
+COUNTS = (1, 10, 30)
 
 
 def begun(table: Tensor, width: int) -> Tensor:
@@ -232,35 +244,29 @@ def begun(table: Tensor, width: int) -> Tensor:
     return zoo.Words(PIECES, width).start_from(table).embedding.weight.detach()[2:].clone()
 
 
-def bags(write: Callable[..., None]) -> None:
-    plain = TEACHER.bert.embeddings.word_embeddings.weight.detach()
-    for name, table in {"bag": plain, "tuned bag": 5 * static(TEACHER.bert)}.items():
-        words = begun(table, 48)
-        run(write, name, lambda w=words: small(w, "bag"), ARMS, (3e-3, 1e-2), steps=360, seeds=5)
-
-
-def copies(write: Callable[..., None]) -> None:
+def copies(write: Callable[..., None], layers: int) -> None:
+    """Copies of some layers, at the rates that were found with one."""
+    arms = ("labels", "soft")
     rates: Any = (1e-4, 4e-4)
-    for layers in (1, 2, 3):
-        rates = run(write, f"copy {layers}", lambda n=layers: copied(n), ARMS, rates, steps=120,
-                    seeds=3, fast=True)  # fmt: skip
+    if layers > 1:
+        rates = {arm: json.loads(NOTES[f"copy 1.{arm}"])["rate"] for arm in arms}
+    run(write, f"copy {layers}", lambda: copied(layers), arms, rates, steps=60, seeds=3,
+        fast=True)  # fmt: skip
 
 
-def readers(write: Callable[..., None]) -> None:
-    plain = TEACHER.bert.embeddings.word_embeddings.weight.detach()
-    for kind, width in (("bilstm", 48), ("bert", 64)):
-        words = begun(plain, width)
-        run(write, kind, lambda k=kind, w=words: small(w, k), ARMS, (1e-3, 4e-3), steps=360,
-            seeds=5)  # fmt: skip
+def readers(write: Callable[..., None], kind: str, width: int) -> None:
+    words = begun(TEACHER.bert.embeddings.word_embeddings.weight.detach(), width)
+    run(write, kind, lambda: small(words, kind), ARMS, (1e-3, 4e-3), steps=240, seeds=5)
 
 
-def rich(write: Callable[..., None]) -> None:
-    """The copy of two layers where all labels are there."""
-    run(write, "copy 2", lambda: copied(2), ("all labels", "all soft"), (1e-4, 4e-4), steps=120,
-        seeds=3, fast=True)  # fmt: skip
-
-
-PARTS = {"lines": lines, "bags": bags, "copies": copies, "rich": rich, "readers": readers}
+PARTS: dict[str, Callable[..., None]] = {
+    "lines": lines,
+    "tables": tables,
+    "frozen": frozen,
+    **{f"copy {n}": functools.partial(copies, layers=n) for n in (1, 2, 3)},
+    "bilstm": functools.partial(readers, kind="bilstm", width=48),
+    "bert": functools.partial(readers, kind="bert", width=64),
+}
 
 
 def main() -> None:
@@ -271,28 +277,22 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     tensors: dict[str, Tensor] = {}
-    notes: dict[str, str] = {}
     if FILE.exists():
         tensors = load_file(FILE)
         with safe_open(FILE, "pt") as file:
-            notes = file.metadata()
+            NOTES.update(file.metadata())
+
+    def write(name: str, about: dict[str, Any], p: Tensor) -> None:
+        tensors[name] = (256 * p).clamp(0, 255).to(torch.uint8)
+        NOTES[name] = json.dumps(about)
+        score = [round(100 * right(row, TEST), 1) for row in p]
+        print(name, about, score, f"{time.process_time():.0f} s", flush=True)
+        save_file(tensors, FILE, NOTES)
+
     for part in args.parts or PARTS:
-        if part in notes and not args.parts:
-            continue
-        began = time.process_time()
-
-        def write(name: str, about: dict[str, Any], p: Tensor) -> None:
-            tensors[name] = (256 * p).clamp(0, 255).to(torch.uint8)
-            notes[name] = json.dumps(about)
-            score = [round(100 * right(row, TEST), 1) for row in p]
-            print(name, about, score, f"{time.process_time() - began:.0f} s", flush=True)
-            save_file(tensors, FILE, notes)
-
         PARTS[part](write)
-        notes[part] = json.dumps(
-            {"torch": torch.__version__, "cpu_seconds": round(time.process_time() - began)}
-        )
-        save_file(tensors, FILE, notes)
+    NOTES["torch"] = torch.__version__
+    save_file(tensors, FILE, NOTES)
 
 
 if __name__ == "__main__":
