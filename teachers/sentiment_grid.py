@@ -169,7 +169,7 @@ def lines(write: Callable[..., None]) -> None:
     for arm in ARMS:
         texts, p = lessons(arm)
         count = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(texts.texts)
-        write(f"counting.{arm}", *line(lambda t, c=count: c.transform(t.texts), texts, p, COUNTS))
+        write(f"counting.{arm}", *line(lambda t, c=count: c.transform(t.texts), texts, p, WIDE))
 
 
 def tables(write: Callable[..., None]) -> None:
@@ -181,8 +181,8 @@ def tables(write: Callable[..., None]) -> None:
         table = rows @ where
         scale = summed(table, FILMS).std(0).mean()
         for arm in ARMS:
-            made = line(lambda t, m=table, s=scale: (summed(m, t) / s).numpy(), *lessons(arm))
-            write(f"{name}.{arm}", *made)
+            mixed = lambda t, m=table, s=scale: (summed(m, t) / s).numpy()  # noqa: E731
+            write(f"{name}.{arm}", *line(mixed, *lessons(arm), WIDE))
 
 
 def frozen(write: Callable[..., None]) -> None:
@@ -216,17 +216,6 @@ def run(
     return chosen
 
 
-def small(words: Tensor, kind: str) -> nn.Module:
-    """A BiLSTM or a BERT of one layer, begun with the best picture of a table."""
-    if kind == "bert":
-        net: Any = zoo.small_bert(PIECES, layers=1, hidden=64, heads=2)
-        net.get_input_embeddings().embedding.weight.data[2:] = words
-        return net
-    net = zoo.BiLSTM(PIECES, 48, 48)
-    net.words.embedding.weight.data[2:] = words
-    return net
-
-
 def copied(layers: int) -> nn.Module:
     """Some of the teacher's own layers, with its table of words fixed."""
     net = initialize(zoo.small_bert(PIECES, layers=layers, **SIZES), TEACHER)
@@ -236,12 +225,7 @@ def copied(layers: int) -> nn.Module:
 
 NOTES: dict[str, str] = {}  # what is known of each row; a student that stands here is not trained
 ARMS = ("labels", "soft", "hard")
-COUNTS = (1, 10, 30)
-
-
-def begun(table: Tensor, width: int) -> Tensor:
-    """[V, width] the table's rows on their first principal directions."""
-    return zoo.Words(PIECES, width).start_from(table).embedding.weight.detach()[2:].clone()
+WIDE = (0.1, 1, 10, 30)
 
 
 def copies(write: Callable[..., None], layers: int) -> None:
@@ -254,18 +238,11 @@ def copies(write: Callable[..., None], layers: int) -> None:
         fast=True)  # fmt: skip
 
 
-def readers(write: Callable[..., None], kind: str, width: int) -> None:
-    words = begun(TEACHER.bert.embeddings.word_embeddings.weight.detach(), width)
-    run(write, kind, lambda: small(words, kind), ARMS, (1e-3, 4e-3), steps=240, seeds=5)
-
-
 PARTS: dict[str, Callable[..., None]] = {
     "lines": lines,
     "tables": tables,
     "frozen": frozen,
-    **{f"copy {n}": functools.partial(copies, layers=n) for n in (1, 2, 3)},
-    "bilstm": functools.partial(readers, kind="bilstm", width=48),
-    "bert": functools.partial(readers, kind="bert", width=64),
+    **{f"copy {n}": functools.partial(copies, layers=n) for n in (1, 3)},
 }
 
 
