@@ -65,6 +65,21 @@ class Words(nn.Module):
         """The embeddings of ids."""
         return cast(Tensor, self.embedding(self.rows(ids)))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Also read a plain table, one row for each id, as 🤗 Transformers saves it."""
+        table = state_dict.pop(f"{prefix}weight", None)
+        if table is not None:
+            if len(table) != len(self.lookup):
+                raise ValueError(
+                    f"a table of {len(table)} words does not fit the pieces kept, whose largest id "
+                    f"is {len(self.lookup) - 1}: it was saved by a student of other pieces"
+                )
+            rows = self.embedding.weight.detach().clone()
+            rows[self.lookup.long()] = table.to(rows)
+            own = {"lookup": self.lookup, "embedding.weight": rows}
+            state_dict.update({f"{prefix}{name}": value for name, value in own.items()})
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     @checked
     @torch.no_grad()
     def start_from(self, table: Tensor) -> Words:
@@ -215,10 +230,15 @@ def small_bert(
         max_length: The longest text it can read.
         dropout: Share of the features that is dropped; attention maps are never.
         **config: More of ``transformers.BertConfig``.
+
+    ``save_pretrained`` writes a plain table with a row for each id up to the largest piece, so that
+    ``AutoModelForSequenceClassification.from_pretrained`` gives the same answers.
     """
     if importlib.util.find_spec("transformers") is None:
         raise missing("BERT", "transformers")
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertConfig
+
+    from distill_lib.models._bert import BertForSequenceClassification
 
     check_counts(layers=layers, hidden=hidden, heads=heads, labels=labels, max_length=max_length)
     check_counts(intermediate=4 * hidden if intermediate is None else intermediate)

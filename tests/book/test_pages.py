@@ -15,7 +15,6 @@ import pytest
 from test_sources import CHAPTERS, prose
 
 FIRST_EDITION = {
-    "bert_sentiment",
     "kickstarting",
     "own_states",
     "robot_teachers",

@@ -151,6 +151,9 @@ def test_other_classes(tmp_path: Path) -> None:
     turned = {"id2label": {0: "LABEL_2", 1: "LABEL_1", 2: "LABEL_0"}}
     with pytest.raises(ValueError, match="in another order; make the student with the teacher's"):
         make(tmp_path, teacher=bert(**turned))
+    loud = {"id2label": {0: "label_2", 1: "Label_1", 2: "label_0"}}
+    with pytest.raises(ValueError, match="in another order"):
+        make(tmp_path, teacher=bert(**loud))
     # where nobody compares answers, they may differ
     make(tmp_path, teacher=bert(num_labels=4), objective=Match("hidden_states/1")).train()
     make(tmp_path, teacher=Teacher(bert(num_labels=4), forward=three)).train()

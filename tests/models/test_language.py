@@ -137,6 +137,26 @@ def test_a_small_bert_makes_the_maps_that_are_matched():
     assert model.config.vocab_size == 102
 
 
+def test_what_a_small_bert_saves_is_read_back_by_transformers(tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    model = small_bert(PIECES, layers=1, hidden=8, heads=2, max_length=8).eval()
+    model.save_pretrained(tmp_path)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert torch.equal(plain(IDS, MASK).logits, model(IDS, MASK).logits)
+    assert plain.config.architectures == ["BertForSequenceClassification"]
+    # ids that are not kept too; and the student reads it back itself
+    other = torch.tensor([[101, 55, 3, 7, 66]])
+    assert torch.equal(plain(other).logits, model(other).logits)
+    again = small_bert(PIECES, layers=1, hidden=8, heads=2, max_length=8).eval()
+    again.load_state_dict(plain.state_dict())
+    assert torch.equal(again(other).logits, model(other).logits)
+    few = small_bert(PIECES[:2], layers=1, hidden=8, heads=2, max_length=8)
+    with pytest.raises(ValueError, match="a table of 102 words does not fit .* largest id is 7"):
+        few.load_state_dict(plain.state_dict(), strict=False)
+
+
 # ---- adapters ----
 
 

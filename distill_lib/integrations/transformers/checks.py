@@ -77,7 +77,10 @@ def check_classes(student: nn.Module, teacher: Any) -> None:
                 f"student with num_labels={len(theirs)}, or map the teacher's answers with "
                 "Teacher(model, forward=…)"
             )
-        if mine != theirs and set(mine.values()) == set(theirs.values()):
+        ours, named = (
+            {int(i): str(name).casefold() for i, name in names.items()} for names in (mine, theirs)
+        )
+        if ours != named and set(ours.values()) == set(named.values()):
             raise ValueError(
                 f"the classes of the student, {mine}, and of the teacher, {theirs}, are in "
                 "another order; make the student with the teacher's id2label and label2id"
