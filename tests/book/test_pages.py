@@ -19,7 +19,6 @@ FIRST_EDITION = {
     "divergences",
     "fusion",
     "kickstarting",
-    "own_states",
     "pipeline",
     "pruning",
     "robot_teachers",
