@@ -21,7 +21,6 @@ FIRST_EDITION = {
     "kickstarting",
     "pipeline",
     "pruning",
-    "robot_teachers",
     "sharing_and_quantization",
     "tinybert",
     "why_it_works",
