@@ -18,7 +18,6 @@ FIRST_EDITION = {
     "bert_sentiment",
     "divergences",
     "fusion",
-    "kickstarting",
     "pipeline",
     "pruning",
     "sharing_and_quantization",
