@@ -15,9 +15,6 @@ import pytest
 from test_sources import CHAPTERS, prose
 
 FIRST_EDITION = {
-    "kickstarting",
-    "own_states",
-    "robot_teachers",
 }
 FOLLOW = [path for path in CHAPTERS if path.stem not in FIRST_EDITION]
 follows = pytest.mark.parametrize("path", FOLLOW, ids=lambda path: path.stem)
