@@ -13,10 +13,12 @@ from .language import Words
 __all__ = ["BertForSequenceClassification"]
 
 
-class BertForSequenceClassification(transformers.BertForSequenceClassification):
+class BertForSequenceClassification(
+    transformers.BertForSequenceClassification  # type: ignore[no-untyped-call]
+):
     """🤗 Transformers' own, under its name: what it saves, ``from_pretrained`` reads back."""
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str | Path,
         *args: Any,

@@ -15,7 +15,6 @@ import bookcache
 import pytest
 import torch
 from conftest import ROOT, missing
-from test_pages import FOLLOW
 
 from distill_lib import losses
 from distill_lib.booktools import DirectionSlider
@@ -34,7 +33,6 @@ FLAGS = [
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PAGES = [page.removesuffix(".md") for page in bookcache.pages(ROOT)]
 CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
-FOLLOWS = [path.relative_to(ROOT).with_suffix("").as_posix() for path in FOLLOW]
 RULES = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 DIRECTION = "dlDirection"
 CONFIG = re.compile(r"(dl\w+)\(root,(\{.*?\})\);\}\);", re.DOTALL)
@@ -283,7 +281,7 @@ SEEN = """(selector) => {
   return [...document.querySelectorAll(selector)].filter(open)
     .map((e) => ({top: e.getBoundingClientRect().top + scrollY, high: e.offsetHeight || 0}));
 }"""
-follows = pytest.mark.parametrize("name", FOLLOWS)
+follows = pytest.mark.parametrize("name", CHAPTERS)
 
 
 @follows

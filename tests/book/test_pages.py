@@ -14,10 +14,7 @@ import bookcache
 import pytest
 from test_sources import CHAPTERS, prose
 
-FIRST_EDITION = {
-}
-FOLLOW = [path for path in CHAPTERS if path.stem not in FIRST_EDITION]
-follows = pytest.mark.parametrize("path", FOLLOW, ids=lambda path: path.stem)
+follows = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 
 KINDS = {"setup", "work", "figure", "check"}
 WORK_LINES, WORDS, SHOWN = 15, 3_500, 22
@@ -34,11 +31,6 @@ DRAWS = {
     "imshow",
     "bar",
 }
-
-
-def test_the_list_of_the_first_edition_only_shrinks():
-    assert {path.stem for path in CHAPTERS} >= FIRST_EDITION
-    assert len(FIRST_EDITION) <= 12
 
 
 def cells(path: Path) -> Iterator[tuple[set[str], str, dict[str, object]]]:
