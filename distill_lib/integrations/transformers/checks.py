@@ -113,8 +113,9 @@ def check_rebuilt(model: nn.Module) -> None:
         if mine != theirs:
             raise ValueError(
                 f"from_pretrained could not read this student again: {name} is {mine}, and by its "
-                f"configuration {theirs}, as after its heads were pruned. Write it by compress.save_pruned(model, path, plan) or by "
-                "safetensors.torch.save_model, and read it into a model that is built alike"
+                f"configuration {theirs}, as after its heads were pruned. Write it by "
+                "compress.save_pruned(model, path, plan) or by safetensors.torch.save_model, and "
+                "read it into a model that is built alike"
             )
 
 
