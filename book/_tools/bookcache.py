@@ -103,15 +103,15 @@ def fingerprint(
 ) -> str:
     """What a chapter's numbers depend on, besides its own code cells, which jupyter-cache keys.
 
-    The programs of the library that its kernel imported (``files``; None: all), all weights and
-    data that the library ships, the versions of all installed packages, the profile. ``of`` is a
-    :func:`library` of an earlier moment.
+    The programs of the library that its kernel imported, and the tables of recorded runs that it
+    names (``files``; None: all), all weights and data that the library ships, the versions of all
+    installed packages, the profile. ``of`` is a :func:`library` of an earlier moment.
     """
     found = library(root) if of is None else of
     used = {
         name: value
         for name, value in found.items()
-        if files is None or not name.endswith(".py") or name in files
+        if files is None or not (name.endswith(".py") or is_table(name)) or name in files
     }
     gone = sorted(set(files or ()) - set(found))
     versions = sorted({(d.name.lower(), d.version) for d in distributions() if d.name})
@@ -125,11 +125,21 @@ def is_fresh(root: Path, record: Any, of: dict[str, str] | None = None) -> bool:
 
 
 def imported(root: Path, program: str, paths: list[str]) -> list[str] | None:
-    """Files of the library that a kernel has loaded; None, which is all, if it starts others."""
+    """Files of the library that a page uses; None, which is all, if its kernel starts others."""
     inside = [Path(p).resolve() for p in paths]
     names = [p.relative_to(root).as_posix() for p in inside if p.is_relative_to(root)]
-    others = PROCESSES.search(program) or any("/processes/" in name for name in names)
-    return None if others or not names else names
+    if not names or PROCESSES.search(program) or any("/processes/" in name for name in names):
+        return None
+    sources = [program, *((root / name).read_text(encoding="utf-8") for name in names)]
+    tables = [path for path in (root / "distill_lib").rglob("*") if is_table(path.name)]
+    used = [p for p in tables if any(p.stem in source for source in sources)]
+    return sorted([*names, *(p.relative_to(root).as_posix() for p in used)])
+
+
+def is_table(name: str) -> bool:
+    """What scripts have recorded for one page, which names the file."""
+    path = Path(name)
+    return path.suffix == ".jsonl" or path.stem.endswith("_grid")
 
 
 def executed(cache: Any, path: Path) -> tuple[Any, Any]:

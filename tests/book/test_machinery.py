@@ -186,10 +186,28 @@ def test_what_a_chapter_does_not_import_does_not_run_it_again(changed):
 
 def test_a_chapter_that_starts_processes_depends_on_the_whole_library(tmp_path):
     inside = [str(tmp_path / "distill_lib/a.py"), "/elsewhere/b.py"]
+    (tmp_path / "distill_lib").mkdir()
+    (tmp_path / "distill_lib/a.py").write_text("A = 1\n")
     assert bookcache.imported(tmp_path, "import torch", inside) == ["distill_lib/a.py"]
     assert bookcache.imported(tmp_path, "import subprocess", inside) is None
     served = str(tmp_path / "distill_lib/booktools/processes/c.py")
     assert bookcache.imported(tmp_path, "import torch", [served]) is None
+
+
+def test_a_chapter_depends_on_the_tables_that_it_names(tmp_path):
+    (tmp_path / "distill_lib").mkdir()
+    for name in ("a.py", "one_grid.jsonl", "two_grid.safetensors", "weights.safetensors"):
+        (tmp_path / "distill_lib" / name).write_text("A = 1\n")
+    files = bookcache.imported(tmp_path, "read('one_grid')", [str(tmp_path / "distill_lib/a.py")])
+    assert files == ["distill_lib/a.py", "distill_lib/one_grid.jsonl"]
+
+    def changed(name: str) -> bool:
+        before = bookcache.fingerprint(tmp_path, files)
+        (tmp_path / "distill_lib" / name).write_text(f"A = {len(name) * 77}\n")
+        return bookcache.fingerprint(tmp_path, files) != before
+
+    assert changed("one_grid.jsonl") and changed("weights.safetensors") and changed("a.py")
+    assert not changed("two_grid.safetensors")
 
 
 def test_weights_and_profile_are_part_of_the_fingerprint(changed, monkeypatch):
