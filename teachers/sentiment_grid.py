@@ -225,7 +225,7 @@ def copied(layers: int) -> nn.Module:
 
 NOTES: dict[str, str] = {}  # what is known of each row; a student that stands here is not trained
 ARMS = ("labels", "soft", "hard")
-WIDE = (0.1, 1, 10, 30)
+WIDE = (0.001, 0.01, 0.1, 1, 10, 30)
 
 
 def copies(write: Callable[..., None], layers: int) -> None:
