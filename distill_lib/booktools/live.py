@@ -14,6 +14,8 @@ from distill_lib.models import Policy
 
 __all__ = ["LivePoles"]
 
+PUSH = 0.7  # m/s
+
 
 class LivePoles:
     r"""A teacher and a student with one hidden unit balance a pole side by side, and can be pushed.
@@ -30,7 +32,7 @@ class LivePoles:
         students: How long it was taught, in words, to the student.
 
     Raises:
-        ValueError: no student; a policy of another task; a student with more than one hidden unit,
+        ValueError: no student; a policy of another task, or of other units; a student with more than one hidden unit,
             with other statistics of the observations than the teacher's, or with one answer only.
 
     Example:
@@ -46,6 +48,9 @@ class LivePoles:
             raise ValueError("LivePoles wants at least one student, by how long it was taught.")
         for policy in (teacher, *students.values()):
             last = _linears(policy)[-1]
+            curves = {type(m).__name__ for m in policy.net if not isinstance(m, nn.Linear)}
+            if curves - {"Tanh"}:
+                raise ValueError(f"the page computes units of Tanh, and one of these has {curves}.")
             if len(policy.obs_mean) != 4 or last.out_features != 2:
                 raise ValueError(
                     f"a policy of CartPole sees 4 numbers and has 2 actions, and one of these sees "
@@ -74,11 +79,14 @@ class LivePoles:
             "student": f"Student, {small:,} numbers",
             "lead": f"A network of {big:,} numbers has learned by trial and error. One of "
             f"{small:,} numbers has never tried anything: it was told what the other would do. "
-            "Both run here, in your browser. Push them.",
+            "Both run here, in your browser. Push them, with the buttons or by a tap on the side "
+            f"to push from; a push changes the speed of the cart by {PUSH} m/s.",
+            "push": PUSH,
             "question": "How long was the student taught?",
             "formula": "It pushes to the right if position, speed, angle and turning, each times "
-            "its number, and the offset make more than 0. (These decide; the others of its "
-            f"{small:,} numbers say how sure it is.)",
+            "its number, and the offset make more than 0. (These five are computed from the "
+            f"student's {small:,} numbers and from the scaling of what it sees. What they leave "
+            "out is how sure it is.)",
         }
         fallback = "A large and a small network, balancing a pole side by side."
         return _fragment("dlPole", "pole.js", config, fallback).replace(

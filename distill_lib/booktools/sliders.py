@@ -38,7 +38,7 @@ def _fragment(function: str, file: str, config: dict[str, Any], fallback: str) -
     )
     fallback = fallback.replace("&", "&amp;").replace("<", "&lt;")
     return (
-        f'<div class="dl-fig" id="{uid}"><noscript>{fallback} (The slider needs JavaScript.)'
+        f'<div class="dl-fig" id="{uid}"><noscript>{fallback} (This figure needs JavaScript.)'
         f"</noscript></div>\n<script>(function(){{\n{code}\n{call}\n}})();</script>"
     )
 

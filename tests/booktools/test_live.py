@@ -83,8 +83,8 @@ def test_it_is_pushed_by_buttons_keys_and_taps_and_taught_by_choice(page, teache
     page.get_by_role("button", name="new start").click()
     page.get_by_role("button", name="push ▶").click()
     assert "pushed once" in note.text_content()
-    page.locator("canvas").first.focus()
-    page.keyboard.press("ArrowLeft")
+    page.get_by_role("button", name="◀ push").focus()
+    page.keyboard.press("Enter")
     page.locator("canvas").first.click()
     assert "pushed 3 times" in note.text_content()
     page.locator("summary").click()
@@ -121,6 +121,7 @@ def test_what_does_not_fit_is_refused(teacher: Policy) -> None:
         ({"a": Policy(8, 4, (1,))}, "sees 8 and has 4"),
         ({"a": Policy(4, 2, (1,))}, "other statistics"),
         ({"a": constant}, "the same side"),
+        ({"a": Policy(4, 2, (1,), activation="relu").normalize_as(teacher)}, "units of Tanh"),
     ):
         with pytest.raises(ValueError, match=words):
             LivePoles(teacher, students)

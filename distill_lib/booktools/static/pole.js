@@ -46,17 +46,13 @@ function dlPole(root, cfg) {
   let chosen = taught[0], p = cfg.students[chosen].slice();
   const worlds = [[cfg.teacher, "#0072B2", teacher], [cfg.student, "#D55E00", s => student(s, p)]].map(([name, color, act]) => {
     const box = make("figure", {}, two, "margin:0");
-    const c = make("canvas", { tabIndex: 0 }, box, "width:100%;aspect-ratio:2/1;display:block;cursor:pointer;touch-action:manipulation");
+    const c = make("canvas", {}, box, "width:100%;aspect-ratio:2/1;display:block;cursor:pointer;touch-action:manipulation");
     c.setAttribute("role", "img");
-    c.setAttribute("aria-label", name + ", balancing a pole on a cart; the arrow keys push it");
+    c.setAttribute("aria-label", name + ", balancing a pole on a cart");
     const caption = make("figcaption", {}, box, "text-align:start");
     make("strong", { textContent: name }, caption);
     const w = { c: c, color: color, act: act, note: make("span", {}, caption, "display:block;font-variant-numeric:tabular-nums;min-height:3em") };
-    c.addEventListener("click", e => push(e.offsetX < c.clientWidth / 2 ? 0.7 : -0.7));
-    c.addEventListener("keydown", e => {
-      const d = { ArrowLeft: -0.7, ArrowRight: 0.7 }[e.key];
-      if (d) { e.preventDefault(); push(d); }
-    });
+    c.addEventListener("click", e => push(e.offsetX < c.clientWidth / 2 ? cfg.push : -cfg.push));
     return w;
   });
   const begin = only => {
@@ -98,8 +94,8 @@ function dlPole(root, cfg) {
     }
   };
   const bar = make("div", {}, root, "display:flex;flex-wrap:wrap;gap:.5rem;margin:.3rem 0 .6rem");
-  button("◀ push", bar, () => push(-0.7));
-  button("push ▶", bar, () => push(0.7));
+  button("◀ push", bar, () => push(-cfg.push));
+  button("push ▶", bar, () => push(cfg.push));
   let run = !matchMedia("(prefers-reduced-motion: reduce)").matches, visible = true;
   button(run ? "pause" : "play", bar, b => { run = !run; b.textContent = run ? "pause" : "play"; });
   button("new start", bar, () => { begin(); draw(); });
