@@ -32,8 +32,9 @@ class LivePoles:
         students: How long it was taught, in words, to the student.
 
     Raises:
-        ValueError: no student; a policy of another task, or of other units; a student with more than one hidden unit,
-            with other statistics of the observations than the teacher's, or with one answer only.
+        ValueError: no student; a policy of another task, or of other units; a student with more
+            than one hidden unit, with other statistics of the observations than the teacher's, or
+            with one answer only.
 
     Example:
         >>> from distill_lib import zoo

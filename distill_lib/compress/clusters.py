@@ -118,8 +118,9 @@ def _begins(x: Array, counts: Array, k: int) -> Array:
         for level in range(levels - 1, -1, -1):
             step = 1 << level
             b = np.arange(step, m + 1, 2 * step)  # between two whose best cut is known
-            high = np.minimum(begin[b + step], b)
-            low = np.minimum(np.maximum(begin[b - step], table[j - 1, b]), high)
+            # no cluster is empty: where a value lies far off, rounding would make one look good
+            high = np.minimum(begin[b + step], np.where(b > j, b - 1, b))
+            low = np.minimum(np.maximum(begin[b - step], np.maximum(table[j - 1, b], j)), high)
             size = high - low + 1
             start = size.cumsum() - size
             a = np.arange(size.sum()) + np.repeat(low - start, size)

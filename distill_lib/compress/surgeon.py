@@ -159,6 +159,5 @@ def _rows(name: str, module: nn.Module, x: Tensor) -> Tensor:
     if isinstance(module, nn.Conv2d) and module.groups == 1:
         return patches(module, x).mT.flatten(0, 1)
     raise ValueError(
-        "refit knows linear layers, and 2D convolutions without groups; "
-        f"that of {name!r} is neither"
+        f"it knows linear layers, and 2D convolutions without groups; that of {name!r} is neither"
     )

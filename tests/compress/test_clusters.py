@@ -118,3 +118,9 @@ def test_beyond_the_table_close_values_are_joined(tail: float, monkeypatch) -> N
 def test_what_is_refused(call, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("far", [-1e12, -1e9, -1e6, 1e6, 1e9, 1e12])
+def test_one_value_far_off_leaves_the_others_their_clusters(far: float) -> None:
+    values = torch.tensor([far, *range(1, 9)], dtype=torch.float64)
+    assert error(values, 4) == pytest.approx(4.5, rel=1e-3)

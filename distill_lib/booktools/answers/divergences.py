@@ -135,8 +135,8 @@ EXERCISES = [
             "mass below 1. Add probabilities, in log space, with logaddexp.",
             _exchanged_mixture: "the weights of the mixture are exchanged: m = β p + (1 - β) q, "
             "and p is the teacher.",
-            _exchanged_coefficients: "the coefficients are exchanged: this is S_β, which tends to "
-            "the two KLs by itself, and another objective.",
+            _exchanged_coefficients: "the coefficients are exchanged: this sum tends to the two "
+            "KLs by itself, and is another objective.",
             _exchanged_models: "teacher and student are exchanged: this is D with 1 - β.",
             _even_mixture: "the mixture has weights of one half; they are β and 1 - β here too.",
             _from_the_mixture: "the average is over p and over q, not over the mixture: "

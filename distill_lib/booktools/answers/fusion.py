@@ -86,8 +86,7 @@ EXERCISES = [
         wrong={
             (LOGIT, PROB, 1 / 3): "the first two are exchanged: the mean of the probabilities, "
             "then the softmax of the mean logits.",
-            (PROB, LOGIT, 0.0): "that is the winner's share; the vote gives the first class one "
-            "voice of three.",
+            (PROB, LOGIT, 0.0): "the second class wins, but the first has one vote of three.",
             (PROB, LOGIT, 2 / 3): "two of the three members name the second class.",
             (PROB, 4 / 3, 1 / 3): "the mean of the logits is not yet a probability.",
             (1 - PROB, 1 - LOGIT, 2 / 3): "these are the probabilities of the second class.",
@@ -104,13 +103,13 @@ EXERCISES = [
             0.8: "a vote can be worse than its members: let two be wrong on the same items.",
             0.896: "this is the vote of independent members; nothing makes them independent.",
             0.512: "this is the share where all three are right, if they were independent.",
-            0.4: "then two wrong voices an item would be needed on 60 percent of the items, which "
+            0.4: "then two wrong votes an item would be needed on 60 percent of the items, which "
             "are 1.2 an item; the members have only 0.6 to give.",
             0.6: "this is a bound for all three being wrong somewhere; a wrong vote needs two "
-            "wrong voices.",
-            1.0: "this is the best case, with two right voices on every item.",
+            "wrong votes.",
+            1.0: "this is the best case, with two right votes on every item.",
         },
-        hint="A wrong vote needs two wrong voices; there are 0.6 of them an item.",
+        hint="A wrong vote needs two wrong members; there are 0.6 of them an item.",
     ),
     Exercise(
         id="ex-fusion-3",

@@ -44,14 +44,20 @@ def _itself(*, size: Tensor, quality: Tensor) -> Tensor:
     return ~_beaten(size=size, quality=quality)[0].any(1)
 
 
+def _ties(*, size: Tensor, quality: Tensor) -> Tensor:
+    return ~((size < size[:, None]) & (quality > quality[:, None])).any(1)
+
+
 def _larger_is_better(*, size: Tensor, quality: Tensor) -> Tensor:
     return _front(size=-size, quality=quality)
 
 
 def _networks(draw: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(draw)
-    size = torch.rand(12, generator=generator, dtype=torch.float64) + 0.1
-    quality = size.sqrt() + 0.3 * torch.rand(12, generator=generator, dtype=torch.float64)
+    # rounded, so that there are networks of equal size, and of equal quality
+    size = (8 * torch.rand(12, generator=generator, dtype=torch.float64) + 1).ceil()
+    spread = torch.rand(12, generator=generator, dtype=torch.float64)
+    quality = (size.sqrt() + spread).mul(10).round() / 10
     return {"size": size, "quality": quality}
 
 
@@ -92,6 +98,7 @@ EXERCISES = [
             _turned: "these are the networks that are beaten.",
             _best_ratio: "a ratio picks one network; the front has all that nothing beats.",
             _itself: "every network is as good as itself: ask for one that is better somewhere.",
+            _ties: "a network of equal size and better quality beats another, too.",
             _larger_is_better: "a small file is good: the comparison of sizes is turned round.",
         },
         hint="Network i is out if some j is no larger and no worse, and better in one of them.",

@@ -101,7 +101,7 @@ EXERCISES = [
         right=[1.45, 0.02375],
         wrong={
             (1.0, 0.125): "this is optimal brain damage: the other weight stays as it is. Here it "
-            "may move, and half of its input is the same.",
+            "may move, and nine tenths of its input is the same.",
             (0.55, 0.02375): "the cost is right, but the weight moved the wrong way: its input "
             "agrees with that of the removed one, so it has to take over.",
             (1.45, 0.125): "the weight is right; the cost is lower, because it moved.",
