@@ -346,7 +346,7 @@ def calls(folder: Path) -> dict[str, Call]:
             {"model": net(), "measure": lambda model: 0.0, "sparsities": (0.5,)}
             | {"choose": lambda model, share: compress.magnitude(model, share, "layer")},
         ),
-        "compress.share": (compress.share, {**cut, "bits": 2, "init": "linear"}),
+        "compress.share": (compress.share, {**cut, "bits": 2}),
         "compress.shrink": (compress.shrink, {"model": net(), "plan": plan}),
         "compress.to_exported": (
             compress.to_exported,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from distill_lib.booktools.sliders import _fragment
-from distill_lib.models import Policy
+
+if TYPE_CHECKING:  # the tools of the book are there before torch is
+    from torch import nn
+
+    from distill_lib.models import Policy
 
 __all__ = ["LivePoles"]
 
@@ -37,7 +39,9 @@ class LivePoles:
             with one answer only.
 
     Example:
+        >>> import torch
         >>> from distill_lib import zoo
+        >>> from distill_lib.models import Policy
         >>> pole = zoo.load_teacher("cartpole_ppo")
         >>> _ = torch.manual_seed(0)
         >>> LivePoles(pole, {"untaught": Policy(4, 2, (1,)).normalize_as(pole)})
@@ -45,6 +49,8 @@ class LivePoles:
     """
 
     def __init__(self, teacher: Policy, students: Mapping[str, Policy]) -> None:
+        from torch import nn
+
         if not students:
             raise ValueError("LivePoles wants at least one student, by how long it was taught.")
         for policy in (teacher, *students.values()):
@@ -66,6 +72,8 @@ class LivePoles:
         return f"LivePoles: {self.sizes[0]:,} numbers, and {self.sizes[1]:,} ({names})"
 
     def _repr_html_(self) -> str:
+        import torch
+
         layers = _linears(self.teacher)
         flat = torch.cat([part.detach().flatten() for one in layers for part in one.parameters()])
         big, small = self.sizes
@@ -96,6 +104,8 @@ class LivePoles:
 
 
 def _linears(policy: Policy) -> list[nn.Linear]:
+    from torch import nn
+
     return [layer for layer in policy.net if isinstance(layer, nn.Linear)]
 
 
@@ -105,6 +115,8 @@ def _count(policy: Policy) -> int:
 
 def _folded(teacher: Policy, policy: Policy) -> list[float]:
     """Weights and offset of raw observations; right where the sum is more than 0."""
+    import torch
+
     layers = _linears(policy)
     if len(layers) != 2 or layers[0].out_features != 1:
         raise ValueError("a student has one hidden unit here: Policy(4, 2, (1,)).")

@@ -50,6 +50,7 @@ def sensitivity(
         For the name of each weight, a number for each sparsity.
 
     Raises:
+        TypeError: a measure that is no function, or returns no number.
         ValueError: no sparsities, one outside (0, 1), masks that remove different shares of
             different layers, or a measure that is not a finite number.
 
@@ -64,6 +65,8 @@ def sensitivity(
     """
     if not len(sparsities):
         raise ValueError("sparsities expected one share at least, got none")
+    if isinstance(measure, nn.Module | type):
+        raise TypeError(f"measure expected a function of a model, got {measure!r:.80}")
     found: dict[str, list[float]] = {}
     for sparsity in sparsities:
         check_share(sparsity, "sparsities")
@@ -75,7 +78,11 @@ def sensitivity(
                     f"{sparsity:.1%} of each layer were asked for: let weights compete in their "
                     'layer, with scope="layer"'
                 )
-            value = float(measure(Masks({name: mask}).apply(copied(model))))
+            said = measure(Masks({name: mask}).apply(copied(model)))
+            try:
+                value = float(said)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"measure expected to return a number, got {said!r:.80}") from error
             if not math.isfinite(value):
                 raise ValueError(f"measure is {value} without {sparsity:.1%} of {name!r}")
             found.setdefault(name, []).append(value)
