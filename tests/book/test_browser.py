@@ -35,7 +35,7 @@ PAGES = [page.removesuffix(".md") for page in bookcache.pages(ROOT)]
 CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
 RULES = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 DIRECTION = "dlDirection"
-CONFIG = re.compile(r"(dl\w+)\(root,(\{.*?\})\);\}\);", re.DOTALL)
+CONFIG = re.compile(r"(dl(?!Pole)\w+)\(root,(\{.*?\})\);\}\);", re.DOTALL)
 
 
 def chromium() -> str:
