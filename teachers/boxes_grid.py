@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from cards import ZOO, Rows, parameters
 from safetensors.torch import save_file
+from scenes import Body, conv, splits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -34,26 +34,15 @@ SEEDS, STEPS, GRID = 8, 400, 8
 MIDDLES = torch.cartesian_prod(*[4 * torch.arange(GRID) + 2.0] * 2).flip(-1)  # [64, 2], x and y
 
 
-class Detector(nn.Module):
+class Detector(Body):
     """[B, 1, 32, 32] to logits [B, 11, 8, 8] and distances [B, 4, 8, 8] in units of 8 pixels."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        w = width
-
-        def conv(a: int, b: int, stride: int = 1) -> nn.Module:
-            return nn.Sequential(nn.Conv2d(a, b, 3, stride, 1), nn.BatchNorm2d(b), nn.ReLU())
-
-        self.layer1 = conv(1, w, 2)
-        self.layer2 = nn.Sequential(conv(w, 2 * w, 2), conv(2 * w, 2 * w))
-        self.layer3 = nn.Sequential(conv(2 * w, 4 * w, 2), conv(4 * w, 4 * w))
-        self.up, self.mix = nn.Conv2d(4 * w, 2 * w, 1), conv(2 * w, 2 * w)
-        self.head = nn.Conv2d(2 * w, 15, 1)
+    def __init__(self, w: int) -> None:
+        super().__init__(w)
+        self.mix, self.head = conv(2 * w, 2 * w), nn.Conv2d(2 * w, 15, 1)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        b = self.layer2(self.layer1(x))
-        b = b + F.interpolate(self.up(self.layer3(b)), scale_factor=2)
-        answer = self.head(self.mix(F.relu(b)))
+        answer = self.head(self.mix(self.seen(x)[1]))
         return {"logits": answer[:, :11], "boxes": F.softplus(answer[:, 11:])}
 
 
@@ -157,15 +146,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    def half(split: str) -> data.Dataset:
-        found = data.load("fashion_mnist", split=split)
-        return replace(found, inputs=F.avg_pool2d(found.inputs, 2))
-
-    train, test = half("train"), half("test")
-    many = data.scenes(train.subset(range(50_000)), 4_000, size=32, each=2, seed=0)
-    few = data.scenes(train.subset(range(50_000, 55_000)), 300, size=32, each=2, seed=1)
-    held = data.scenes(train.subset(range(55_000, 60_000)), 300, size=32, each=2, seed=2)
-    exam = data.scenes(test, 500, size=32, each=2, seed=3)
+    many, few, held, exam = splits(500)
 
     def rows(scenes: data.Scenes, **more: Tensor) -> list[dict[str, Tensor]]:
         kinds, sides = targets(scenes)

@@ -215,22 +215,26 @@ def assistants(write: Callable[..., None]) -> None:
 def born_again(write: Callable[..., None]) -> None:
     """Networks taught by networks of their own kind, on 1,000 labeled images, again and again."""
     own = TRAIN.per_class(100).index
-    large, y = views(TRAIN.inputs[own]), TRAIN.labels[own]
-    crops = small(large.flatten(0, 1)).unflatten(0, (18, -1))
-    for see, x in (("clean", crops[CLEAN][None]), ("fixed", crops)):
-        soft = 0.9 * F.one_hot(y, 10) + 0.01
-        for kind, z, steps in (("labels", hot(y), 600), ("labels", hot(y), 2_400),
-                               ("smoothing", soft.log(), 600)):  # fmt: skip
-            nets = trained(DepthwiseNet, x, z[None, None], steps, see=see)
-            write("born", score(nets), see=see, kind=kind, steps=steps, T=1)
-            if (kind, steps) == ("labels", 600):
-                first = asked(nets, crops[CLEAN])[:, None]
-                line = {1: first, 4: first}
-        for generation in (1, 2):
-            for T, z in line.items():
-                nets = trained(DepthwiseNet, x, z, 600, T=T, see=see)
-                write("born", score(nets), see=see, kind="own", T=T, generation=generation)
-                line[T] = asked(nets, crops[CLEAN])[:, None]
+    x, y = small(TRAIN.inputs[own])[None], TRAIN.labels[own]
+    one, smooth = F.one_hot(y, 10).float(), (0.9 * F.one_hot(y, 10) + 0.01).log()
+
+    def half(z: Tensor) -> Tensor:
+        """Logits of the mean of the labels and a predecessor."""
+        return (0.5 * z.softmax(-1) + 0.5 * one).clamp_min(1e-30).log()
+
+    for steps in (600, 2_400):
+        nets = trained(DepthwiseNet, x, smooth[None, None], steps)
+        write("born", score(nets), kind="smoothing", steps=steps)
+        nets = trained(DepthwiseNet, x, hot(y)[None, None], steps)
+        write("born", score(nets), kind="labels", steps=steps)
+        first = asked(nets, x[0])[:, None]
+        for kind, T in (("own", 1), ("own", 4), ("half", 1)):
+            z = first
+            for generation in (1, 2):
+                told = half(z) if kind == "half" else z
+                nets = trained(DepthwiseNet, x, told, steps, T=T)
+                write("born", score(nets), kind=kind, T=T, generation=generation, steps=steps)
+                z = asked(nets, x[0])[:, None]
 
 
 PARTS = {

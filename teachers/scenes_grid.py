@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from cards import ZOO, Rows
+from scenes import Body, splits
 from torch import Tensor, nn
 
 from distill_lib import CE, KD, Match, cosine, data, distill, losses
@@ -27,28 +27,16 @@ FILE = ZOO / "scenes_grid.jsonl"
 RATIOS, TEMPERATURES, SEEDS, STEPS = (0.5, 1.5), (1.0, 4.0), 5, 300
 
 
-class Painter(nn.Module):
-    """[B, 1, 32, 32] to [B, 11, 32, 32]: down three times, and up again with what was seen."""
+class Painter(Body):
+    """[B, 1, 32, 32] to [B, 11, 32, 32], logits of eleven classes a pixel."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        w = width
-
-        def conv(a: int, b: int, stride: int = 1) -> nn.Module:
-            return nn.Sequential(nn.Conv2d(a, b, 3, stride, 1), nn.BatchNorm2d(b), nn.ReLU())
-
-        self.layer1 = conv(1, w, 2)
-        self.layer2 = nn.Sequential(conv(w, 2 * w, 2), conv(2 * w, 2 * w))
-        self.layer3 = nn.Sequential(conv(2 * w, 4 * w, 2), conv(4 * w, 4 * w))
-        self.up2, self.up1 = nn.Conv2d(4 * w, 2 * w, 1), nn.Conv2d(2 * w, w, 1)
+    def __init__(self, w: int) -> None:
+        super().__init__(w)
+        self.up1 = nn.Conv2d(2 * w, w, 1)
         self.head = nn.Conv2d(w, 44, 3, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of eleven classes a pixel."""
-        a = self.layer1(x)
-        b = self.layer2(a)
-        c = self.layer3(b)
-        b = F.relu(b + F.interpolate(self.up2(c), scale_factor=2))
+        a, b = self.seen(x)
         a = F.relu(a + F.interpolate(self.up1(b), scale_factor=2))
         return F.pixel_shuffle(self.head(a), 2)
 
@@ -86,15 +74,7 @@ def main() -> None:
     torch.set_num_threads(1)
     write = Rows(args.out)
 
-    def half(split: str) -> data.Dataset:
-        found = data.load("fashion_mnist", split=split)
-        return replace(found, inputs=F.avg_pool2d(found.inputs, 2))
-
-    train, test = half("train"), half("test")
-    many = data.scenes(train.subset(range(50_000)), 4_000, size=32, each=2, seed=0)
-    few = data.scenes(train.subset(range(50_000, 55_000)), 300, size=32, each=2, seed=1)
-    held = data.scenes(train.subset(range(55_000, 60_000)), 300, size=32, each=2, seed=2)
-    exam = data.scenes(test, 1_000, size=32, each=2, seed=3)
+    many, few, held, exam = splits(1_000)
 
     def fit(net: nn.Module, seen: data.Scenes, steps: int, batch: int, objective: Any, seed: int,
             taught: Tensor | None = None) -> nn.Module:  # fmt: skip

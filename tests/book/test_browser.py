@@ -281,24 +281,7 @@ SEEN = """(selector) => {
   return [...document.querySelectorAll(selector)].filter(open)
     .map((e) => ({top: e.getBoundingClientRect().top + scrollY, high: e.offsetHeight || 0}));
 }"""
-# Rewritten on 2026-11-27 and not yet within every bound of layout; the list only shrinks.
-LAYOUT_LEFT = {
-    "bert_sentiment",
-    "divergences",
-    "from_texts_to_a_server",
-    "fusion",
-    "kickstarting",
-    "own_states",
-    "pipeline",
-    "pruning",
-    "robot_teachers",
-    "sharing_and_quantization",
-    "tinybert",
-    "when_the_teacher_is_wrong",
-    "why_it_works",
-}
-LAID_OUT = [name for name in CHAPTERS if name.rpartition("/")[2] not in LAYOUT_LEFT]
-follows = pytest.mark.parametrize("name", LAID_OUT)
+follows = pytest.mark.parametrize("name", CHAPTERS)
 
 
 @follows
