@@ -103,8 +103,9 @@ def run(root: Path, path: Path, target: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--root", str(root), "--worker", str(path), str(target)]
     process = subprocess.run(
         command,
-        # a page shows results, not the bars of those who waited for them
-        env={**ONE_THREAD, "DISTILL_QUIET": "1", **os.environ},
+        # a page shows results, not the bars of those who waited for them; a bar that is a widget
+        # would have the page ask the network for a script
+        env={**ONE_THREAD, "DISTILL_QUIET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **os.environ},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -365,3 +365,5 @@ def test_chapters_print_no_warning(site):
         for output in bookcache.outputs(bookcache.executed(cache, chapter)[1]):
             if output.get("name") == "stderr":
                 assert "Warning" not in output["text"], f"{chapter.stem}: {output['text']}"
+            # its script would come from the network
+            assert not any("widget" in kind for kind in output.get("data", {})), chapter.stem

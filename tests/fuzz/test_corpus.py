@@ -107,6 +107,7 @@ KNOWN = {
     "booktools/checks.py check": OURS,
     "booktools/claims.py machine": OURS,
     "booktools/processes/train_digits.py main": OURS,
+    "booktools/ratings.py __init__": OURS,
     "booktools/sliders.py _fragment": OURS,
     "checkpoints/__init__.py _folder": "folder, settings; folder, adapter; folder, safetensors",
     "checkpoints/__init__.py _read": CHECKPOINTS,
