@@ -18,6 +18,7 @@ import distill_cells
 import distill_directives
 import distill_site
 import distill_sources
+import distill_students
 import distill_xrefs
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     distill_cells.setup(app)
     distill_sources.setup(app)
     distill_site.setup(app)
+    distill_students.setup(app)
     app.connect("builder-inited", copy_mathjax)
     app.connect("builder-inited", prepare_other_builders)
     app.connect("doctree-read", check_alt)

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -91,6 +92,21 @@ def site() -> Path:
     if newer:
         missing(f"the site is older than {', '.join(newer[:3])}: run `make book` first")
     return ROOT / "_build/html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from browsing import launched
+
+    yield from launched()
+
+
+@pytest.fixture
+def page(browser: Any, site: Path) -> Iterator[Any]:
+    from browsing import WIDE, opened
+
+    with opened(browser, WIDE) as page:
+        yield page
 
 
 # What torch brings, and what a kernel needs that is driven from another environment.

@@ -23,8 +23,6 @@ def mixed(n: int, width: int, seed: int = 0) -> Tensor:
     return drawn(n, width, seed=seed) @ drawn(width, width, seed=seed + 1) + 2
 
 
-
-
 def convolutions(seed: int) -> nn.Sequential:
     net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 5, 1)).double()
     for i, tensor in enumerate(net.parameters()):

@@ -1,0 +1,179 @@
+"""What a reader sees of each chapter: formulas, pictures, code, on a screen, a phone and paper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import CHAPTERS, PHONE, WIDE, opened, visit
+
+pytestmark = pytest.mark.site
+
+FIRST_PICTURE, SHOWN_CODE, TEXT, WEIGHT = 1.5, 0.2, 9.0, 2_500_000
+MOVES = """window.moved = 0; new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.moved += entry.value;
+}).observe({type: "layout-shift", buffered: true});"""
+
+
+def read(browser: Any, site: Path, name: str, size: dict[str, int]) -> Iterator[Any]:
+    with opened(browser, size) as page:
+        page.name, page.size, page.asked = name, size, set()
+        page.on("request", lambda r: page.asked.add(r.url.removeprefix("file://").split("?")[0]))
+        page.add_init_script(MOVES)
+        visit(page, site, name)
+        yield page
+
+
+# One visit of a chapter, for all tests that only look at it.
+
+
+@pytest.fixture(scope="module", params=CHAPTERS)
+def wide(request: Any, browser: Any, site: Path) -> Iterator[Any]:
+    yield from read(browser, site, request.param, WIDE)
+
+
+@pytest.fixture(scope="module", params=CHAPTERS)
+def phone(request: Any, browser: Any, site: Path) -> Iterator[Any]:
+    yield from read(browser, site, request.param, PHONE)
+
+
+def test_formulas_are_drawn(wide):
+    written = wide.locator(".bd-article .math").count()
+    drawn = wide.locator(".bd-article mjx-container").count()
+    assert drawn >= written > 0
+    fonts = wide.evaluate("[...document.fonts].filter(f => f.family.startsWith('MJX')).length")
+    assert fonts > 0
+
+
+CUT = """() => [...document.querySelectorAll(".bd-article mjx-math")].filter((formula) => {
+  if (formula.getBoundingClientRect().right <= innerWidth) return false;
+  for (let box = formula; box; box = box.parentElement) {
+    if (/auto|scroll/.test(getComputedStyle(box).overflowX)) return false;
+  }
+  return true;
+}).length"""
+
+
+def test_no_formula_is_cut_on_a_phone(phone):
+    """What is wider than the screen has a box around it that scrolls."""
+    assert phone.evaluate(CUT) == 0
+
+
+def test_no_formula_of_the_proofs_is_cut_on_a_phone(page, site):
+    page.set_viewport_size(PHONE)
+    visit(page, site, "book/proofs")
+    assert page.evaluate(CUT) == 0
+
+
+SEEN = """(selector) => {
+  const open = (e) => e.getClientRects().length && !e.parentElement.closest("details:not([open])");
+  return [...document.querySelectorAll(selector)].filter(open)
+    .map((e) => ({top: e.getBoundingClientRect().top + scrollY, high: e.offsetHeight || 0}));
+}"""
+follows = pytest.mark.parametrize("name", CHAPTERS)
+
+
+def first_picture_is_early(page: Any) -> None:
+    """A figure, a slider or a film within the first screen and a half."""
+    high = page.size["height"]
+    pictures = page.evaluate(SEEN, ".bd-article figure, .bd-article .dl-fig, .bd-article video")
+    assert pictures[0]["top"] < FIRST_PICTURE * high
+    (question,) = page.evaluate(SEEN, ".bd-article .dl-question")
+    assert question["top"] < high / 2
+
+
+def test_the_first_picture_comes_early(wide):
+    first_picture_is_early(wide)
+
+
+def test_the_first_picture_comes_early_on_a_phone(phone):
+    first_picture_is_early(phone)
+
+
+def test_code_is_the_smaller_part_of_a_page(wide):
+    code = wide.evaluate(SEEN, ".bd-article .cell_input, .bd-article > * div.highlight-python")
+    whole = wide.evaluate("document.querySelector('.bd-article').offsetHeight")
+    assert 0 < sum(box["high"] for box in code) < SHOWN_CODE * whole
+
+
+def sizes_of_text(svg: str) -> list[float]:
+    """Sizes in the units of its own width; matplotlib draws a glyph at a hundredth of its size."""
+    return [100 * float(scale) for scale in re.findall(r"scale\((0\.\d+) -0", svg)]
+
+
+def test_the_text_of_figures_is_legible_on_a_phone(phone, site):
+    small, drawn = [], 0
+    for image in phone.locator(".bd-article figure img[src$='.svg']").all():
+        file = (site / phone.name).parent / str(image.get_attribute("src"))
+        svg = file.resolve().read_text(encoding="utf-8")
+        (wide,) = re.findall(r'viewBox="0 0 ([\d.]+)', svg)
+        scale = image.bounding_box()["width"] / float(wide)
+        drawn += len(sizes := sizes_of_text(svg))
+        small += [f"{file.name}: {s * scale:.1f} px" for s in sizes if s * scale < TEXT]
+    assert drawn > 0
+    assert not small, small[:3]
+    for figure in phone.locator(".dl-fig svg").all():
+        assert 14 * figure.bounding_box()["width"] / 480 >= TEXT  # as static/common.js draws it
+
+
+def test_a_page_is_not_heavy(wide):
+    """All that it asks for, before any compression."""
+    wide.wait_for_function("document.fonts.status === 'loaded'")
+    assert sum(Path(f).stat().st_size for f in wide.asked if Path(f).is_file()) < WEIGHT
+
+
+@follows
+def test_a_printed_page_has_its_answers_and_its_number(page, site, name, tmp_path):
+    visit(page, site, name)
+    answers = page.locator(".bd-article details", has_text="Answer").count()
+    page.emulate_media(media="print")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert len(page.evaluate(SEEN, ".bd-article details > :not(summary)")) >= answers > 0
+    assert page.locator(".bd-article h1 .section-number").is_visible()
+    assert not page.locator("#jb-print-docs-body").is_visible()
+    # code goes to the next sheet as a whole: nothing of its box is left behind
+    whole = "all => all.every((e) => getComputedStyle(e).breakInside === 'avoid')"
+    assert page.eval_on_selector_all(".bd-article .cell_input", whole)
+    divisible = "all => all.every((e) => getComputedStyle(e).overflowX === 'visible')"
+    assert page.eval_on_selector_all(".bd-article pre, .bd-article .cell_output", divisible)
+    sheets = page.pdf(path=str(tmp_path / "page.pdf"))
+    assert sheets.count(b"/Type /Page\n") + sheets.count(b"/Type /Page ") > 5
+
+
+def test_films_start_together(wide):
+    for films in wide.locator(".dl-films").all():
+        films.locator("button").click()
+        moving = films.locator("video").evaluate_all("all => all.map((film) => !film.paused)")
+        assert moving and all(moving)
+        films.locator("button").click()
+        assert films.locator("video").evaluate_all("all => all.every((film) => film.paused)")
+
+
+def settled(page: Any) -> float:
+    """The sum of layout shifts, which is good below 0.1."""
+    page.wait_for_function("!document.documentElement.classList.contains('dl-landing')")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+    return float(page.evaluate("window.moved"))
+
+
+def test_nothing_jumps_while_a_page_loads(wide):
+    assert settled(wide) < 0.1
+
+
+def test_nothing_jumps_while_a_page_loads_on_a_phone(phone):
+    assert settled(phone) < 0.1
+
+
+@follows
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_a_heading_is_where_it_was_asked_for(page, site, name, size):
+    page.set_viewport_size(size)
+    page.add_init_script(MOVES)
+    page.goto((site / f"{name}.html").as_uri() + "#summary", wait_until="load")
+    page.evaluate("MathJax.startup.promise")
+    assert settled(page) < 0.1
+    top = page.locator("#summary").evaluate("(e) => e.getBoundingClientRect().top")
+    assert 0 <= top < size["height"] / 4
