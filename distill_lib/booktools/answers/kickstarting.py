@@ -67,7 +67,6 @@ EXERCISES = [
             (0.5, 0.5, 1.0): "multiplied by exp(A), but not yet divided by the sum.",
             (0.5, 0.25, 0.25): "this is the teacher; the leash is not infinite.",
             (0.0, 0.0, 1.0): "this is the best action alone, the limit of a leash of 0.",
-            (0.8, 0.2, 0.0): "the advantages were subtracted or taken in the wrong order.",
             (8 / 11, 2 / 11, 1 / 11): "divided by exp(A): worse actions have become likelier.",
             (1 / 7, 2 / 7, 4 / 7): "the tilt of a uniform teacher; multiply by the teacher's "
             "probabilities too.",
@@ -83,10 +82,11 @@ EXERCISES = [
             0.01: "the student begins with a share of 0.9, not of 1.",
             0.01 / 0.99: "the student begins with a share of 0.9, not of 1.",
             0.89 / 0.01: "upside down.",
-            1 / math.log(90): "this is the reverse leash, which lets go exponentially.",
+            1 / math.log(891): "this is the reverse leash, which lets go exponentially.",
+            1 / math.log(90): "this is the reverse leash, and its sum is not yet 1.",
         },
         hint="Solve λ / (λ + 1) · 0.9 = 0.01.",
-        tolerance=1e-5,
+        tolerance=4e-5,
     ),
     Exercise(
         id="ex-kickstarting-3",
