@@ -22,6 +22,7 @@ from distill_lib.checkpoints import CheckpointError
 from distill_lib.compress.packing import MAGIC
 from distill_lib.compress.plans import shapes_of_all
 from distill_lib.fusion.batchnorm import fold_batchnorm
+from distill_lib.models.control import CLIP
 from distill_lib.models.vision import DepthwiseNet
 
 HEADER = 1 << 20  # bytes that the header may unpack to
@@ -124,7 +125,7 @@ def policy(header: Header) -> nn.Module:
         raise Refused("a pilot has at most four hidden layers, net.0 to net.8")
     hidden = [_size(shapes, f"net.{2 * i}.weight", 0, WIDTH) for i in range(layers - 1)]
     # the bound of the observations is saved where it is not the usual one
-    return zoo.Policy(8, 4, hidden, **({"clip": 1.0} if "obs_clip" in shapes else {}))
+    return zoo.Policy(8, 4, hidden, clip=None if "obs_clip" in shapes else CLIP)
 
 
 def image_net(header: Header) -> nn.Module:

@@ -36,19 +36,20 @@ class Challenge(SphinxDirective):
             raise self.error(f"there is no task {asked!r}")
         own = [one for one in known["entries"] if one["task"] == asked]
         own.sort(key=lambda one: (not one["passes"], one["bytes"], one["name"]))
-        return table(["entry", "bytes", "score", "track", "made by", "how"], map(cells, own))
+        return table(["entry", "bytes", "score", "made by whom, how and when"], map(cells, own))
 
 
 def cells(entry: dict[str, Any]) -> list[str]:
     score = SHOWN[entry["task"]].format(entry["score"])
-    score += f" over {entry['items']:,}, {entry['day']}"
+    scored = f"Scored {entry['day']} over {entry['items']:,}"
     if entry["task"] == "lander":
-        score += f", seeds {entry['seeds']}"
-    if not entry["passes"]:
-        score = f"below the bar: {score}"
+        scored += f", with seeds {entry['seeds']}"
     return [
-        entry["name"], f"{entry['bytes']:,}", score, entry["track"], entry["author"], entry["how"]
-    ]  # fmt: skip
+        entry["name"],
+        f"{entry['bytes']:,}",
+        score if entry["passes"] else f"{score}, below the bar",
+        f"{entry['track'].capitalize()}, by {entry['author']}: {entry['how']}. {scored}.",
+    ]
 
 
 def table(head: list[str], rows: Any) -> list[nodes.Node]:

@@ -6,31 +6,26 @@ import json
 import os
 import pickle
 import struct
-import sys
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
+import formats
 import pytest
 import torch
+from attempts import attempt
+from crafted import PAYLOADS
+from loaders import Loader
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT), str(ROOT / "tests/fuzz")]
-
-import formats
-from attempts import attempt
 from challenge import __main__ as command
 from challenge import entries, networks
 from challenge.networks import Refused
-from crafted import PAYLOADS
-from loaders import Loader
-
 from distill_lib import compress, zoo
 from distill_lib.compress.plans import plan_of
 
-MB = 2**20
+ROOT, MB = Path(__file__).resolve().parents[2], 2**20
 
 
 def packed(net: nn.Module, folder: Path, plan: Any = None) -> bytes:

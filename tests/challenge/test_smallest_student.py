@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))
-
 from challenge import __main__ as command
 from challenge import entries, scoring
 from challenge.networks import NETWORKS, Refused
-
 from distill_lib import compress, rl, zoo
 from distill_lib.fusion.batchnorm import fold_batchnorm
 from distill_lib.models.vision import DepthwiseNet
 
+ROOT = Path(__file__).resolve().parents[2]
 ZOO, ENTRIES = ROOT / "distill_lib/zoo", ROOT / "challenge/entries"
 KNOWN = json.loads((ROOT / "challenge/results.json").read_text(encoding="utf-8"))
 OURS = {one["name"]: one for one in KNOWN["entries"]}
@@ -207,3 +203,26 @@ def test_all_entries_are_scored_into_the_results(monkeypatch, tmp_path, capsys):
     (row,) = found["entries"]
     assert set(row) == set(OURS["lander_linear"]) and row["items"] == 10
     assert found["tasks"] == KNOWN["tasks"] and "seconds" not in row
+
+
+# ---- the page ----
+
+
+def test_the_table_shows_what_strangers_wrote_as_text():
+    import distill_challenge
+
+    mine = {**OURS["lander_linear"], "author": "<script>alert(1)</script> *x* {cost}"}
+    (box,) = distill_challenge.table(["entry"], [distill_challenge.cells(mine)])
+    assert "by <script>alert(1)</script> *x* {cost}: " in box.astext()
+    assert {type(node).__name__ for node in box.findall()} == {
+        "container", "table", "tgroup", "colspec", "thead", "tbody", "row", "entry", "paragraph",
+        "Text",
+    }  # fmt: skip
+    shown = " ".join(distill_challenge.cells(mine))
+    assert f"{mine['bytes']:,}" in shown and "seeds of the month alone" in shown
+    assert "below the bar" in " ".join(distill_challenge.cells({**mine, "passes": False}))
+
+
+def test_most_of_our_pilot_is_its_header():
+    data = file_of("lander_linear").read_bytes()
+    assert int.from_bytes(data[8:12], "little") > len(data) / 2
