@@ -102,7 +102,7 @@ def rules() -> dict[str, dict[str, str]]:
     """What each task asks, as the page of the book shows it."""
     return {
         name: {
-            "bar": f"{task.what} ≥ {task.shown.format(task.bar)}",
+            "bar": f"{task.what} ≥ {task.bar:{'.0%' if task.bar < 1 else '.0f'}}",
             "room": f"{task.room:,}",
             "networks": NETWORKS[name],
         }
