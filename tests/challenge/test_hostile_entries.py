@@ -264,11 +264,11 @@ def test_changed_files_are_read_or_refused_within_their_room(task, tmp_path):
     )  # fmt: skip
     ends = {"read": 0, "Refused": 0}
     attempt(loader, loader.whole, tmp_path / "x")  # what is imported late
-    for n in range(150):
+    for n in range(100):
         found = attempt(loader, loader.mutant(f"challenge/{n}"), tmp_path / "x")
         assert not found.fault(), f"{n}: {found}"
         ends[found.end] += 1
-    assert ends["Refused"] > 50, ends
+    assert ends["Refused"] > 40, ends
 
 
 # ---- what lies around an entry ----
