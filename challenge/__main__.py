@@ -18,7 +18,7 @@ import torch
 
 from .entries import TASKS, offered, read_card
 from .networks import NETWORKS, Refused
-from .scoring import HEAD, SECRET, Score, score
+from .scoring import HEAD, Score, score
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTRIES = ROOT / "challenge" / "entries"
@@ -109,8 +109,6 @@ def rules() -> dict[str, dict[str, str]]:
         for name, task in TASKS.items()
     }
 
-
-__all__ = ["SECRET", "main", "plain"]
 
 if __name__ == "__main__":
     sys.exit(main())
