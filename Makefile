@@ -2,9 +2,12 @@
 TARGETS = book test lab notebooks bench fuzz stress teachers lint types setup clean
 PYTHON ?= python3
 
-.PHONY: help $(TARGETS)
+.PHONY: help score $(TARGETS)
 help:
 	@$(PYTHON) make.py
+
+score: # make score FILE=entry.packed
+	@$(PYTHON) make.py score $(FILE)
 
 $(TARGETS):
 	@$(PYTHON) make.py $@

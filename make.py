@@ -7,6 +7,7 @@
     python make.py notebooks  the clean notebooks for Colab, in _build/notebooks
     python make.py bench      measure distill_lib beside its peers, into _build/bench.json
     python make.py fuzz       changed files, by the thousand, for all that opens one (resumable)
+    python make.py score FILE the score of an entry of the challenge "Smallest student"
     python make.py stress     every page under other seeds, arithmetic and load (hours; resumable)
     python make.py teachers   train the shipped teachers again (hours)
     python make.py lint       ruff        python make.py types   mypy, pyright
@@ -49,7 +50,7 @@ PEERS = {
     "skrl-2": "skrl==2.1.1",
 }
 JOBS = os.environ.get("DISTILL_JOBS", "2")
-CHECKED = ["distill_lib", "tests", "book", "benchmarks", "teachers", "make.py"]
+CHECKED = ["distill_lib", "tests", "book", "benchmarks", "challenge", "teachers", "make.py"]
 # The same as the command jupyter-book, which has no `python -m`.
 JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
 QUIET = {  # one thread per process: the nets are small, and JOBS processes run side by side
@@ -196,6 +197,11 @@ def stress() -> None:
     run(python(), "book/_tools/stress.py", *sys.argv[2:])
 
 
+def score() -> None:
+    setup()
+    module("challenge", *sys.argv[2:])
+
+
 def teachers() -> None:
     setup()
     for script in sorted((ROOT / "teachers").glob("[a-z]*.py")):
@@ -235,7 +241,9 @@ def clean() -> None:
     shutil.rmtree(BUILD, ignore_errors=True)
 
 
-COMMANDS = [book, test, lab, notebooks, bench, fuzz, stress, teachers, lint, types, setup, clean]
+COMMANDS = [
+    book, test, lab, notebooks, bench, fuzz, score, stress, teachers, lint, types, setup, clean
+]  # fmt: skip
 
 if __name__ == "__main__":
     commands = {command.__name__: command for command in COMMANDS}

@@ -15,6 +15,7 @@ from sphinx.util import logging
 sys.path.append(str(Path(__file__).resolve().parents[1] / "_tools"))
 import addresses
 import distill_cells
+import distill_challenge
 import distill_directives
 import distill_site
 import distill_sources
@@ -97,6 +98,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", say_where, priority=100)
     distill_directives.setup(app)
     distill_cells.setup(app)
+    distill_challenge.setup(app)
     distill_sources.setup(app)
     distill_site.setup(app)
     distill_students.setup(app)
