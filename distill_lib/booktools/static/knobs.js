@@ -14,8 +14,7 @@ function dlBell(pen, cfg, names) {
   });
   return { x: x, bar: bar, top: top, show: (shares, words) => bars.forEach(([r, t], k) => {
     r.setAttribute("width", 215 * shares[k]);
-    t.setAttribute("x", 182 + 215 * shares[k]);
-    t.textContent = words[k];
+    Object.assign(t, { textContent: words[k] }).setAttribute("x", 182 + 215 * shares[k]);
   }) };
 }
 function dlBits(root, cfg) {
@@ -33,8 +32,7 @@ function dlBits(root, cfg) {
 }
 function dlSparsity(root, cfg) {
   dlFigure(root, { label: cfg.label, positions: cfg.positions, start: cfg.start, lines: 3.3, scene: pen => {
-    const bell = dlBell(pen, cfg, ["weights kept", "squares kept"]), stay = cfg.counts.map((c, i) => bell.bar(i, 0, { fill: dlTwo[0] }));
-    const edges = [-1, 1].map(() => pen.el("line", { y1: 4, y2: 118, stroke: dlTwo[1], "stroke-width": 2 }, pen.svg));
+    const bell = dlBell(pen, cfg, ["weights kept", "squares kept"]), stay = cfg.counts.map((c, i) => bell.bar(i, 0, { fill: dlTwo[0] })), edges = [-1, 1].map(() => pen.el("line", { y1: 4, y2: 118, stroke: dlTwo[1], "stroke-width": 2 }, pen.svg));
     return (sparsity, i) => {
       const { left, ...f } = cfg.fits[i];
       stay.forEach((r, k) => { r.setAttribute("y", 112 - 104 * left[k] / bell.top); r.setAttribute("height", 104 * left[k] / bell.top); });
@@ -47,8 +45,7 @@ function dlSparsity(root, cfg) {
 }
 function dlMixture(root, cfg) {
   dlFigure(root, { label: cfg.label, positions: cfg.positions, start: cfg.start, lines: 3.3, scene: pen => {
-    const all = cfg.fits.flatMap(f => f.wrong), low = 5 * Math.floor(Math.min(...all) / 5), high = 5 * Math.ceil(Math.max(...all) / 5), ticks = [];
-    for (let v = low; v <= high; v += 5) ticks.push(v);
+    const all = cfg.fits.flatMap(f => f.wrong), low = 5 * Math.floor(Math.min(...all) / 5), high = 5 * Math.ceil(Math.max(...all) / 5), ticks = Array.from({ length: (high - low) / 5 + 1 }, (_, k) => low + 5 * k);
     const axes = dlAxes(pen, [0, 1], [low, high], [0, 0.25, 0.5, 0.75, 1], ticks, "λ, from labels alone to the teacher alone"), at = pen.el("line", { y1: 12, y2: 196, stroke: "currentColor", "stroke-dasharray": "3 4" }, pen.svg);
     const dots = cfg.counts.map((n, k) => {
       const ys = cfg.fits.map(f => f.wrong[k]), best = ys.indexOf(Math.min(...ys)), look = { fill: "none", stroke: dlTwo[1], "stroke-width": 2.2, "stroke-opacity": 0.45 + 0.275 * k };
@@ -70,7 +67,7 @@ function dlBudget(root, cfg) {
   dlFigure(root, { label: cfg.label, positions: cfg.positions, start: cfg.start, lines: 4.4, scene: pen => {
     const axes = dlAxes(pen, [7.8, 11.3], [0.3, 1.1], [8, 9, 10, 11], [0.3, 0.5, 0.7, 0.9, 1.1], "operations, as a power of ten"), limit = pen.el("line", { y1: 12, y2: 196, stroke: "currentColor", "stroke-width": 1.5 }, pen.svg);
     const dots = cfg.points.map(([x, y, k]) => pen.el("circle", { cx: axes.x(x), cy: axes.y(y), r: 3.6, fill: dlTwo[1 - k] }, pen.svg));
-    ["with a teacher, paid", "on labels"].forEach((name, k) => { pen.text(456, 27 + 19 * k, name, "end"); pen.el("circle", { cx: 465, cy: 22 + 19 * k, r: 4.5, fill: dlTwo[k] }, pen.svg); });
+    ["teacher, paid", "labels"].forEach((name, k) => { pen.text(62, 169 + 18 * k, name, "start"); pen.el("circle", { cx: 52, cy: 164 + 18 * k, r: 4.5, fill: dlTwo[k] }, pen.svg); });
     const say = (f, k) => f[k + "_loss"] === undefined ? "nothing" : f[k + "_loss"].toFixed(3) + " (" + f[k + "_width"] + " units, " + dlCount(f[k + "_steps"]) + " steps" + (f[k + "_teacher"] ? ", teacher of " + f[k + "_teacher"] : "") + ")";
     return (power, i) => {
       const f = cfg.fits[i];

@@ -26,15 +26,20 @@ def weights() -> Tensor:
     return weight.detach().flatten()
 
 
-def rounded(w: Tensor, bits: int) -> dict[str, Tensor]:
-    """The weights on an even grid and with a codebook; one bit leaves the grid only zero."""
+def rounded(w: Tensor, bits: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Values and rounded weights, by an even grid and by k-means; one bit leaves the grid zero."""
     import torch
 
     from distill_lib import compress
 
     values, codes = compress.kmeans(w, 2**bits)
-    even = compress.quantize(w, bits) if bits > 1 else torch.zeros_like(w)
-    return {"even": even, "kmeans": values[codes]}
+    if bits == 1:
+        even = torch.zeros(1), torch.zeros_like(w)
+    else:
+        step, _ = compress.grid(w, bits)
+        most = 2 ** (bits - 1) - 1
+        even = step * torch.arange(-most, most + 1), compress.quantize(w, bits)
+    return {"even": even, "kmeans": (values, values[codes])}
 
 
 def histogram(w: Tensor, bins: int = 80) -> dict[str, Any]:
@@ -53,9 +58,8 @@ def fits() -> list[dict[str, Any]]:
     w, found = weights(), []
     for bits in BITS:
         row: dict[str, Any] = {}
-        for name, near in rounded(w, bits).items():
+        for name, (values, near) in rounded(w, bits).items():
             error = (near - w).square().mean()
-            values = near.unique()
             row[f"{name}_values"] = len(values)
             row[f"{name}_db"] = (10 * torch.log10(w.square().mean() / error)).item()
             row[name] = [round(v, 5) for v in values.tolist()]
