@@ -21,8 +21,7 @@ def weights() -> Tensor:
     """[4,608] weights of a layer of the residual network in the zoo."""
     from distill_lib import zoo
 
-    weight = zoo.load_teacher(NETWORK).get_submodule(LAYER).weight
-    assert not callable(weight)
+    weight = zoo.load_teacher(NETWORK).get_parameter(f"{LAYER}.weight")
     return weight.detach().flatten()
 
 

@@ -62,11 +62,11 @@ def trace() -> dict[str, Any]:
     for name, weight, term in (("ce", OF_LABELS, ce), ("kd", OF_TEACHER, kd)):
         kept[name] = term.values(said, taught, batch, 0.0).detach()
         apart = z.detach().requires_grad_()
-        (weight * term)({"logits": apart}, taught, batch)[0].backward()
-        kept[f"dz_{name}"] = apart.grad
+        alone, _ = (weight * term)({"logits": apart}, taught, batch)
+        (kept[f"dz_{name}"],) = torch.autograd.grad(alone, apart)
     kept["before"] = _numbers(student)
     optimizer.zero_grad()
-    loss.backward()
+    torch.autograd.backward(loss)
     kept |= {"z": z.detach(), "v": v, "dz": z.grad, "loss": loss.detach(), "parts": parts}
     kept["dw"] = _numbers(student, gradient=True)
     optimizer.step()
