@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -229,3 +230,20 @@ def test_a_page_is_the_same_each_time(made: dict[str, str], name: str) -> None:
     assert students.figure(name).html == made[name]
     assert "(This figure needs JavaScript.)" in made[name]
     assert not students.figure(name).files
+
+
+def test_the_chapters_say_what_the_figures_are_made_of() -> None:
+    chapters = Path(__file__).resolve().parents[2] / "chapters"
+    for page, name, words in (
+        ("small/sharing_and_quantization", "bits", "network of 1,000 labels:"),
+        ("small/pruning", "sparsity", "the smallest weights of one layer;"),
+        ("foundations/when_the_teacher_is_wrong", "mixture", f"{mixture.TAUGHT} correct ones."),
+        ("foundations/when_the_teacher_is_wrong", "mixture", "one label in five is wrong"),
+        ("foundations/what_teaching_costs", "budget", "its answers to the bill."),
+        ("foundations/temperature_and_kl", "step", "a student of 15 weights, $T = 2$"),
+    ):
+        before, _ = (
+            (chapters / f"{page}.md").read_text(encoding="utf-8").split(f"{{student}} {name}\n")
+        )
+        assert words in before.splitlines()[-3], page
+    assert mixture.WRONG == 1 / 5
