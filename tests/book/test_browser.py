@@ -138,7 +138,8 @@ def test_sliders_agree_with_the_library(page, site):
             for key, value in shown.items():
                 assert value == pytest.approx(wanted[key], abs=1e-6, rel=1e-6), (name, key, index)
         kinds.add(kind)
-    assert kinds == {"dlTemperature", "dlDirection", "dlBeta"}
+    knobs = {"dlBits", "dlSparsity", "dlMixture", "dlBudget"}  # test_live_knobs.py makes them again
+    assert kinds == {"dlTemperature", "dlDirection", "dlBeta"} | knobs
 
 
 def test_sliders_move_by_keyboard_and_by_touch(page, site):
