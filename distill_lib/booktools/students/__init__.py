@@ -28,3 +28,7 @@ def figure(name: str) -> Figure:
     """The figure of a module of this package."""
     made: Figure = import_module(f"{__name__}.{name}").figure()
     return made
+
+
+def __dir__() -> list[str]:
+    return __all__
