@@ -78,6 +78,7 @@ DROPPED = set(
         "cost",
         "scoreboard",
         "status",
+        "symptom-index",
         "tableofcontents",
         "contents",
         "nb-exec-table",
@@ -164,6 +165,8 @@ def rewrite_directive(name: str, argument: str, body: list[str], context: Contex
     if name == "math":
         return equation("\n".join([argument, *body]).strip(), label, context)
     inner = convert("\n".join(body), context)
+    if name == "symptoms":
+        return f"*What one sees: {' · '.join(line for line in body if line.strip())}*"
     if name == "before":
         return f"**{context.question}**\n\n{inner}"
     if name.startswith("prf:") and kind in PROOFS:
