@@ -17,6 +17,9 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.util import logging
+
+log = logging.getLogger(__name__)
 
 PAGE = "symptoms.html"  # beside the museums
 FIELD = """<div class="dl-find">
@@ -39,12 +42,14 @@ class Symptoms(LedgerDirective):
         for place, symptom in enumerate(symptoms.lines("\n".join(self.content))):
             line += nodes.Text(" · " if place else "")
             line += nodes.reference("", symptom, refuri=f"{PAGE}#{slug(symptom)}", internal=True)
-        named = [
-            *(repaired(name) for name in symptoms.names(self.options.get("repair", ""))),
-            *(tested(test) for test in symptoms.names(self.options.get("test", ""))),
+        names = {"Repaired by": "repair", "Held by": "test"}
+        shows = {"repair": repaired, "test": tested}
+        said = [
+            f"{words} {', '.join(map(shows[key], symptoms.names(self.options[key])))}"
+            for words, key in names.items()
+            if key in self.options
         ]
-        return [line, *(self.markdown(f"Repair and test: {', '.join(named)}", "dl-symptoms")
-                        if named else [])]
+        return [line, *(self.markdown(" · ".join(said), "dl-symptoms") if said else [])]
 
 
 class SymptomIndex(LedgerDirective):
@@ -72,8 +77,11 @@ class SymptomIndex(LedgerDirective):
 
 def row(exhibit: symptoms.Exhibit) -> str:
     """An exhibit with its repairs and the first of its tests."""
+    if not (exhibit.anchor and exhibit.repair and exhibit.test):
+        log.warning("%s: %r lacks a label, a repair or a test", exhibit.page, exhibit.title)
     repairs = ", ".join(repaired(name) for name in exhibit.repair)
-    return f"- {{ref}}`{exhibit.title} <{exhibit.anchor}>`: {repairs} ({tested(exhibit.test[0])})"
+    held = "".join(f" ({tested(test)})" for test in exhibit.test[:1])
+    return f"- {{ref}}`{exhibit.title} <{exhibit.anchor}>`: {repairs}{held}"
 
 
 def repaired(name: str) -> str:

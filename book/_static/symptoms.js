@@ -6,7 +6,10 @@
   const said = box.querySelector("[role=status]");
   const rows = [...document.querySelectorAll(".dl-symptom")];
   const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, " ").trim();
-  const texts = rows.map((row) => plain(row.textContent));
+  // A symptom and the names of its exhibits; names of tests would match nearly everything.
+  const names = 'p:first-child, a[href*="#err-"]';
+  const texts = rows.map((row) => plain(
+    [...row.querySelectorAll(names)].map((part) => part.textContent).join(" ")));
   // Words that say nothing of what is seen.
   const skipped = new Set("a an and are do does i in is it my of so that the to why".split(" "));
 

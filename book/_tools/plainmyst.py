@@ -78,7 +78,6 @@ DROPPED = set(
         "cost",
         "scoreboard",
         "status",
-        "symptom-index",
         "tableofcontents",
         "contents",
         "nb-exec-table",
@@ -156,7 +155,7 @@ def rewrite_directive(name: str, argument: str, body: list[str], context: Contex
         caption = convert("\n".join(body), context)
         uri = f"{context.page}.html#{label}"
         return f"*{linked(context.numbers.get(label, 'Figure'), uri, context)}: {caption}*"
-    if name in DROPPED:
+    if name in DROPPED or kind in {"exercise-end", "solution-end"}:
         return ""
     if name == "literalinclude":
         return quoted(argument, options, context)
@@ -178,8 +177,6 @@ def rewrite_directive(name: str, argument: str, body: list[str], context: Contex
     if kind in {"solution", "solution-start"}:
         title = f"Solution to {context.numbers.get(argument, 'the exercise')}"
         return folded(title, inner) if kind == "solution" else f"**{title}.**\n\n{inner}"
-    if kind in {"exercise-end", "solution-end"}:
-        return ""
     if name in {"dropdown", "details"} or "dropdown" in options.get("class", ""):
         return folded(argument or name.title(), inner)
     if name in BOXES or name == "admonition":
