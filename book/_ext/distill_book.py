@@ -20,6 +20,7 @@ import distill_directives
 import distill_site
 import distill_sources
 import distill_students
+import distill_symptoms
 import distill_xrefs
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     distill_sources.setup(app)
     distill_site.setup(app)
     distill_students.setup(app)
+    distill_symptoms.setup(app)
     app.connect("builder-inited", copy_mathjax)
     app.connect("builder-inited", prepare_other_builders)
     app.connect("doctree-read", check_alt)

@@ -155,7 +155,7 @@ def rewrite_directive(name: str, argument: str, body: list[str], context: Contex
         caption = convert("\n".join(body), context)
         uri = f"{context.page}.html#{label}"
         return f"*{linked(context.numbers.get(label, 'Figure'), uri, context)}: {caption}*"
-    if name in DROPPED:
+    if name in DROPPED or kind in {"exercise-end", "solution-end"}:
         return ""
     if name == "literalinclude":
         return quoted(argument, options, context)
@@ -164,6 +164,8 @@ def rewrite_directive(name: str, argument: str, body: list[str], context: Contex
     if name == "math":
         return equation("\n".join([argument, *body]).strip(), label, context)
     inner = convert("\n".join(body), context)
+    if name == "symptoms":
+        return f"*What one sees: {' · '.join(line for line in body if line.strip())}*"
     if name == "before":
         return f"**{context.question}**\n\n{inner}"
     if name.startswith("prf:") and kind in PROOFS:
@@ -175,8 +177,6 @@ def rewrite_directive(name: str, argument: str, body: list[str], context: Contex
     if kind in {"solution", "solution-start"}:
         title = f"Solution to {context.numbers.get(argument, 'the exercise')}"
         return folded(title, inner) if kind == "solution" else f"**{title}.**\n\n{inner}"
-    if kind in {"exercise-end", "solution-end"}:
-        return ""
     if name in {"dropdown", "details"} or "dropdown" in options.get("class", ""):
         return folded(argument or name.title(), inner)
     if name in BOXES or name == "admonition":
