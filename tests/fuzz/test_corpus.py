@@ -109,6 +109,7 @@ KNOWN = {
     "booktools/processes/train_digits.py main": OURS,
     "booktools/ratings.py __init__": OURS,
     "booktools/sliders.py _fragment": OURS,
+    "booktools/students/policies.py _stored": SUM,
     "checkpoints/__init__.py _folder": "folder, settings; folder, adapter; folder, safetensors",
     "checkpoints/__init__.py _read": CHECKPOINTS,
     "checkpoints/__init__.py _safetensors": "safetensors; pruned; folder, safetensors",
