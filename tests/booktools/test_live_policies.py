@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +106,18 @@ def test_the_page_answers_as_torch(shown: Any, data: dict[str, Any], task: str) 
     state = states(task, 200)
     rows, stored, _ = policies._stored()
     teacher: Any = zoo.load_teacher(NAMES[task])
-    for lesson in data[task]["lessons"]:
-        choose(shown, task, lesson["label"])
+    choose(shown, task)
+    for pair, lesson in enumerate(data[task]["lessons"]):
+        if pair:  # the second of each kind
+            shown.get_by_role("button", name="new start").click()
+        shown.get_by_label(lesson["label"], exact=True).check()
         for place, kind in enumerate(("teacher", "clone", "dagger")):
             net = teacher
             if kind != "teacher":
                 name = f"{task}.{kind}.{lesson['label'].replace(',', '')}."
                 (row,) = policies._of(rows, task=task, kind=kind, labels=int(name.split(".")[2]))
                 net = Policy(*policies.SIZES[task], row["hidden"]).normalize_as(teacher)
-                mine = {k[len(name) :]: v[0] for k, v in stored.items() if k.startswith(name)}
+                mine = {k[len(name) :]: v[pair] for k, v in stored.items() if k.startswith(name)}
                 net.net.load_state_dict(mine)
             with torch.no_grad():
                 said = net(seen(task, state))
@@ -139,24 +143,28 @@ def test_an_answer_is_quick(shown: Any) -> None:
 @pytest.mark.parametrize(("task", "most"), [("acrobot", 500), ("pendulum", 200)])
 def test_an_episode_has_gymnasiums_return(shown: Any, task: str, most: int) -> None:
     choose(shown, task)
-    begun, actions, total = shown.evaluate(
+    told = shown.evaluate(
         f"""most => {{
-            const w = {LIVE}.worlds[0], s = w.s.slice(), actions = [];
-            while (!w.over && actions.length < most) {{ actions.push(w.a); {LIVE}.tick(); }}
-            return [s, actions, w.sum];
+            const w = {LIVE}.worlds[0], told = [[w.s, w.a, w.sum, w.over]];
+            for (let i = 0; i < most && !w.over; i++) {{
+                {LIVE}.tick();
+                told.push([w.s, w.a, w.sum, w.over]);
+            }}
+            return told;
         }}""",
         most,
     )
     env: Any = gym.make({"acrobot": "Acrobot-v1", "pendulum": "Pendulum-v1"}[task]).unwrapped
     env.reset(seed=0)
-    env.state, earned, over = np.array(begun), 0.0, False
-    for action in actions:
-        assert not over
+    # each step from where the page was: upright, what rounding changes would grow with each step
+    for (state, action, before, _), (after, _, total, over) in pairwise(told):
+        env.state = np.array(state)
         act = int(action) + 1 if task == "acrobot" else np.array([action], dtype=np.float64)
-        _, reward, over, _, _ = env.step(act)
-        earned += float(reward)
-    assert total == pytest.approx(earned, abs=1e-6)
-    assert over or len(actions) == most
+        _, reward, ended, _, _ = env.step(act)
+        assert after == pytest.approx(list(env.state), abs=1e-9)
+        assert total - before == pytest.approx(float(reward), abs=1e-9)
+        assert over == ended or len(told) == most + 1
+    assert over or len(told) == most + 1
 
 
 def test_it_is_pushed_by_buttons_keys_and_taps(shown: Any) -> None:
@@ -226,7 +234,9 @@ def test_a_phone_and_a_thumb_have_room(shown: Any) -> None:
     )
     assert min(small) >= 9
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
-    assert not axe.Axe().run(shown).response["violations"]
+    for colors in ("background:#fff;color:#222", "background:#121212;color:#ddd"):
+        shown.evaluate("css => { document.body.style.cssText = css; }", colors)
+        assert not axe.Axe().run(shown).response["violations"]
 
 
 def test_nothing_jumps_between_tasks(shown: Any) -> None:
@@ -256,7 +266,7 @@ def test_files_are_small_and_numbers_stand_under_the_figure(
             )
             gap, half = differ(clone, dagger)
             assert ("no clear difference" in lesson["said"]) == (abs(gap) <= half)
-            assert len(clone) == len(dagger) >= 5
+            assert len(clone) == len(dagger) == len(lesson["who"][1]) >= 5
 
 
 returns = st.lists(st.tuples(*2 * [st.floats(-1e4, 1e4)]), min_size=2, max_size=12)
@@ -291,7 +301,7 @@ def test_what_does_not_fit_is_refused() -> None:
         broken.net[0].bias.fill_(torch.nan)
 
     def lesson(clone: Policy) -> list[Lesson]:
-        return [Lesson("few", clone, small, ["", "", ""], "")]
+        return [Lesson("few", [clone], [small], [[""], [""], [""]], "")]
 
     physics("acrobot", teacher, lesson(small), 1.0)
     for task, lessons, push, words in (
@@ -303,7 +313,8 @@ def test_what_does_not_fit_is_refused() -> None:
         ("acrobot", lesson(Policy(6, 3, (4,))), 1.0, "other statistics"),
         ("acrobot", lesson(Policy(6, 3, (4,), "relu").normalize_as(teacher)), 1.0, "Tanh or of"),
         ("acrobot", lesson(broken), 1.0, "not finite"),
-        ("acrobot", [Lesson("few", small, small, [""], "")], 1.0, "shorter"),
+        ("acrobot", [Lesson("few", [small], [small], [[""]], "")], 1.0, "shorter"),
+        ("acrobot", [Lesson("few", [small], [], [[""], [""], []], "")], 1.0, "1 clones and 0"),
     ):
         with pytest.raises(ValueError, match=words):
             physics(task, teacher, lessons, push)

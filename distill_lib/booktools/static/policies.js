@@ -27,7 +27,7 @@ function dlPolicies(root, cfg) { // the page has the buttons, pictures and texts
       over: () => false, note: w => (w.n < 200 ? "step " + w.n + ", return " : "200 steps: return ") + show(w.sum), joints: s => [[0, 0], [-1.8 * sin(s[0]), 1.8 * cos(s[0])]] },
     lander: { rate: 25, last: -1, note: w => w.over ? w.one.end + ", return " + show(w.one.return) : "step " + 2 * w.n },
   };
-  let wanted, kind, about, lesson = 0, part = 0, rest = 0, last = 0, run = !matchMedia("(prefers-reduced-motion: reduce)").matches, visible = true;
+  let wanted, kind, about, lesson = 0, pair = 0, part = 0, rest = 0, last = 0, run = !matchMedia("(prefers-reduced-motion: reduce)").matches, visible = true;
   const net = one => { // Gymnasium shows float32
     const W = new Float32Array(bytes(about.networks[one.network])), curve = one.elu ? z => z > 0 ? z : Math.expm1(z) : Math.tanh, final = one.layers.length - 1, { mean, scale, clip } = about;
     return seen => one.layers.reduce(([x, at], n, k) => [Array.from({ length: n }, (_, i) => {
@@ -51,7 +51,7 @@ function dlPolicies(root, cfg) { // the page has the buttons, pictures and texts
   });
   pause.onclick = () => { pause.textContent = (run = !run) ? "pause" : "play"; };
   pause.textContent = run ? "pause" : "play"; fresh.onclick = () => about && again(); pushes.forEach((b, i) => { b.onclick = () => push(2 * i - 1); });
-  const decide = (w, s) => Object.assign(w, { s: s, a: s && kind.act(w.net(kind.see(s))) }), again = () => teach(about.films ? (lesson + 1) % about.lessons.length : lesson);
+  const decide = (w, s) => Object.assign(w, { s: s, a: s && kind.act(w.net(kind.see(s))) }), again = () => teach(about.films ? (lesson + 1) % about.lessons.length : lesson, ++pair);
   const push = d => {
     for (const w of worlds) if (w.s && !w.over) decide(w, w.s.map((v, i) => i === kind.turn ? v + d * about.push * kind.aim(w.s) : v)).pushed++;
     draw();
@@ -60,7 +60,7 @@ function dlPolicies(root, cfg) { // the page has the buttons, pictures and texts
     const s = kind.begin && kind.begin(), { who, said: words } = about.lessons[lesson = i];
     lessons.querySelectorAll("input")[i].checked = true; said.textContent = words;
     worlds.forEach((w, j) => {
-      const one = who[j], clean = { one: one, n: 0, sum: 0, over: false, pushed: 0, trail: [] };
+      const one = who[j][pair % who[j].length], clean = { one: one, n: 0, sum: 0, over: false, pushed: 0, trail: [] };
       decide(Object.assign(w, clean, about.films ? { film: new Int16Array(bytes(one.film)) } : { net: net(one) }), s);
       [w.title.textContent, w.size.textContent, w.c.ariaLabel] = [one.name, one.size, one.name + ", " + about.doing];
     });
@@ -109,7 +109,7 @@ function dlPolicies(root, cfg) { // the page has the buttons, pictures and texts
   const load = i => {
     const id = wanted = cfg.tasks[i][0], file = cfg.folder + "/policies_" + id + ".js", ready = () => {
       if (wanted !== id) return; // another was chosen since
-      [about, kind] = [window.dlLive[id], kinds[id]];
+      [about, kind, pair] = [window.dlLive[id], kinds[id], 0];
       for (const b of pushes) b.style.visibility = about.films ? "hidden" : "visible";
       choose(lessons, about.question, about.lessons.map(one => one.label), teach);
       teach(0);

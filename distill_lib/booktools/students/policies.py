@@ -43,20 +43,20 @@ LEAD = (
 
 @dataclass(frozen=True)
 class Lesson:
-    """Two students that had equally many labels, and what is said of them.
+    """Students of two kinds that had equally many labels, and what is said of them.
 
     Args:
         label: How it is chosen.
-        clone: Taught on states of the teacher.
-        dagger: Taught on states of its own.
-        sizes: A line under each of the three pictures.
+        clones: Taught on states of the teacher.
+        daggers: Taught on states of their own, as many.
+        sizes: A line under the picture of the teacher, of each clone, and of each of the others.
         said: A line under all of them.
     """
 
     label: str
-    clone: Policy
-    dagger: Policy
-    sizes: Sequence[str]
+    clones: Sequence[Policy]
+    daggers: Sequence[Policy]
+    sizes: Sequence[Sequence[str]]
     said: str
 
 
@@ -83,8 +83,8 @@ def physics(
         >>> from distill_lib import zoo
         >>> teacher = zoo.load_teacher("acrobot_ppo")
         >>> small = zoo.Policy(6, 3, (4,)).normalize_as(teacher)
-        >>> data = physics("acrobot", teacher, [Lesson("none", small, small, [""] * 3, "")], 2.0)
-        >>> data["lessons"][0]["who"][1]["layers"]
+        >>> lesson = Lesson("none", [small], [small], [[""], [""], [""]], "")
+        >>> physics("acrobot", teacher, [lesson], 2.0)["lessons"][0]["who"][1][0]["layers"]
         [4, 3]
     """
     if task not in SIZES:
@@ -94,13 +94,18 @@ def physics(
     every: list[dict[str, Any]] = []
     networks: list[str] = []  # the teacher's stands once
     for lesson in lessons:
-        three = [("Teacher", teacher), ("Clone", lesson.clone), ("DAgger", lesson.dagger)]
-        who = []
-        for (name, policy), size in zip(three, lesson.sizes, strict=True):
-            one = _network(task, policy, teacher)
-            weights = one.pop("weights")
-            networks += [] if weights in networks else [weights]
-            who.append({"name": name, "size": size, **one, "network": networks.index(weights)})
+        if len(lesson.clones) != len(lesson.daggers) or not lesson.clones:
+            raise ValueError(f"{len(lesson.clones)} clones and {len(lesson.daggers)} of DAgger.")
+        who: list[list[dict[str, Any]]] = []
+        three = {"Teacher": [teacher], "Clone": lesson.clones, "DAgger": lesson.daggers}
+        for (name, kind), sizes in zip(three.items(), lesson.sizes, strict=True):
+            who.append([])
+            for policy, size in zip(kind, sizes, strict=True):
+                one = _network(task, policy, teacher)
+                weights = one.pop("weights")
+                networks += [] if weights in networks else [weights]
+                place = networks.index(weights)
+                who[-1].append({"name": name, "size": size, **one, "network": place})
         every.append({"label": lesson.label, "said": lesson.said, "who": who})
     return {
         "mean": teacher.obs_mean.tolist(),
@@ -196,14 +201,14 @@ def figure() -> Figure:
 def _parts() -> str:
     """What the script fills: shown when it runs, with room for the longest texts."""
     field = '<fieldset style="border:0;margin:0;padding:0;min-width:0;min-height:70px"></fieldset>'
-    # one line of text on a wide page, three on a phone
-    rows = "display:block;min-height:clamp({}em,(600px - 100vw)*99,4.05em)"
+    # two lines of text on a wide page, three on a phone
+    rows = "display:block;min-height:clamp(2.7em,(600px - 100vw)*99,4.05em)"
     picture = (
         '<figure style="margin:0;min-width:0"><canvas role="img" style="width:100%;'
         'aspect-ratio:1;display:block;touch-action:manipulation"></canvas><figcaption '
         'style="text-align:start;font-size:.85em;line-height:1.35;'
         'font-variant-numeric:tabular-nums"><strong style="display:block"></strong>'
-        f'<span style="{rows.format(1.35)}"></span><span style="{rows.format(2.7)}"></span>'
+        f'<span style="{rows}"></span><span style="{rows}"></span>'
         "</figcaption></figure>"
     )
     button = (
@@ -249,9 +254,14 @@ def _shown(value: float) -> str:
     return f"{round(value):,}".replace("-", "\N{MINUS SIGN}")
 
 
-def _size(row: dict[str, Any]) -> str:
-    """The number of weights, and the return of the one that is shown: the first."""
-    return f"{row['numbers']:,} numbers, mean return {_shown(row['return'][0])}"
+def _sizes(row: dict[str, Any]) -> list[str]:
+    """Of each training: the number of weights, and its own mean return."""
+    found, many = row["return"], len(row["return"])
+    return [
+        f"{f'No. {i} of {many}, ' if many > 1 else ''}{row['numbers']:,} numbers, "
+        f"mean return {_shown(value)}"
+        for i, value in enumerate(found, start=1)
+    ]
 
 
 def _swings(task: str, rows: list[dict[str, Any]], students: dict[str, Tensor]) -> dict[str, Any]:
@@ -261,22 +271,22 @@ def _swings(task: str, rows: list[dict[str, Any]], students: dict[str, Tensor]) 
     (about,) = _of(rows, part="teacher", task=task)
     teacher: Any = zoo.load_teacher(about["zoo"])
 
-    def policy(row: dict[str, Any]) -> Policy:
-        net = Policy(*SIZES[task], row["hidden"]).normalize_as(teacher)
-        name = f"{task}.{row['kind']}.{row['labels']}."
-        net.net.load_state_dict(
-            {k[len(name) :]: v[0] for k, v in students.items() if k.startswith(name)}
-        )
-        return net
+    def taught(row: dict[str, Any]) -> list[Policy]:
+        name, nets = f"{task}.{row['kind']}.{row['labels']}.", []
+        parts = {k[len(name) :]: v for k, v in students.items() if k.startswith(name)}
+        for seed in range(len(row["return"])):
+            nets.append(Policy(*SIZES[task], row["hidden"]).normalize_as(teacher))
+            nets[-1].net.load_state_dict({k: v[seed] for k, v in parts.items()})
+        return nets
 
     lessons = []
     clones = _of(rows, part="student", task=task, kind="clone")
     daggers = _of(rows, part="student", task=task, kind="dagger")
     for clone, dagger in zip(clones, daggers, strict=True):
-        sizes = [_size(row) for row in (about, clone, dagger)]
+        sizes = [_sizes(row) for row in (about, clone, dagger)]
         said = _compared(about, clone, dagger)
         label = f"{clone['labels']:,}"
-        lessons.append(Lesson(label, policy(clone), policy(dagger), sizes, said))
+        lessons.append(Lesson(label, taught(clone), taught(dagger), sizes, said))
     return physics(task, teacher, lessons, PUSH[task], DOING[task])
 
 
@@ -292,8 +302,8 @@ def _compared(about: dict[str, Any], clone: dict[str, Any], dagger: dict[str, An
     return (
         f"{seeds} students of each kind, {about['episodes']} new episodes each: mean return "
         f"{means[0]} of the clones, {means[1]} of the DAgger students, {means[2]} of the teacher. "
-        f"{verdict} (DAgger less clone: {_shown(gap)} ± {_shown(half)}, 95 %). Shown is the first "
-        "of each kind, with its own mean."
+        f"{verdict} (DAgger less clone: {_shown(gap)} ± {_shown(half)}, 95 %). Each new start "
+        "shows the next of each kind, with its own mean."
     )
 
 
@@ -319,15 +329,9 @@ def _films(rows: list[dict[str, Any]], flights: dict[str, Tensor]) -> dict[str, 
             film = flights[f"{start}.{kind}"]
             (how,) = _of(rows, part="flight", start=start, kind=kind)
             widest = max(widest, (film[:, 0] / 1000 - 10).abs().max().item() + 1)
-            flown.append(
-                {
-                    "name": NAMES[kind],
-                    "size": _size(row),
-                    "film": base64.b64encode(film.numpy().astype("<i2").tobytes()).decode(),
-                    "end": how["end"],
-                    "return": how["return"],
-                }
-            )
+            raw = base64.b64encode(film.numpy().astype("<i2").tobytes()).decode()
+            one = {"name": NAMES[kind], "size": _sizes(row)[0], "film": raw}
+            flown.append([{**one, "end": how["end"], "return": how["return"]}])
         ground = (flights[f"{start}.ground"] / 1000).tolist()
         label = str(start + 1)
         lessons.append({"label": label, "said": said, "who": flown, "ground": ground})
