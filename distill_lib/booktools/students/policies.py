@@ -37,7 +37,7 @@ LEAD = (
     "the clone along the teacher’s path, the DAgger student along its own. On Acrobot the tip has "
     "to rise above the line; on Pendulum the rod has to stand up. Push them, with the buttons or "
     "by a tap on the side to push from: a push changes a speed by "
-    f"{PUSH['acrobot']:g} rad/s, and on Pendulum by {PUSH['pendulum']:g} rad/s."
+    f"{PUSH['acrobot']:g} rad/s on Acrobot and by {PUSH['pendulum']:g} rad/s on Pendulum."
 )
 
 
@@ -202,17 +202,19 @@ def _parts() -> str:
     """What the script fills: shown when it runs, with room for the longest texts."""
     field = '<fieldset style="border:0;margin:0;padding:0;min-width:0;min-height:70px"></fieldset>'
     # two lines of text on a wide page, three on a phone
-    rows = "display:block;min-height:clamp(2.7em,(600px - 100vw)*99,4.05em)"
+    rows = "display:block;font-weight:400;color:inherit;"
+    rows += "min-height:clamp(2.7em,(600px - 100vw)*99,4.05em)"
     picture = (
-        '<figure style="margin:0;min-width:0"><canvas role="img" style="width:100%;'
+        '<figure style="margin:0;padding:0;min-width:0"><canvas role="img" style="width:100%;'
         'aspect-ratio:1;display:block;touch-action:manipulation"></canvas><figcaption '
-        'style="text-align:start;font-size:.85em;line-height:1.35;'
-        'font-variant-numeric:tabular-nums"><strong style="display:block"></strong>'
+        'style="text-align:start;font-size:.85em;line-height:1.35;padding:0;color:inherit;'
+        'font-variant-numeric:tabular-nums"><strong style="display:block;font-weight:700">'
+        "</strong>"
         f'<span style="{rows}"></span><span style="{rows}"></span>'
         "</figcaption></figure>"
     )
     button = (
-        '<button type="button" style="font:inherit;min-height:44px;padding:0 .8rem;border:1px '
+        '<button type="button" style="font:inherit;min-height:44px;padding:0 .55rem;border:1px '
         "solid currentColor;border-radius:6px;background:none;color:inherit;cursor:pointer"
         '">{}</button>'
     )
@@ -220,7 +222,7 @@ def _parts() -> str:
     return (
         f'<div hidden><p style="margin:0 0 .6rem">{LEAD}</p>{field}<div style="display:grid;'
         f'grid-template-columns:repeat(3,minmax(0,1fr));gap:.4rem .6rem">{3 * picture}</div>'
-        '<div style="display:flex;flex-wrap:wrap;gap:.5rem;margin:.3rem 0 .6rem">'
+        '<div style="display:flex;flex-wrap:wrap;gap:.4rem;margin:.3rem 0 .6rem">'
         f'{"".join(map(button.format, words))}</div>{field}<p style="margin:.2rem 0"></p></div>'
     )
 
@@ -302,7 +304,7 @@ def _compared(about: dict[str, Any], clone: dict[str, Any], dagger: dict[str, An
     return (
         f"{seeds} students of each kind, {about['episodes']} new episodes each: mean return "
         f"{means[0]} of the clones, {means[1]} of the DAgger students, {means[2]} of the teacher. "
-        f"{verdict} (DAgger less clone: {_shown(gap)} ± {_shown(half)}, 95 %). Each new start "
+        f"{verdict} (DAgger minus clone: {_shown(gap)} ± {_shown(half)}, 95 %). Each new start "
         "shows the next of each kind, with its own mean."
     )
 
