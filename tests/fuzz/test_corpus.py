@@ -111,6 +111,7 @@ KNOWN = {
     "booktools/sliders.py _fragment": OURS,
     "booktools/students/budget.py readings": OURS,
     "booktools/students/mixture.py _images": OURS,
+    "booktools/students/policies.py _stored": SUM,
     "booktools/students/step.py _lesson": OURS,
     "checkpoints/__init__.py _folder": "folder, settings; folder, adapter; folder, safetensors",
     "checkpoints/__init__.py _read": CHECKPOINTS,
