@@ -103,9 +103,10 @@ def fingerprint(
 ) -> str:
     """What a chapter's numbers depend on, besides its own code cells, which jupyter-cache keys.
 
-    The programs of the library that its kernel imported, and the tables of recorded runs that it
-    names (``files``; None: all), all weights and data that the library ships, the versions of all
-    installed packages, the profile. ``of`` is a :func:`library` of an earlier moment.
+    The programs of the library that its kernel imported, and the tables of recorded runs and the
+    scripts that it names (``files``; None: all), all other weights and data that the library
+    ships, the versions of all installed packages, the profile. ``of`` is a :func:`library` of an
+    earlier moment.
     """
     found = library(root) if of is None else of
     used = {
@@ -132,14 +133,20 @@ def imported(root: Path, program: str, paths: list[str]) -> list[str] | None:
         return None
     sources = [program, *((root / name).read_text(encoding="utf-8") for name in names)]
     tables = [path for path in (root / "distill_lib").rglob("*") if is_table(path.name)]
-    used = [p for p in tables if any(p.stem in source for source in sources)]
+    used = [p for p in tables if any(called(p) in source for source in sources)]
     return sorted([*names, *(p.relative_to(root).as_posix() for p in used)])
 
 
 def is_table(name: str) -> bool:
-    """What scripts have recorded for one page, which names the file."""
+    """What is there for a few pages, which name it: recorded runs, the scripts of live figures."""
     path = Path(name)
-    return path.suffix == ".jsonl" or path.stem.endswith("_grid")
+    live = path.suffix == ".js" or path.stem.startswith("live_")
+    return live or path.suffix == ".jsonl" or path.stem.endswith("_grid")
+
+
+def called(path: Path) -> str:
+    """How a page names such a file; the name of a script without its end is often a word."""
+    return path.name if path.suffix == ".js" else path.stem
 
 
 def executed(cache: Any, path: Path) -> tuple[Any, Any]:

@@ -196,10 +196,15 @@ def test_a_chapter_that_starts_processes_depends_on_the_whole_library(tmp_path):
 
 def test_a_chapter_depends_on_the_tables_that_it_names(tmp_path):
     (tmp_path / "distill_lib").mkdir()
-    for name in ("a.py", "one_grid.jsonl", "two_grid.safetensors", "weights.safetensors"):
+    for name in (
+        *("a.py", "one_grid.jsonl", "two_grid.safetensors", "weights.safetensors"),
+        *("live_pair.safetensors", "named.js", "one.js"),
+    ):
         (tmp_path / "distill_lib" / name).write_text("A = 1\n")
-    files = bookcache.imported(tmp_path, "read('one_grid')", [str(tmp_path / "distill_lib/a.py")])
-    assert files == ["distill_lib/a.py", "distill_lib/one_grid.jsonl"]
+    files = bookcache.imported(
+        tmp_path, "read('one_grid', 'named.js')", [str(tmp_path / "distill_lib/a.py")]
+    )
+    assert files == ["distill_lib/a.py", "distill_lib/named.js", "distill_lib/one_grid.jsonl"]
 
     def changed(name: str) -> bool:
         before = bookcache.fingerprint(tmp_path, files)
@@ -207,7 +212,8 @@ def test_a_chapter_depends_on_the_tables_that_it_names(tmp_path):
         return bookcache.fingerprint(tmp_path, files) != before
 
     assert changed("one_grid.jsonl") and changed("weights.safetensors") and changed("a.py")
-    assert not changed("two_grid.safetensors")
+    assert changed("named.js") and not changed("one.js")
+    assert not changed("two_grid.safetensors") and not changed("live_pair.safetensors")
 
 
 def test_weights_and_profile_are_part_of_the_fingerprint(changed, monkeypatch):
