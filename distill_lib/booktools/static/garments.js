@@ -82,7 +82,7 @@ function dlGarments(root, cfg) {
   part("restore").onclick = () => choose(k);
   const read = bytes => dlUnpack(bytes, cfg.shapes), file = dlBytes(cfg.file), refused = error => `refused: ${error.message}`;
   part("damage").onclick = () => { const torn = file.slice(); torn[Math.floor(Math.random() * torn.length)] ^= 1 << Math.floor(8 * Math.random()); read(torn).then(() => say("file", "read"), error => say("file", refused(error))); };
-  root.live = { read, answer, images, ready: read(file).then(found => { net = found; choose(k); return net; }, error => { say("said", "The student's file was " + refused(error)); throw error; }) };
+  root.live = { read, answer, unpack: dlUnpack, ready: read(file).then(found => { net = found; choose(k); return net; }, error => { say("said", "The student's file was " + refused(error)); throw error; }) };
   choose(k);
   bars();
 }

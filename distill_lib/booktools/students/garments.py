@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the tools of the book are there before torch is
 
     from distill_lib.data import Dataset
 
-__all__ = ["chosen", "figure", "student"]
+__all__ = ["FILE", "chosen", "figure", "fresh", "student"]
 
 FILE = "fashion_small0.packed"
 LOOKED_AT = 1_000  # of the first test images
@@ -24,12 +24,18 @@ CELL = "padding:.12rem .3rem;text-align:start;border:0;font-weight:400;backgroun
 COLORS = ("#0072B2", "#D55E00")
 
 
+def fresh() -> nn.Module:
+    """The network that the file is read into."""
+    from distill_lib import fusion, zoo
+
+    return fusion.fold_batchnorm(zoo.ResNet(width=8))
+
+
 def student() -> nn.Module:
     """The network of the file, as :func:`distill_lib.compress.load_packed` reads it."""
-    from distill_lib import compress, fusion, zoo
+    from distill_lib import compress, zoo
 
-    net = fusion.fold_batchnorm(zoo.ResNet(width=8))
-    return compress.load_packed(net, zoo.FOLDER / FILE).eval()
+    return compress.load_packed(fresh(), zoo.FOLDER / FILE).eval()
 
 
 def chosen(test: Dataset, logits: Tensor, teacher: Tensor) -> list[int]:
