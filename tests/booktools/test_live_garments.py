@@ -347,7 +347,7 @@ def test_a_page_with_a_damaged_file_says_so(page, made: Figure, content: bytes) 
     torn[20_000] ^= 1
     whole = made.html.replace(text_of(content), text_of(bytes(torn)))
     page.set_content(f"<!doctype html><html lang=en><body>{whole}</body></html>")
-    page.locator("[data-part=said]", has_text="refused: its checksum does not fit").wait_for()
+    page.locator("[data-part=said]", has_text="refused, its checksum does not fit").wait_for()
     assert page.locator('[data-of="1"]').first.text_content() == "…"
 
 

@@ -3,23 +3,22 @@ const dlBytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
 const dlMust = (good, what) => { if (!good) throw new Error(what); };
 function dlCrc(bytes) {
   const table = Int32Array.from({ length: 256 }, (_, c) => { for (let k = 0; k < 8; k++) c = c & 1 ? 0xEDB88320 ^ c >>> 1 : c >>> 1; return c; });
-  let crc = -1;
-  for (let i = 0; i < bytes.length; i++) crc = table[(crc ^ bytes[i]) & 255] ^ crc >>> 8;
-  return ~crc >>> 0;
+  return ~bytes.reduce((crc, byte) => table[(crc ^ byte) & 255] ^ crc >>> 8, -1) >>> 0;
 }
 async function dlInflate(bytes, room) {
   const reader = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate")).getReader(), found = new Uint8Array(room);
-  let n = 0;
-  for (let part; !(part = await reader.read()).done; found.set(part.value, n), n += part.value.length) {
-    if (n + part.value.length > room) { reader.cancel().catch(() => 0); dlMust(false, "a part of it unpacks to more than it should"); }
+  for (let n = 0; ;) {
+    const { done, value } = await reader.read();
+    if (done) return found.subarray(0, n);
+    if (n + value.length > room) { reader.cancel().catch(() => 0); dlMust(false, "a part of it unpacks to more than it should"); }
+    found.set(value, n);
+    n += value.length;
   }
-  return found.subarray(0, n);
 }
 function dlHuffman(data, lengths, count) {
-  const used = [...lengths.keys()].filter(i => lengths[i]).sort((a, b) => lengths[a] - lengths[b] || a - b), out = new Uint16Array(count);
+  const used = [...lengths.keys()].filter(i => lengths[i]).sort((a, b) => lengths[a] - lengths[b] || a - b), longest = lengths[used[used.length - 1]], out = new Uint16Array(count);
   if (!used.length) return out; // one symbol, without bits
-  const longest = lengths[used[used.length - 1]], sum = used.reduce((sum, i) => sum + 2 ** -lengths[i], 0);
-  dlMust(longest <= 16 && sum <= 1, "it has lengths that are not those of a Huffman code");
+  dlMust(longest <= 16 && used.reduce((sum, i) => sum + 2 ** -lengths[i], 0) <= 1, "it has lengths that are not those of a Huffman code");
   const table = new Int32Array(1 << longest); // for the next bits: their symbol, and the length of its word
   let end = 0, bits = 0, have = 0, p = 0;
   for (const i of used) table.fill(i << 5 | lengths[i], end, end += 1 << longest - lengths[i]);
@@ -27,8 +26,7 @@ function dlHuffman(data, lengths, count) {
     for (; have < longest; have += 8) bits = bits << 8 | data[p++]; // zeros beyond the end
     const word = table[bits >> have - longest];
     dlMust(word, "some of its bits are no code word");
-    have -= word & 31;
-    bits &= (1 << have) - 1;
+    bits &= (1 << (have -= word & 31)) - 1;
     out[i] = word >> 5;
   }
   dlMust(8 * p - have <= 8 * data.length, "it ends too early");
@@ -36,39 +34,36 @@ function dlHuffman(data, lengths, count) {
 }
 const dlHalf = h => (h >> 15 ? -1 : 1) * ((h >> 10 & 31) === 31 ? NaN : h >> 10 & 31 ? (1 + (h & 1023) / 1024) * 2 ** ((h >> 10 & 31) - 15) : (h & 1023) * 2 ** -24);
 const dlKinds = new Map([["float32", [4, (v, i) => v.getFloat32(i, true)]], ["float16", [2, (v, i) => dlHalf(v.getUint16(i, true))]], ["int16", [2, (v, i) => v.getInt16(i, true)]]]);
-// The tensors that `shapes` names; an error where the file holds anything else. No room is made for what a file only says.
+// The tensors that `shapes` names; an error where the file holds anything else. What a file only says gets no room.
 async function dlUnpack(file, shapes) {
-  const need = new Map(Object.entries(shapes)), view = new DataView(file.buffer, file.byteOffset, file.length), found = new Map(), names = new Set();
+  const need = new Map(Object.entries(shapes)), view = new DataView(file.buffer, file.byteOffset, file.length), found = new Map(), seen = new Set(), text = bytes => new TextDecoder().decode(bytes);
   const taker = bytes => { let at = 0; return n => { dlMust((at += n) <= bytes.length, "it ends too early"); return bytes.subarray(at - n, at); }; };
-  dlMust(file.length > 20 && new TextDecoder().decode(file.subarray(0, 8)) === "DLPACK1\n", "it is no packed file");
+  dlMust(file.length > 20 && text(file.subarray(0, 8)) === "DLPACK1\n", "it is no packed file");
   dlMust(view.getUint32(file.length - 4, true) === dlCrc(file.subarray(0, -4)), "its checksum does not fit");
   const head = view.getUint32(8, true), table = view.getUint32(12, true), start = 16 + head + table;
   dlMust(Math.max(head, table) <= 8192 && start <= file.length - 4, "its parts are longer than they can be");
-  const header = JSON.parse(new TextDecoder().decode(await dlInflate(file.subarray(16, 16 + head), 4096 * (1 + need.size))));
+  const header = JSON.parse(text(await dlInflate(file.subarray(16, 16 + head), 4096 * (1 + need.size))));
   let room = 0;
   for (const e of header.tensors) {
-    dlMust(!names.has(e.k) && need.has(e.k) && JSON.stringify(need.get(e.k)) === JSON.stringify(e.s) && dlKinds.has(e.t), "it is of another network");
-    names.add(e.k);
-    const total = need.get(e.k).reduce((a, b) => a * b, 1), [symbols, coded] = e.b || [1, 0], [gaps, placed] = e.g || [0, 0], n = e.n === undefined ? total : e.n;
+    dlMust(!seen.has(e.k) && need.has(e.k) && JSON.stringify(need.get(e.k)) === JSON.stringify(e.s) && dlKinds.has(e.t), "it is of another network");
+    const total = e.s.reduce((a, b) => a * b, 1), [symbols, coded] = e.b || [1, 0], [gaps, placed] = e.g || [0, 0], { n = total } = e, [wide, read] = dlKinds.get(e.t);
     dlMust([symbols, coded, gaps, placed, n].every(Number.isInteger) && Math.min(symbols - 1, coded, gaps, placed, n) >= 0, "its sizes are no whole numbers");
     dlMust(Math.max(gaps, symbols, n) <= total && symbols <= 4096, "its sizes are beyond those of the network");
-    const [wide, read] = dlKinds.get(e.t);
     room += (e.g ? 256 : 0) + (e.b ? symbols * (wide + 1) : 0);
-    Object.assign(e, { total, symbols, coded, gaps, placed, n, wide, read });
+    seen.add(Object.assign(e, { total, symbols, coded, gaps, placed, n, wide, read }).k);
   }
-  dlMust(names.size === need.size && !("ties" in header), "it is of another network");
+  dlMust(seen.size === need.size && !("ties" in header), "it is of another network");
   const tables = taker(await dlInflate(file.subarray(16 + head, start), room)), bodies = taker(file.subarray(start, -4));
   for (const e of header.tensors) {
     const numbers = bytes => {
-      const v = new DataView(bytes.buffer, bytes.byteOffset, bytes.length), all = Float32Array.from({ length: bytes.length / e.wide }, (_, i) => e.read(v, i * e.wide));
+      const v = new DataView(bytes.buffer, bytes.byteOffset, bytes.length), all = new Float32Array(bytes.length / e.wide).map((_, i) => e.read(v, i * e.wide));
       dlMust(all.every(Number.isFinite), "it holds numbers that are none");
       return all;
     };
-    const gaps = e.g && dlHuffman(bodies(e.placed), tables(256), e.gaps), lengths = e.b && tables(e.symbols);
-    const book = e.b && numbers(tables(e.symbols * e.wide)), values = e.b ? Float32Array.from(dlHuffman(bodies(e.coded), lengths, e.n), c => book[c]) : numbers(bodies(e.n * e.wide));
-    const whole = e.g ? new Float32Array(e.total) : values;
+    const gaps = e.g && dlHuffman(bodies(e.placed), tables(256), e.gaps), lengths = e.b && tables(e.symbols), book = e.b && numbers(tables(e.symbols * e.wide)), codes = e.b && dlHuffman(bodies(e.coded), lengths, e.n);
+    const values = e.b ? new Float32Array(e.n).map((_, i) => book[codes[i]]) : numbers(bodies(e.n * e.wide)), whole = e.g ? new Float32Array(e.total) : values;
     let place = 0, k = e.g ? 0 : e.total;
-    if (e.g) for (const gap of gaps) if ((place += gap) <= e.total && gap < 255) whole[place++] = values[k++];
+    for (const gap of gaps || []) if ((place += gap) <= e.total && gap < 255) whole[place++] = values[k++];
     dlMust(place <= e.total && k === values.length, "its values do not fit their places");
     found.set(e.k, whole);
   }

@@ -128,20 +128,21 @@ answers with it. Choose a picture of the test set, and smear it.</p>
 gap:.6rem 1.6rem">
 <div><canvas data-part="pad" width="336" height="336" tabindex="0" role="application"
 aria-label="The picture. Arrow keys move the brush, space puts it down and lifts it."
-style="display:block;width:100%;max-width:21rem;aspect-ratio:1;margin:0 auto .3rem;
+style="display:block;width:100%;max-width:min(21rem,72vw);aspect-ratio:1;margin:0 0 .3rem;
 touch-action:none;cursor:crosshair;border-radius:6px"></canvas>
-<p style="margin:0 0 .3rem;font-size:.85em">Finger, mouse, or keys: arrows move the brush, space
-puts it down and lifts it. The brush is <span data-part="brush">up</span>.</p>
-<div style="{ROW}">{tools}{button("clear", "clear")}{button("restore", "restore")}</div></div>
+<p data-part="said" role="status" style="margin:0 0 .3rem;min-height:3.2em"></p>
+<div style="{ROW}">{tools}</div><div style="{ROW}">{button("clear", "clear")}
+{button("restore", "restore")}</div></div>
 <div><label style="display:block">Temperature of both answers: <output data-part="heat">T = 1
 </output><input data-part="range" type="range" min="0" max="60" value="19"
 style="display:block;width:100%;height:44px;margin:0"></label>
 <table style="width:100%;table-layout:fixed;border-collapse:collapse;font-size:.85em;margin:0">
-<thead><tr style="background:none"><th scope="col" style="{CELL}">Class</th>{heads}</tr></thead>
+<thead><tr style="background:none"><th scope="col" style="{CELL};width:5.6rem">Class</th>{heads}</tr></thead>
 <tbody>{bars}</tbody></table></div></div>
-<p data-part="said" role="status" style="margin:.5rem 0;min-height:3.2em"></p>
-<p style="font-size:.85em;margin:0 0 .4rem">The teacher does not run here: its answer was stored
-for the picture before you touched it. The student took <span data-part="took">…</span> ms.</p>
+<p style="font-size:.85em;margin:0 0 .4rem">Use a finger, a mouse or keys: arrows move the brush,
+space puts it down and lifts it. The brush is <span data-part="brush">up</span>. The teacher does
+not run here: its answer was stored for the picture before you touched it. The student took <span
+data-part="took">…</span> ms.</p>
 <div style="{ROW};font-size:.85em">{button("damage", "flip a bit of the file")}
 <span>The file: <span data-part="file" role="status">read</span>.</span></div>
 """

@@ -26,9 +26,11 @@ EXAMPLES = (
     "I wanted to love it.",
     "So bad that it is good.",
 )
+SELF = "\x01"  # stands for the character itself
 UNKNOWN = "\ufffd"  # stands for every letter that no piece has
 SURROGATES = range(0xD800, 0xE000)
 SOME = 2048  # characters that are asked for at once
+FULL = 6  # of the log-odds, at which the bar of a word is full
 
 
 def student() -> nn.Module:
@@ -67,7 +69,7 @@ def _becomes(tokenizer: Any, letters: frozenset[str]) -> Iterator[tuple[int, str
 def characters(backend: str) -> list[tuple[int, int, str | None]]:
     """Runs of characters of which a tokenizer makes the same: first, how many, and what.
 
-    ``"="`` is the character itself. What is not listed is a letter that no piece has.
+    ``SELF`` is the character itself. What is not listed is a letter that no piece has.
 
     Args:
         backend: The tokenizer, as 🤗 Tokenizers writes it.
@@ -80,7 +82,7 @@ def characters(backend: str) -> list[tuple[int, int, str | None]]:
     for code, found in _becomes(tokenizer, letters):
         value = found
         if found is not None and found.strip() == chr(code):
-            value = found.replace(chr(code), "=")
+            value = found.replace(chr(code), SELF)
         if value == UNKNOWN:
             continue
         if rows and rows[-1][2] == value and sum(rows[-1][:2]) == code:
@@ -108,6 +110,7 @@ def figure() -> Figure:
     config = {
         "shapes": {name: list(tensor.shape) for name, tensor in net.state_dict().items()},
         "most": LENGTH - 2,
+        "full": FULL,
         "src": f"{STATIC}/{DATA}",
     }
     inside = _inside(len(packed), len(content))
@@ -150,7 +153,7 @@ font-size:.85em"><span>negative</span><span>positive</span></p>
 flex-wrap:wrap;gap:.3rem .5rem;margin:0 0 .4rem;padding:0;min-height:7.5em"></ul>
 <p style="font-size:.85em;margin:0">Below each word: by how much the log-odds of "positive" fall if
 the word is left out and the rest is read again (up: the word speaks for the film; a bar is full at
-4). These numbers do not add up to the answer, since words act together. The student reads {LENGTH}
+{FULL}). These numbers do not add up to the answer, since words act together. The student reads {LENGTH}
 word pieces, with a mark at each end; what follows is cut off, as in its training. It took
 <span data-part="took">…</span> ms for the sentence.</p>
 """
