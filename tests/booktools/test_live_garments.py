@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import random
 import struct
@@ -232,12 +233,12 @@ def test_what_passes_with_a_right_checksum_is_what_python_reads(
     files = [remade(content, change) for change in changes]
     bomb = zlib.compress(b" " * (8 << 20), 9)
     files.append(sealed(content[:8] + struct.pack("<II", len(bomb), 4) + bomb + content[16:]))
-    files += [sealed(file) for file in damaged(content, 200) if len(file) > 30]
+    files += [sealed(file) for file in damaged(content, 120) if len(file) > 30]
     found = read(live, files, shapes_of(net))
-    taken = 0
+    taken, blank = 0, garments.fresh()
     for file, (_, tensors, _) in zip(files, found, strict=True):
         (tmp_path / "x").write_bytes(file)
-        other = garments.fresh()
+        other = copy.deepcopy(blank)
         try:
             compress.load_packed(other, tmp_path / "x")
         except CheckpointError:
@@ -369,4 +370,4 @@ def test_it_fits_a_phone_and_passes_axe(live, scheme: str) -> None:
 def test_it_is_made_the_same_again_and_has_words_without_scripts(made: Figure) -> None:
     assert figure("garments") == made and not made.files
     assert "<noscript>A small network says" in made.html
-    assert "does not run here" in made.html and "untouched" in made.html
+    assert "does not run here" in " ".join(made.html.split()) and "untouched" in made.html

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from distill_lib.booktools.students import Figure
 from distill_lib.booktools.students._page import BUTTON, ROW, base64_of, button, page
 
 if TYPE_CHECKING:  # the tools of the book are there before torch is
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
     from distill_lib.data import Dataset
@@ -26,9 +28,10 @@ COLORS = ("#0072B2", "#D55E00")
 
 def fresh() -> nn.Module:
     """The network that the file is read into."""
-    from distill_lib import fusion, zoo
+    from distill_lib import zoo
+    from distill_lib.fusion.batchnorm import fold_batchnorm
 
-    return fusion.fold_batchnorm(zoo.ResNet(width=8))
+    return fold_batchnorm(zoo.ResNet(width=8))
 
 
 def student() -> nn.Module:
@@ -61,7 +64,8 @@ def figure() -> Figure:
     with torch.inference_mode():
         logits = net(test.inputs[:LOOKED_AT])
     stored = Cache(zoo.FOLDER / "fashion_resnet20.test.cache")
-    teacher = stored({"index": test.index[:LOOKED_AT]})["logits"].float()
+    said = cast("Mapping[str, Tensor]", stored({"index": test.index[:LOOKED_AT]}))
+    teacher = said["logits"].float()
     which = chosen(test, logits, teacher)
     pixels = [(255 * (test.inputs[i, 0] * STD + MEAN)).round().byte().numpy() for i in which]
     file = (zoo.FOLDER / FILE).read_bytes()
@@ -112,8 +116,7 @@ def _inside(pixels: list[Any], labels: list[str], names: list[str], size: str) -
         for name in names
     )
     heads = "".join(
-        f'<th scope="col" style="{CELL};font-weight:600;border-bottom:3px solid {color}">'
-        f"{who}</th>"
+        f'<th scope="col" style="{CELL};font-weight:600;border-bottom:3px solid {color}">{who}</th>'
         for who, color in zip(
             ("Teacher, of the untouched picture", "Student, of the picture as it is"),
             COLORS,
@@ -129,7 +132,7 @@ gap:.6rem 1.6rem">
 <div><canvas data-part="pad" width="336" height="336" tabindex="0" role="application"
 aria-label="The picture. Arrow keys move the brush, space puts it down and lifts it."
 style="display:block;width:100%;max-width:min(21rem,72vw);aspect-ratio:1;margin:0 0 .3rem;
-touch-action:none;cursor:crosshair;border-radius:6px"></canvas>
+touch-action:none;cursor:crosshair;border-radius:6px;box-shadow:0 0 0 1px currentColor"></canvas>
 <p data-part="said" role="status" style="margin:0 0 .3rem;min-height:3.2em"></p>
 <div style="{ROW}">{tools}</div><div style="{ROW}">{button("clear", "clear")}
 {button("restore", "restore")}</div></div>
@@ -137,7 +140,8 @@ touch-action:none;cursor:crosshair;border-radius:6px"></canvas>
 </output><input data-part="range" type="range" min="0" max="60" value="19"
 style="display:block;width:100%;height:44px;margin:0"></label>
 <table style="width:100%;table-layout:fixed;border-collapse:collapse;font-size:.85em;margin:0">
-<thead><tr style="background:none"><th scope="col" style="{CELL};width:5.6rem">Class</th>{heads}</tr></thead>
+<thead><tr style="background:none"><th scope="col" style="{CELL};width:5.6rem">Class</th>{heads}
+</tr></thead>
 <tbody>{bars}</tbody></table></div></div>
 <p style="font-size:.85em;margin:0 0 .4rem">Use a finger, a mouse or keys: arrows move the brush,
 space puts it down and lifts it. The brush is <span data-part="brush">up</span>. The teacher does

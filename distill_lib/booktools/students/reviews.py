@@ -152,8 +152,8 @@ font-size:.85em"><span>negative</span><span>positive</span></p>
 <ul data-part="words" aria-label="What each word moved" style="list-style:none;display:flex;
 flex-wrap:wrap;gap:.3rem .5rem;margin:0 0 .4rem;padding:0;min-height:7.5em"></ul>
 <p style="font-size:.85em;margin:0">Below each word: by how much the log-odds of "positive" fall if
-the word is left out and the rest is read again (up: the word speaks for the film; a bar is full at
-{FULL}). These numbers do not add up to the answer, since words act together. The student reads {LENGTH}
-word pieces, with a mark at each end; what follows is cut off, as in its training. It took
-<span data-part="took">…</span> ms for the sentence.</p>
+the word is left out and the rest is read again. Up: the word speaks for the film; a bar is full at
+{FULL}. These numbers do not add up to the answer, since words act together. The student reads
+{LENGTH} word pieces, the mark at each end included; what follows is cut off, as in its training. It
+took <span data-part="took">…</span> ms for the sentence.</p>
 """
