@@ -1,31 +1,22 @@
-// A ResNet whose batch normalizations are folded; planes of h x h numbers one after the other.
-function dlConv(x, h, weight, bias, k, stride) {
-  const outs = bias.length, ins = weight.length / (outs * k * k), g = Math.ceil(h / stride), pad = k >> 1, out = new Float64Array(outs * g * g);
-  for (let o = 0; o < outs; o++) {
-    out.fill(bias[o], o * g * g, (o + 1) * g * g);
-    for (let j = 0; j < ins * k * k; j++) {
-      const w = weight[o * ins * k * k + j], dx = j % k - pad, dy = (j / k | 0) % k - pad, plane = (j / (k * k) | 0) * h * h;
-      for (let y = 0; y < g; y++) {
-        const row = y * stride + dy, to = (o * g + y) * g, from = plane + row * h + dx;
-        if (row < 0 || row >= h) continue;
-        for (let c = dx < 0 ? 1 : 0; c < g && c * stride + dx < h; c++) out[to + c] += w * x[from + c * stride];
-      }
-    }
-  }
-  return out;
+// A convolution is a linear layer for the k x k places around each place. An image is a row of channels for each of its h x h places.
+function dlConv(net, name, x, h, k, stride) {
+  const ins = x.length / (h * h), size = ins * k * k, g = Math.ceil(h / stride), around = (v, d) => v * stride + d - (k >> 1);
+  return dlLinear(net, name, new Float64Array(g * g * size).map((_, i) => {
+    const place = i / size | 0, j = i % size, row = around(place / g | 0, (j / k | 0) % k), col = around(place % g, j % k);
+    return row < 0 || row >= h || col < 0 || col >= h ? 0 : x[(row * h + col) * ins + (j / (k * k) | 0)];
+  }));
 }
-function dlResNet(net, x) {
-  const conv = (x, h, name, k, stride) => dlConv(x, h, net.get(name + ".weight"), net.get(name + ".bias"), k, stride), relu = x => x.map(v => Math.max(v, 0));
-  let h = 28;
-  x = relu(conv(x, h, "conv", 3, 1));
+function dlResNet(net, image) {
+  const relu = x => x.map(v => Math.max(v, 0));
+  let h = 28, x = relu(dlConv(net, "conv", image, h, 3, 1));
   for (const block of ["1.0", "1.1", "1.2", "2.0", "2.1", "2.2", "3.0", "3.1", "3.2"].map(b => "layer" + b)) {
-    const narrower = net.has(block + ".shortcut.0.weight"), stride = narrower ? 2 : 1, g = Math.ceil(h / stride);
-    const inner = conv(relu(conv(x, h, block + ".conv1", 3, stride)), g, block + ".conv2", 3, 1), short = narrower ? conv(x, h, block + ".shortcut.0", 1, 2) : x;
-    x = relu(inner.map((v, i) => v + short[i]));
-    h = g;
+    const stride = net.has(block + ".shortcut.0.weight") ? 2 : 1, first = relu(dlConv(net, block + ".conv1", x, h, 3, stride)), short = stride > 1 ? dlConv(net, block + ".shortcut.0", x, h, 1, 2) : x;
+    h = Math.ceil(h / stride);
+    x = relu(dlConv(net, block + ".conv2", first, h, 3, 1).map((v, i) => v + short[i]));
   }
-  const mean = Float64Array.from({ length: x.length / (h * h) }, (_, c) => x.subarray(c * h * h, (c + 1) * h * h).reduce((a, b) => a + b, 0) / (h * h));
-  return Array.from(dlConv(mean, 1, net.get("fc.weight"), net.get("fc.bias"), 1, 1));
+  const mean = new Float64Array(x.length / (h * h));
+  x.forEach((v, i) => { mean[i % mean.length] += v / (h * h); });
+  return Array.from(dlLinear(net, "fc", mean));
 }
 function dlGarments(root, cfg) {
   root.dataset.ready = "1";
@@ -50,9 +41,7 @@ function dlGarments(root, cfg) {
   };
   const draw = () => {
     gray.forEach((v, i) => { g.fillStyle = `rgb(${[v, v, v].map(v => Math.round(255 * v))})`; g.fillRect(i % 28 * 12, (i / 28 | 0) * 12, 12, 12); });
-    Object.assign(g, { strokeStyle: "#D55E00", lineWidth: down ? 6 : 3 }).beginPath();
-    g.arc(at[0] * 12 + 6, at[1] * 12 + 6, 27, 0, 7);
-    g.stroke();
+    Object.assign(g, { strokeStyle: "#D55E00", lineWidth: down ? 6 : 3 }).stroke(new Path2D(`M${at[0] * 12 - 21},${at[1] * 12 + 6} a27,27 0 1,0 54,0 a27,27 0 1,0 -54,0`));
     say("brush", down ? "down" : "up");
     if (net && !due) due = requestAnimationFrame(() => { const begun = performance.now(); due = 0; student = answer(gray); say("took", "" + Math.ceil(performance.now() - begun)); bars(); });
   };
@@ -70,15 +59,14 @@ function dlGarments(root, cfg) {
   pad.onpointermove = e => { if (down && e.buttons) move(...place(e)); };
   pad.onpointerup = pad.onpointercancel = pad.onblur = () => { down = false; draw(); };
   pad.onkeydown = e => {
-    if (!arrows[e.key]) return;
-    e.preventDefault();
+    if (arrows[e.key]) e.preventDefault(); else return;
     down = e.key === " " ? !down : down && e.key !== "Escape";
     move(...at.map((v, i) => inside(Math.round(v) + arrows[e.key][i])));
   };
   kinds.forEach((b, i) => { b.onclick = () => choose(i); });
   range.oninput = bars;
-  part("clear").onclick = () => { gray = gray.map(() => 0); draw(); };
   part("restore").onclick = () => choose(k);
+  part("clear").onclick = () => { gray = gray.map(() => 0); draw(); };
   const file = dlBytes(cfg.file), read = bytes => dlUnpack(bytes, cfg.shapes), refused = error => `refused, ${error.message}`, any = n => Math.floor(n * Math.random());
   part("damage").onclick = () => { const torn = file.slice(); torn[any(torn.length)] ^= 1 << any(8); read(torn).then(() => say("file", "read"), error => say("file", refused(error))); };
   root.live = { answer, unpack: dlUnpack, ready: read(file).then(found => { net = found; draw(); }, error => say("said", "The student's file was " + refused(error))) };

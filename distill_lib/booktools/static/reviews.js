@@ -1,31 +1,10 @@
-// A BERT, over rows of numbers, one for each word piece. Weights that are zero are left out: half of the work.
-const dlSparse = new WeakMap();
-function dlLinear(net, name, x) {
-  const W = net.get(name + ".weight"), bias = net.get(name + ".bias"), outs = bias.length, ins = W.length / outs, n = x.length / ins, y = new Float64Array(n * outs), z = new Float64Array(4 * ins);
-  if (!dlSparse.has(W)) {
-    const at = W.map((_, i) => i).filter(i => W[i]), end = new Uint32Array(outs);
-    for (const i of at) end[i / ins | 0]++;
-    end.forEach((v, o) => { end[o] += end[o - 1] || 0; });
-    dlSparse.set(W, [end, Uint16Array.from(at, i => i % ins * 4), Float64Array.from(at, i => W[i])]);
-  }
-  const [end, place, value] = dlSparse.get(W);
-  for (let t = 0; t < n; t += 4) { // four rows at a time, the last perhaps twice: each weight is fetched once for them
-    const [a, b, c, d] = [t, t + 1, t + 2, t + 3].map(k => Math.min(k, n - 1));
-    [a, b, c, d].forEach((row, k) => { for (let i = 0; i < ins; i++) z[4 * i + k] = x[row * ins + i]; });
-    for (let o = 0, k = 0; o < outs; o++) {
-      let p = bias[o], q = p, r = p, s = p;
-      for (; k < end[o]; k++) { const v = value[k], i = place[k]; p += v * z[i]; q += v * z[i + 1]; r += v * z[i + 2]; s += v * z[i + 3]; }
-      y[a * outs + o] = p; y[b * outs + o] = q; y[c * outs + o] = r; y[d * outs + o] = s;
-    }
-  }
-  return y;
-}
+// A BERT, over rows of numbers, one for each word piece.
 function dlGelu(x) { // with erfc as in Numerical Recipes, whose relative error is below 1.2e-7
   const z = Math.abs(x) / Math.SQRT2, t = 1 / (1 + z / 2), half = t / 2 * Math.exp(-z * z - 1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806 + t * (0.27886807 + t * (-1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277)))))))));
   return x > 0 ? x * (1 - half) : x * half;
 }
 function dlBert(net, ids) {
-  const E = "bert.embeddings.", n = ids.length, D = net.get(E + "LayerNorm.bias").length, H = 32, linear = (name, x) => dlLinear(net, name, x), dot = (a, b) => { let sum = 0; for (let i = 0; i < H; i++) sum += a[i] * b[i]; return sum; };
+  const E = "bert.embeddings.", n = ids.length, D = net.get(E + "LayerNorm.bias").length, H = 32, linear = (name, x) => dlLinear(net, name, x);
   const norm = (x, plus, name) => { // of the sum of both
     const gain = net.get(name + ".weight"), bias = net.get(name + ".bias"), y = x.map((v, i) => v + plus[i]);
     for (let t = 0; t < y.length; t += D) {
@@ -37,10 +16,10 @@ function dlBert(net, ids) {
   const [rows, words, kind, places] = ["word_embeddings.lookup", "word_embeddings.embedding.weight", "token_type_embeddings.weight", "position_embeddings.weight"].map(name => net.get(E + name));
   let x = norm(new Float64Array(n * D).map((_, i) => words[rows[ids[i / D | 0]] * D + i % D] + kind[i % D]), places, E + "LayerNorm");
   for (let l = 0, name; net.has((name = `bert.encoder.layer.${l}.`) + "output.dense.bias"); l++) {
-    const [q, k, v] = ["query", "key", "value"].map(part => linear(name + "attention.self." + part, x)), M = q.length / n, mixed = new Float64Array(n * M), head = (all, t, h) => all.subarray(t * M + h, t * M + h + H);
+    const [q, k, v] = ["query", "key", "value"].map(part => linear(name + "attention.self." + part, x)), M = q.length / n, mixed = new Float64Array(n * M), dot = (a, b) => { let sum = 0; for (let i = 0; i < H; i++) sum += q[a + i] * k[b + i]; return sum; };
     for (let h = 0; h < M; h += H) for (let s = 0; s < n; s++) {
-      const one = head(q, s, h), score = new Float64Array(n).map((_, t) => dot(one, head(k, t, h)) / Math.sqrt(H)), most = Math.max(...score), weight = score.map(z => Math.exp(z - most)), total = weight.reduce((a, b) => a + b);
-      for (let t = 0; t < n; t++) for (let i = h; i < h + H; i++) mixed[s * M + i] += weight[t] / total * v[t * M + i];
+      const score = new Float64Array(n).map((_, t) => dot(s * M + h, t * M + h) / Math.sqrt(H)), most = Math.max(...score), weight = score.map(z => Math.exp(z - most)), total = weight.reduce((a, b) => a + b);
+      for (let t = 0; t < n; t++) for (let i = h, share = weight[t] / total; i < h + H; i++) mixed[s * M + i] += share * v[t * M + i];
     }
     x = norm(linear(name + "attention.output.dense", mixed), x, name + "attention.output.LayerNorm");
     x = norm(linear(name + "output.dense", linear(name + "intermediate.dense", x).map(dlGelu)), x, name + "output.LayerNorm");
@@ -51,20 +30,19 @@ function dlBert(net, ids) {
 function dlTokenizer(pieces, rows) {
   const known = new Map(pieces.map((piece, i) => [piece, i])), which = new Uint16Array(0x110000), special = /(\[(?:PAD|UNK|CLS|SEP|MASK)\])/;
   rows.forEach(([start, count], k) => which.fill(k + 1, start, start + count));
-  const cut = word => {
-    const found = [];
-    for (let at = 0, end, id; at < word.length; at = end) {
-      for (id = undefined, end = word.length; end > at && (id = known.get((at ? "##" : "") + word.slice(at, end))) === undefined; end--);
-      if (id === undefined || [...word].length > 100) return [known.get("[UNK]")];
-      found.push(id);
+  const cut = (word, at = 0) => { // the longest piece that is known, and what comes after it
+    if ([...word].length > 100) return null;
+    for (let end = word.length; end > at; end--) {
+      const id = known.get((at ? "##" : "") + word.slice(at, end)), rest = id === undefined || end === word.length ? [] : cut(word, end);
+      if (id !== undefined) return rest && [id, ...rest];
     }
-    return found;
+    return null;
   };
   return text => {
     const words = [{ text: "", ids: [] }];
     for (const part of text.split(special)) {
       let plain = "", last = words[words.length - 1];
-      const flush = () => { for (const word of plain.split(" ")) if (word) last.ids.push(...cut(word)); plain = ""; };
+      const flush = () => { for (const word of plain.split(" ")) if (word) last.ids.push(...cut(word) || [known.get("[UNK]")]); plain = ""; };
       for (const c of part) {
         const k = which[c.codePointAt(0)], to = k ? rows[k - 1][2] : "\ufffd"; // no piece has this character
         dlMust(to !== null, "it holds half a character, which no file of text can hold");

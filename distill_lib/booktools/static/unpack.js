@@ -69,3 +69,29 @@ async function dlUnpack(file, shapes) {
   }
   return found;
 }
+// A linear layer for rows of numbers. Weights that are zero are left out.
+const dlSparse = new WeakMap();
+function dlLinear(net, name, x) {
+  const W = net.get(name + ".weight"), bias = net.get(name + ".bias"), outs = bias.length, ins = W.length / outs, n = x.length / ins, y = new Float64Array(n * outs), z = new Float64Array(8 * ins), all = new Float64Array(8);
+  if (!dlSparse.has(W)) {
+    const at = W.map((_, i) => i).filter(i => W[i]), end = new Uint32Array(outs);
+    for (const i of at) end[i / ins | 0]++;
+    end.forEach((v, o) => { end[o] += end[o - 1] || 0; });
+    dlSparse.set(W, [end, Uint16Array.from(at, i => i % ins * 8), Float64Array.from(at, i => W[i])]);
+  }
+  const [end, place, value] = dlSparse.get(W);
+  for (let t = 0; t < n; t += 8) { // eight rows at a time, the last perhaps again and again: each weight is fetched once for them
+    const rows = [0, 1, 2, 3, 4, 5, 6, 7].map(k => Math.min(t + k, n - 1));
+    rows.forEach((row, k) => { for (let i = 0; i < ins; i++) z[8 * i + k] = x[row * ins + i]; });
+    for (let o = 0, k = 0; o < outs; o++) {
+      let a = bias[o], b = a, c = a, d = a, e = a, f = a, g = a, h = a;
+      for (; k < end[o]; k++) {
+        const v = value[k], i = place[k];
+        a += v * z[i]; b += v * z[i + 1]; c += v * z[i + 2]; d += v * z[i + 3]; e += v * z[i + 4]; f += v * z[i + 5]; g += v * z[i + 6]; h += v * z[i + 7];
+      }
+      all[0] = a; all[1] = b; all[2] = c; all[3] = d; all[4] = e; all[5] = f; all[6] = g; all[7] = h;
+      for (let r = 0; r < 8; r++) y[rows[r] * outs + o] = all[r];
+    }
+  }
+  return y;
+}
