@@ -322,6 +322,20 @@ def test_a_pointer_smears_and_another_picture_comes_whole(live, net: nn.Module) 
     assert (known - torch.tensor(found["student"])).abs().amax(1).min() < 1e-4
 
 
+def test_a_finger_smears_and_the_page_does_not_scroll(live) -> None:
+    live.locator("canvas").scroll_into_view_if_needed()
+    first, box = shown(live), live.locator("canvas").bounding_box()
+    before = live.evaluate("scrollY")
+    finger = live.context.new_cdp_session(live)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for kind, dy in (("Start", 0), ("Move", -40), ("Move", -80), ("End", None)):
+        points = [] if dy is None else [{"x": x, "y": y + dy}]
+        finger.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+    assert shown(live)["student"] != first["student"]
+    assert live.evaluate("scrollY") == before
+    assert live.locator("[data-part=brush]").text_content() == "up"
+
+
 def test_one_slider_softens_both(live) -> None:
     cold = shown(live)
     live.locator("input[type=range]").focus()

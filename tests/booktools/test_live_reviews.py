@@ -171,7 +171,7 @@ def test_the_file_is_unpacked_bit_for_bit(live, net: nn.Module) -> None:
 
 
 def test_the_page_answers_as_torch(live, net: nn.Module, tokenizer, texts: list[str]) -> None:
-    some = tokens(tokenizer, [*texts[::10], *ODD])
+    some = tokens(tokenizer, [*texts[::12], *ODD])
     ask = f"""all => all.map(ids => {{
       const begun = performance.now(), z = {LIVE}.logits(ids);
       return [z, performance.now() - begun];
@@ -287,6 +287,7 @@ def test_it_fits_a_phone_and_passes_axe(page, site: Path, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
     page.goto(site.as_uri())
     load(page)
+    page.get_by_role("textbox").fill("A film " + "x" * 300)
     numbers(page)
     colors = {"light": "#222;background:#fff", "dark": "#ddd;background:#121212"}[scheme]
     page.evaluate(f"document.body.style.cssText = 'color-scheme:{scheme};color:{colors}'")

@@ -69,7 +69,7 @@ function dlGarments(root, cfg) {
   part("clear").onclick = () => { gray = gray.map(() => 0); draw(); };
   const file = dlBytes(cfg.file), read = bytes => dlUnpack(bytes, cfg.shapes), refused = error => `refused, ${error.message}`, any = n => Math.floor(n * Math.random());
   part("damage").onclick = () => { const torn = file.slice(); torn[any(torn.length)] ^= 1 << any(8); read(torn).then(() => say("file", "read"), error => say("file", refused(error))); };
-  root.live = { answer, unpack: dlUnpack, ready: read(file).then(found => { net = found; draw(); }, error => say("said", "The student's file was " + refused(error))) };
+  root.live = { answer, unpack: dlUnpack, ready: read(file).then(found => { answer(gray, net = found); draw(); }, error => say("said", "The student's file was " + refused(error))) };
   choose(0);
   bars();
 }

@@ -72,7 +72,7 @@ function dlReviews(root, cfg) {
       if (mine !== turn || i >= words.length) return;
       const moved = whole - odds(words.filter((_, j) => j !== i)), size = Math.min(Math.abs(moved) / cfg.full, 1) * 50;
       Object.assign(cells[i].children[1].firstElementChild.style, { height: size + "%", bottom: (moved > 0 ? 50 : 50 - size) + "%" });
-      cells[i].lastElementChild.textContent = (moved < 0 ? "\u2212" : "+") + Math.abs(moved).toFixed(1);
+      cells[i].lastElementChild.textContent = (Math.abs(moved) < 0.05 ? "" : moved < 0 ? "\u2212" : "+") + Math.abs(moved).toFixed(1);
       setTimeout(() => leave(i + 1));
     };
     setTimeout(() => leave(0));

@@ -30,7 +30,7 @@ SELF = "\x01"  # stands for the character itself
 UNKNOWN = "\ufffd"  # stands for every letter that no piece has
 SURROGATES = range(0xD800, 0xE000)
 SOME = 2048  # characters that are asked for at once
-FULL = 6  # of the log-odds, at which the bar of a word is full
+FULL = 4  # of the log-odds, at which the bar of a word is full
 
 
 def student() -> nn.Module:
@@ -125,9 +125,10 @@ def _inside(packed: int, loaded: int) -> str:
         for i, text in enumerate(EXAMPLES)
     )
     word = (
-        '<li style="display:flex;flex-direction:column;align-items:center;min-width:2.6em">'
+        '<li style="display:flex;flex-direction:column;align-items:center;min-width:2.6em;'
+        'max-width:100%;overflow-wrap:anywhere">'
         "<span></span>"
-        '<span style="position:relative;display:block;width:1.2em;height:4em;'
+        '<span style="position:relative;display:block;width:1.2em;height:3em;'
         'background:linear-gradient(currentColor,currentColor) 0 50%/100% 1px no-repeat">'
         '<span style="position:absolute;left:15%;width:70%;background:#D55E00"></span></span>'
         '<span style="font-size:.85em;font-variant-numeric:tabular-nums">…</span></li>'
@@ -138,7 +139,7 @@ text it has {loaded / 1e6:.1f} MB, and it comes when you ask for it. What you ty
 browser.</p>
 <div style="{ROW}">{button("load", f"load the student ({loaded / 1e6:.1f} MB)")}</div>
 <label style="display:block">A sentence about a film
-<textarea data-part="box" rows="2" maxlength="2000" style="display:block;box-sizing:border-box;
+<textarea data-part="box" rows="3" maxlength="2000" style="display:block;box-sizing:border-box;
 width:100%;font:inherit;color:inherit;background:none;border:1px solid currentColor;
 border-radius:6px;padding:.5rem">{html.escape(EXAMPLES[0])}</textarea></label>
 <div role="group" aria-label="Examples" style="{ROW};margin-top:.5rem">{examples}</div>
@@ -150,7 +151,7 @@ overflow:hidden"><div data-part="bar" style="height:100%;width:0;background:#D55
 font-size:.85em"><span>negative</span><span>positive</span></p>
 <template data-part="word">{word}</template>
 <ul data-part="words" aria-label="What each word moved" style="list-style:none;display:flex;
-flex-wrap:wrap;gap:.3rem .5rem;margin:0 0 .4rem;padding:0;min-height:7.5em"></ul>
+flex-wrap:wrap;gap:.3rem .5rem;margin:0 0 .4rem;padding:0;min-height:6.5em"></ul>
 <p style="font-size:.85em;margin:0">Below each word: by how much the log-odds of "positive" fall if
 the word is left out and the rest is read again. Up: the word speaks for the film; a bar is full at
 {FULL}. These numbers do not add up to the answer, since words act together. The student reads
