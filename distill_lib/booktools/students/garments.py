@@ -118,7 +118,7 @@ def _inside(pixels: list[Any], labels: list[str], names: list[str], size: str) -
     heads = "".join(
         f'<th scope="col" style="{CELL};font-weight:600;border-bottom:3px solid {color}">{who}</th>'
         for who, color in zip(
-            ("Teacher, of the untouched picture", "Student, of the picture as it is"),
+            ("Teacher, untouched picture", "Student, picture as it is"),
             COLORS,
             strict=True,
         )
