@@ -1,0 +1,49 @@
+"""What a chapter offers to those who read it: how much code is shown, and where to go on.
+
+Under the question of a page stands the switch of ``_static/reading.js``; at its foot, below the
+titles of the page before and the page after, stand the questions that these answer.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from sphinx.application import Sphinx
+
+QUESTION = '<p class="dl-question">'
+CHOICES = (("text", "Text"), ("key", "Key code"), ("all", "All code"))
+
+
+def switch() -> str:
+    """Three radio buttons, which the keyboard knows; hidden where no script can answer them."""
+    buttons = "".join(
+        f'<label><input type="radio" name="dl-shown" value="{value}"'
+        f"{' checked' if value == 'key' else ''}><span>{label}</span></label>"
+        for value, label in CHOICES
+    )
+    return (
+        '<fieldset class="dl-shown pst-js-only d-print-none"><legend>Show</legend>'
+        f"{buttons}</fieldset>"
+    )
+
+
+def offer(app: Sphinx, pagename: str, template: str, context: dict[str, Any], _: Any) -> None:
+    """Put the switch under the question of a page, and the questions around it at its foot."""
+    if app.builder.name != "html":
+        return
+    before, found, after = context.get("body", "").partition(QUESTION)
+    if found:
+        said, end, rest = after.partition("</p>")
+        context["body"] = f"{before}{found}{said}{end}\n{switch()}{rest}"
+    _, earlier, later = app.builder.relations.get(pagename, (None, None, None))  # type: ignore[attr-defined]
+    for place, name in (("prev", earlier), ("next", later)):
+        question = app.env.metadata.get(name, {}).get("description") if name else None
+        if question and context.get(place):
+            said = html.escape(str(question), quote=False)
+            title = context[place]["title"]
+            context[f"{place}_title"] = f'{title} <span class="dl-goes-on">{said}</span>'
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("html-page-context", offer, priority=960)
