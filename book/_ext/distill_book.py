@@ -16,6 +16,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "_tools"))
 import addresses
 import distill_cells
 import distill_directives
+import distill_previews
 import distill_reading
 import distill_site
 import distill_sources
@@ -101,6 +102,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     distill_sources.setup(app)
     distill_site.setup(app)
     distill_reading.setup(app)
+    distill_previews.setup(app)
     distill_students.setup(app)
     app.connect("builder-inited", copy_mathjax)
     app.connect("builder-inited", prepare_other_builders)

@@ -73,11 +73,8 @@ BODY_ONLY = set(
         "rubric",
     ]
 )
-DROPPED = set(
+DROPPED = {"cost", "live", "student", "scoreboard", "status"} | set(
     [
-        "cost",
-        "scoreboard",
-        "status",
         "tableofcontents",
         "contents",
         "nb-exec-table",

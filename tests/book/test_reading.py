@@ -142,3 +142,36 @@ def test_nothing_jumps_for_those_who_have_chosen(reader, site, shown):
     for name in CHAPTERS[:3]:
         visit(reader, site, name)
         assert settled(reader) < 0.1
+
+
+LIST = """(list) => {
+  const cell = document.querySelector(".tag_check .cell_output");
+  cell.innerHTML = `<div class="output text_html"><ul class="dl-claims">${list}</ul></div>`;
+  cell.scrollIntoView({block: "center"});
+}"""
+MARKS = """() => [...document.querySelectorAll(".dl-mark")].map((mark) => {
+  const box = mark.getBoundingClientRect(), words = new Range();
+  words.selectNode(mark.nextSibling);
+  const hit = document.elementFromPoint(box.left + 3, box.top + box.height / 2);
+  return {left: box.left, right: box.right, seen: mark.contains(hit),
+          words: words.getClientRects()[0].left};
+})"""
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_the_mark_of_a_claim_stands_in_the_margin_where_there_is_one(small, reader, size):
+    from distill_lib.booktools import claims
+
+    record = {"text": "It learns.", "value": 1.0, "relation": ">=", "bound": 0.5, "seeds": 3}
+    record |= {"source": None, "kind": "claim"}
+    entries = [claims._as_html({**record, "holds": holds}) for holds in (True, False)]
+    reader.set_viewport_size(size)
+    visit(reader, small, TINY)
+    reader.evaluate(LIST, "".join(entries))
+    prose = reader.locator(".bd-article > section > p").last.bounding_box()["x"]
+    marks = reader.evaluate(MARKS)
+    assert len(marks) == 2 and all(mark["seen"] for mark in marks)
+    for mark in marks:
+        assert 0 <= mark["left"] < mark["right"] <= mark["words"] + 1
+        assert (mark["left"] < prose) == (size == WIDE)
+    assert reader.evaluate("document.documentElement.scrollWidth") <= size["width"]
