@@ -2,13 +2,18 @@
 
 Under the question of a page stands the switch of ``_static/reading.js``; at its foot, below the
 titles of the page before and the page after, stand the questions that these answer.
+``{prerequisites}`` is the map of the chapters, made from what they say that one needs.
 """
 
 from __future__ import annotations
 
 import html
+from pathlib import Path
 from typing import Any
 
+import prerequisites
+from distill_directives import LedgerDirective
+from docutils import nodes
 from sphinx.application import Sphinx
 
 QUESTION = '<p class="dl-question">'
@@ -45,5 +50,17 @@ def offer(app: Sphinx, pagename: str, template: str, context: dict[str, Any], _:
             context[f"{place}_title"] = f'{title} <span class="dl-goes-on">{said}</span>'
 
 
+class Prerequisites(LedgerDirective):
+    """Every chapter under the one that has to be read before it."""
+
+    def run(self) -> list[nodes.Node]:
+        root = Path(self.env.srcdir)
+        page = self.env.doc2path(self.env.docname, base=False)
+        for chapter in prerequisites.chapters(root):
+            self.env.note_dependency(str(root / chapter))
+        return self.markdown(prerequisites.outline(root, str(page)), "dl-needs")
+
+
 def setup(app: Sphinx) -> None:
+    app.add_directive("prerequisites", Prerequisites)
     app.connect("html-page-context", offer, priority=960)

@@ -73,7 +73,7 @@ BODY_ONLY = set(
         "rubric",
     ]
 )
-DROPPED = {"cost", "live", "student", "scoreboard", "status"} | set(
+DROPPED = {"cost", "live", "prerequisites", "scoreboard", "status", "student"} | set(
     [
         "tableofcontents",
         "contents",

@@ -22,13 +22,14 @@ import addresses
 import bookcache
 import fragments
 import plainmyst
+import prerequisites
 import yaml
 from fragments import words
 from plainmyst import Context
 
 FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 BLOCK = re.compile(
-    r"^(?P<fence>`{3,})\{(?P<name>eval-rst|bibliography|scoreboard|status|glossary)\}"
+    r"^(?P<fence>`{3,})\{(?P<name>eval-rst|bibliography|scoreboard|status|glossary|prerequisites)\}"
     r"[^\n]*\n(?P<body>.*?)^(?P=fence)\s*$",
     re.DOTALL | re.MULTILINE,
 )
@@ -159,7 +160,12 @@ def terms(root: Path, body: str, context: Context) -> str:
     return plainmyst.convert(entries, context)
 
 
+def needs(root: Path, body: str, context: Context) -> str:
+    return plainmyst.convert(prerequisites.outline(root, f"{context.page}.md"), context)
+
+
 MADE = {
+    "prerequisites": needs,
     "eval-rst": library,
     "bibliography": works,
     "scoreboard": claims,
