@@ -34,6 +34,7 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 AUTO = re.compile(r"^\.\. auto\w+:: (\S+)", re.MULTILINE)
+SUBTITLE = re.compile(r"^# .*\n+\*([^*\n]+)\*$", re.MULTILINE)
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 SENTENCE = re.compile(r"^(?![#*|`<>:\-\[])\S.*?[.?!](?=\s|$)", re.MULTILINE | re.DOTALL)
 
@@ -183,8 +184,9 @@ def write_lists(root: Path, titles: Mapping[str, str], pages: Mapping[str, str])
     """
     site, folder = addresses.find(root).site, root / "_build/html"
     lines = [f"# {bookcache.config(root)['title']}", ""]
-    if intro := first_sentence(next(iter(pages.values()), "")):
-        lines += [f"> {intro}", ""]
+    cover = next(iter(pages.values()), "")
+    intro = said[1] if (said := SUBTITLE.search(cover)) else first_sentence(cover)
+    lines += [f"> {intro}", ""] if intro else []
     lines.append("Each page is a Markdown file beside its HTML: all numbers and references in it.")
     for caption, names in parts(root):
         lines += ["", f"## {caption}", ""]
