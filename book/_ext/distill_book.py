@@ -21,6 +21,7 @@ import distill_reading
 import distill_site
 import distill_sources
 import distill_students
+import distill_terms
 import distill_xrefs
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     distill_reading.setup(app)
     distill_previews.setup(app)
     distill_students.setup(app)
+    distill_terms.setup(app)
     app.connect("builder-inited", copy_mathjax)
     app.connect("builder-inited", prepare_other_builders)
     app.connect("doctree-read", check_alt)

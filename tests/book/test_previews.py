@@ -52,7 +52,17 @@ def test_data_cannot_end_its_element(built):
     assert set(json.loads(data)) == {
         "../book/bibliography.html#id2",
         "../book/reference.html#term-Teacher",
+        "../book/reference.html#term-soft-target",
     }
+
+
+def test_the_first_mention_of_a_term_leads_to_the_glossary(small):
+    text = (small / f"{TINY}.html").read_text()
+    found = re.findall(
+        r'<a [^>]*#term-soft-target"[^>]*><span class="dl-term">(.*?)</span>', text, re.DOTALL
+    )
+    assert [" ".join(words.split()) for words in found] == ["Soft targets"]
+    assert text.count("#term-Teacher") == 2  # the author's own link, and its preview
 
 
 @pytest.fixture
@@ -76,6 +86,7 @@ def link(page: Any, end: str) -> Any:
 TIP = "#dl-preview"
 SHOWS = {
     "#term-Teacher": "The model whose outputs are copied.",
+    "#term-soft-target": "in the place of a label",
     "bibliography.html#id2": "Distilling the knowledge",
     "#thm-limit": "High-temperature limit",
     "#def-soften": "tempered softmax",
