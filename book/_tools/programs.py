@@ -35,7 +35,7 @@ BLOCK = re.compile(
 )
 AUTO = re.compile(r"^\.\. auto\w+:: (\S+)", re.MULTILINE)
 SUBTITLE = re.compile(r"^# .*\n+\*([^*\n]+)\*$", re.MULTILINE)
-FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+FENCED = re.compile(r"^(`{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
 SENTENCE = re.compile(r"^(?![#*|`<>:\-\[])\S.*?[.?!](?=\s|$)", re.MULTILINE | re.DOTALL)
 
 
