@@ -8,6 +8,7 @@ titles of the page before and the page after, stand the questions that these ans
 from __future__ import annotations
 
 import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,19 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 QUESTION = '<p class="dl-question">'
+INSIDE = re.compile(r'<div class="dl-before-inside[^>]*>')
 CHOICES = (("text", "Text"), ("key", "Key code"), ("all", "All code"))
 
 
-def switch() -> str:
+def switch(place: str) -> str:
     """Three radio buttons, which the keyboard knows; hidden where no script can answer them."""
     buttons = "".join(
-        f'<label><input type="radio" name="dl-shown" value="{value}"'
+        f'<label><input type="radio" name="dl-shown-{place}" value="{value}"'
         f"{' checked' if value == 'key' else ''}><span>{label}</span></label>"
         for value, label in CHOICES
     )
-    return (
-        '<fieldset class="dl-shown pst-js-only d-print-none"><legend>Show</legend>'
-        f"{buttons}</fieldset>"
-    )
+    css = f"dl-shown dl-shown-{place} pst-js-only d-print-none"
+    return f'<fieldset class="{css}"><legend>Show</legend>{buttons}</fieldset>'
 
 
 def offer(app: Sphinx, pagename: str, template: str, context: dict[str, Any], _: Any) -> None:
@@ -40,7 +40,9 @@ def offer(app: Sphinx, pagename: str, template: str, context: dict[str, Any], _:
     before, found, after = context.get("body", "").partition(QUESTION)
     if found:
         said, end, rest = after.partition("</p>")
-        context["body"] = f"{before}{found}{said}{end}\n{switch()}{rest}"
+        # a phone has no room for it above the first picture: there it is in the fold
+        rest = INSIDE.sub(lambda match: match[0] + switch("fold"), rest, count=1)
+        context["body"] = f"{before}{found}{said}{end}\n{switch('page')}{rest}"
     _, earlier, later = app.builder.relations.get(pagename, (None, None, None))  # type: ignore[attr-defined]
     for place, name in (("prev", earlier), ("next", later)):
         question = app.env.metadata.get(name, {}).get("description") if name else None

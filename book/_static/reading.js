@@ -11,7 +11,10 @@
       return localStorage.getItem(key);
     } catch { return null; }
   };
-  const fold = (open) => document.querySelectorAll(folds).forEach((box) => { box.open = open; });
+  // All folds of code, but the one in which the reader has just chosen.
+  const fold = (open, button) => document.querySelectorAll(folds).forEach((box) => {
+    if (!button || !box.contains(button)) box.open = open;
+  });
 
   const before = stored();
   page.dataset.shown = values.includes(before) ? before : "key";
@@ -23,13 +26,13 @@
   }
   document.addEventListener("DOMContentLoaded", () => {
     const buttons = document.querySelectorAll(".dl-shown input");
-    buttons.forEach((button) => {
-      button.checked = button.value === page.dataset.shown;
-      button.addEventListener("change", () => {
-        page.dataset.shown = button.value;
-        stored(button.value);
-        fold(button.value === "all");
-      });
-    });
+    const mark = () => buttons.forEach((b) => { b.checked = b.value === page.dataset.shown; });
+    mark();
+    buttons.forEach((button) => button.addEventListener("change", () => {
+      page.dataset.shown = button.value;
+      stored(button.value);
+      mark();
+      fold(button.value === "all", button);
+    }));
   });
 })();

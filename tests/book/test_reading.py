@@ -34,7 +34,7 @@ def reader(browser: Any) -> Iterator[Any]:
 
 
 def choose(page: Any, label: str) -> None:
-    page.locator(".dl-shown label", has_text=label).click()
+    page.locator(".dl-shown label:visible", has_text=label).click()
 
 
 def seen(page: Any) -> tuple[bool, bool, bool, bool]:
@@ -67,7 +67,7 @@ def test_the_choice_is_remembered_before_the_first_paint(small, reader):
     choose(reader, "All code")
     reader.add_init_script(MOVES)
     visit(reader, small, TINY)
-    assert reader.locator(".dl-shown :checked").get_attribute("value") == "all"
+    assert reader.locator(".dl-shown-page :checked").get_attribute("value") == "all"
     assert seen(reader) == (True, True, True, True)
     assert settled(reader) < 0.1
 
@@ -84,17 +84,21 @@ def test_a_page_without_storage_works(small, reader):
 def test_an_unknown_choice_is_the_usual_one(small, reader):
     reader.add_init_script("localStorage.setItem('dl-shown', 'nothing')")
     visit(reader, small, TINY)
-    assert reader.locator(".dl-shown :checked").get_attribute("value") == "key"
+    assert reader.locator(".dl-shown-page :checked").get_attribute("value") == "key"
     assert seen(reader) == (True, False, True, True)
 
 
 def test_the_switch_works_by_keyboard_and_has_room_for_a_thumb(small, reader):
     visit(reader, small, TINY)
-    reader.locator(".dl-shown :checked").focus()
+    reader.locator(".dl-shown-page :checked").focus()
     reader.keyboard.press("ArrowRight")
     assert seen(reader) == (True, True, True, True)
     reader.set_viewport_size(PHONE)
-    for label in reader.locator(".dl-shown label").all():
+    choose(reader, "Text")  # in the fold, which stays open for those who choose in it
+    assert seen(reader) == (False, False, True, True)
+    labels = reader.locator(".dl-shown label:visible").all()
+    assert len(labels) == 3
+    for label in labels:
         box = label.bounding_box()
         assert box["height"] >= 44 and box["width"] >= 44
     assert reader.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
