@@ -17,10 +17,13 @@ import addresses
 import distill_cells
 import distill_challenge
 import distill_directives
+import distill_previews
+import distill_reading
 import distill_site
 import distill_sources
 import distill_students
 import distill_symptoms
+import distill_terms
 import distill_xrefs
 
 log = logging.getLogger(__name__)
@@ -102,8 +105,11 @@ def setup(app: Sphinx) -> dict[str, bool]:
     distill_challenge.setup(app)
     distill_sources.setup(app)
     distill_site.setup(app)
+    distill_reading.setup(app)
+    distill_previews.setup(app)
     distill_students.setup(app)
     distill_symptoms.setup(app)
+    distill_terms.setup(app)
     app.connect("builder-inited", copy_mathjax)
     app.connect("builder-inited", prepare_other_builders)
     app.connect("doctree-read", check_alt)

@@ -81,7 +81,8 @@ class Cost(LedgerDirective):
         address = addresses.Address(self.config.distill_repository, self.config.distill_site)
         colab = address.notebook_in_colab(chapter)
         links = [f"[open in Colab]({colab})"] if colab else []
-        return [*links, f"{{raw-file}}`download the notebook <{chapter}.ipynb>`"]
+        files = (("download the notebook", "ipynb"), ("as Markdown", "md"))
+        return [*links, *(f"{{raw-file}}`{title} <{chapter}.{kind}>`" for title, kind in files)]
 
 
 class Live(LedgerDirective):
@@ -199,10 +200,11 @@ def number(value: Any) -> str:
 
 
 def raw_file(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any) -> Any:
-    """A link to a generated notebook, which is put into the site after Sphinx has ended."""
+    """A link to a generated file that is put into the site after Sphinx has ended: a notebook, or
+    the page's Markdown, which lies beside it."""
     title, _, target = text.rstrip(">").partition(" <")
     depth = inliner.document.settings.env.docname.count("/")
-    refuri = "../" * depth + f"notebooks/{target}"
+    refuri = target if target.endswith(".md") else "../" * depth + f"notebooks/{target}"
     return [nodes.reference(rawtext, title, refuri=refuri, classes=["dl-download"])], []
 
 

@@ -3,7 +3,8 @@
 Made from the Markdown source after the site was built, which knows the numbers of theorems and
 figures (_build/xrefs.json), and from the execution, which knows the glued numbers. No outputs,
 the same bytes every time. The library lies beside them as a wheel, whose SHA-256 each notebook
-knows. A copy of all goes into the site, for the download link of each chapter.
+knows. A copy of all goes into the site, for the download link of each chapter. What programs read
+is written with them: programs.py.
 
     python book/_tools/notebooks.py [--root FOLDER]
 """
@@ -28,7 +29,9 @@ import addresses
 import bookcache
 import nbformat
 import plainmyst
+import programs
 from plainmyst import Context, convert
+from programs import expand
 
 SETUP = """\
 # Installs the book's library and what this chapter uses, only where it is missing. PyTorch and
@@ -112,7 +115,14 @@ def write_all(root: Path, xrefs: dict[str, Any]) -> list[Path]:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     cache, written, library = bookcache.open_cache(root), [], wheel(root, target)
-    for path in bookcache.chapters(root):
+    runs, pages = set(bookcache.chapters(root)), {}
+    macros = bookcache.config(root)["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"]
+    for path in (root / page for page in bookcache.pages(root)):
+        name = path.relative_to(root).with_suffix("").as_posix()
+        if path not in runs:
+            about = context_of(root, path, xrefs, {})
+            pages[name] = programs.write_page(root, path, about, macros)
+            continue
         record, executed = bookcache.executed(cache, path)
         glue = bookcache.glued(executed)
         if record.data.get("error"):  # what its cells would have computed is not known
@@ -120,9 +130,23 @@ def write_all(root: Path, xrefs: dict[str, Any]) -> list[Path]:
         written.append(target / f"{path.stem}.ipynb")
         text = notebook(root, path, xrefs, glue, library)
         written[-1].write_text(text, encoding="utf-8", newline="\n")
+        about = context_of(root, path, xrefs, glue, executed.metadata.get("description", ""))
+        pages[name] = programs.write_page(root, path, about, macros, executed)
     if site.parent.exists():
         shutil.copytree(target, site, dirs_exist_ok=True)
+        programs.write_lists(root, xrefs["pages"], pages)
     return written
+
+
+def context_of(
+    root: Path, path: Path, xrefs: dict[str, Any], glue: Mapping[str, str], question: str = ""
+) -> Context:
+    """What is known of a page."""
+    address = addresses.find(root)
+    page = path.relative_to(root).with_suffix("").as_posix()
+    references, numbers = xrefs["references"], xrefs["numbers"]
+    known = (references, numbers, glue, address.repository, question)
+    return Context(root, page, address.site, *known)
 
 
 def wheel(root: Path, target: Path) -> Path:
@@ -148,25 +172,15 @@ def notebook(
 ) -> str:
     """The chapter's notebook as text."""
     config = bookcache.config(root)
-    address = addresses.find(root)
-    page = path.relative_to(root).with_suffix("").as_posix()
     source = bookcache.read(path)
-    context = Context(
-        root,
-        page,
-        address.site,
-        xrefs["references"],
-        xrefs["numbers"],
-        glue,
-        address.repository,
-        source.metadata.get("description", ""),
-    )
+    context = context_of(root, path, xrefs, glue, source.metadata.get("description", ""))
+    page = context.page
     title = plainmyst.linked(xrefs["pages"][page], f"{page}.html", context)
     head = HEAD.format(title=title, book=plainmyst.linked(config["title"], "index.html", context))
     program = "\n".join(cell.source for cell in source.cells if cell.cell_type == "code")
     digest = hashlib.sha256(library.read_bytes()).hexdigest()
     wanted = listed(needs(program))
-    setup = SETUP.format(wheel=library.name, digest=digest, site=address.site, needs=wanted)
+    setup = SETUP.format(wheel=library.name, digest=digest, site=context.site, needs=wanted)
     macros = config["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"]
     cells = [markdown(head), code(setup)]
     for cell in source.cells:
@@ -195,13 +209,6 @@ def needs(program: str) -> dict[str, str]:
 def listed(names: dict[str, str]) -> str:
     """A dictionary as a program would write it, an entry a line."""
     return "{\n" + "".join(f"    {k!r}: {v!r},\n" for k, v in names.items()).replace("'", '"') + "}"
-
-
-def expand(text: str, macros: dict[str, str]) -> str:
-    """Formulas without the macros that only the site defines."""
-    for name, meaning in macros.items():
-        text = re.sub(rf"\\{name}(?![A-Za-z])", lambda _, meaning=meaning: meaning, text)
-    return text
 
 
 def markdown(text: str) -> Any:

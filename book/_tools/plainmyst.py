@@ -73,11 +73,10 @@ BODY_ONLY = set(
         "rubric",
     ]
 )
-DROPPED = set(
+MADE = {"challenge", "cost", "live", "prerequisites", "scoreboard", "status", "student"}
+DROPPED = MADE | set(
     [
-        "cost",
-        "scoreboard",
-        "status",
+        "symptom-index",
         "tableofcontents",
         "contents",
         "nb-exec-table",
