@@ -42,8 +42,8 @@ def write(app: Sphinx, error: Exception | None) -> None:
     for docname in sorted(app.env.found_docs):
         page = f"{docname}.html"
         if found := previews(read, page):
-            # "</" would end the element that holds the data
-            data = json.dumps(found, ensure_ascii=False, sort_keys=True).replace("</", "<\\/")
+            # "<" could end the element that holds the data, or change how it is read
+            data = json.dumps(found, ensure_ascii=False, sort_keys=True).replace("<", "\\u003c")
             line = f'<script type="application/json" id="dl-previews">{data}</script>\n'
             text = read(page).replace("</body>", f"{line}</body>", 1)
             (site / page).write_text(text, encoding="utf-8")

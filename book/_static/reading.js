@@ -28,6 +28,14 @@
     const buttons = document.querySelectorAll(".dl-shown input");
     const mark = () => buttons.forEach((b) => { b.checked = b.value === page.dataset.shown; });
     mark();
+    // A page that comes back as it was left may be older than the choice.
+    addEventListener("pageshow", (event) => {
+      const now = stored();
+      if (!event.persisted || !values.includes(now) || now === page.dataset.shown) return;
+      page.dataset.shown = now;
+      mark();
+      fold(now === "all");
+    });
     buttons.forEach((button) => button.addEventListener("change", () => {
       page.dataset.shown = button.value;
       stored(button.value);

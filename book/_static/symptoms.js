@@ -5,7 +5,9 @@
   const field = box.querySelector("input");
   const said = box.querySelector("[role=status]");
   const rows = [...document.querySelectorAll(".dl-symptom")];
-  const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, " ").trim();
+  const plain = (text) => text.toLowerCase()
+    .replace(/\bcan['’]t\b/g, "cannot").replace(/n['’]t\b/g, " not")
+    .replace(/[^\p{L}\p{N}]+/gu, " ").trim();
   // A symptom and the names of its exhibits; names of tests would match nearly everything.
   const names = 'p:first-child, a[href*="#err-"]';
   const texts = rows.map((row) => plain(

@@ -238,6 +238,8 @@ def _opened(data: bytes, model: nn.Module) -> tuple[dict[str, Any], bytes, bytes
     named = sum(1 for _ in model.modules()) + len(model.state_dict())
     header = json.loads(_inflated(data[at : at + head], HEADER * (1 + named)))
     entries = header["tensors"]
+    if len(entries) > named:  # before room is made for their tables
+        raise CheckpointError(f"it holds {len(entries)} tensors, and the model has fewer")
     room = sum(_table_size(entry) for entry in entries)
     if len({entry["k"] for entry in entries}) < len(entries):
         raise CheckpointError("it holds two tensors of one name")

@@ -69,7 +69,9 @@ def test_no_formula_of_the_proofs_is_cut_on_a_phone(page, site):
 
 
 SEEN = """(selector) => {
-  const open = (e) => e.getClientRects().length && !e.parentElement.closest("details:not([open])");
+  // a folded solution keeps its place in the page and is not seen
+  const open = (e) => e.checkVisibility({visibilityProperty: true})
+    && !e.parentElement.closest("details:not([open]), .toggle-hidden");
   return [...document.querySelectorAll(selector)].filter(open)
     .map((e) => ({top: e.getBoundingClientRect().top + scrollY, high: e.offsetHeight || 0}));
 }"""

@@ -60,7 +60,8 @@ def test_what_the_build_makes_is_in_it(small):
 
 
 def dead(site: Path, page: Path) -> list[str]:
-    links = [unquote(link) for link in LINK.findall(page.read_text(encoding="utf-8"))]
+    prose = programs.FENCED.sub("", page.read_text(encoding="utf-8"))
+    links = [unquote(link) for link in LINK.findall(prose)]
     return [link for link in links if "://" not in link and not (page.parent / link).exists()]
 
 
