@@ -291,6 +291,7 @@ def test_a_description_is_short_and_plain(tmp_path):
         "[" * 4000, {**CARD, "author": "x" * 301}, {**CARD, "author": ""}, {**CARD, "how": "a\nb"},
         {**CARD, "how": "a\u202eb"}, {**CARD, "author": 3}, {**CARD, "test_data_unseen": 1},
         {**CARD, "test_data_unseen": False}, {**CARD, "how": "x" * 5000}, {**CARD, "task": ["x"]},
+        {**CARD, "how": "\ud800"}, {**CARD, "author": "\u200b"}, {**CARD, "author": "a\u200fb"},
     ]  # fmt: skip
     for said in wrong:
         with pytest.raises(Refused):
@@ -346,8 +347,8 @@ def test_links_in_a_pull_request_and_many_entries_are_refused(tmp_path, pilot):
 
 
 def test_what_a_stranger_wrote_is_no_command_of_a_log_and_no_markup():
-    assert command.plain("a\n::set-output name=x::y") == "a?::set-output name=x::y"
-    assert not set("\r\n|<>[]`*!&\x1b\u202e") & set(command.plain("\r\n|<>[]`*!&\x1b\u202e"))
+    assert command.plain("a\n::set-output name=x::y") == "a???set-output name=x??y"
+    assert not set("\r\n|<>[]`*!&:/\x1b\u202e") & set(command.plain("\r\n|<>[]`*!&:/\x1b\u202e"))
     assert len(command.plain("x" * 5000)) == 300
 
 

@@ -196,7 +196,7 @@ def test_the_command_prints_a_row_and_says_how_it_ended(capsys, tmp_path):
     bad.write_bytes(b"no network")
     assert command.main([str(bad)]) == 1
     row = capsys.readouterr().out.splitlines()[-1]
-    assert row.startswith("| bad?::error::") and "refused: it is not a packed file" in row
+    assert row.startswith("| bad???error??") and "refused: it is not a packed file" in row
 
 
 def test_all_entries_are_scored_into_the_results(monkeypatch, tmp_path, capsys):
