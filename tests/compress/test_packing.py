@@ -231,6 +231,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+def test_more_tensors_than_the_model_has_get_no_room(whole: bytes, tmp_path: Path) -> None:
+    header, table, body = parts(whole)
+    more = [{**header["tensors"][0], "k": f"more.{i}"} for i in range(30)]
+    path = tmp_path / "m"
+    path.write_bytes(joined({**header, "tensors": header["tensors"] + more}, table, body))
+    with pytest.raises(CheckpointError, match="the model has fewer"):
+        load_packed(Small(), path)
+
+
 def test_every_flipped_bit_is_found(whole: bytes, tmp_path: Path) -> None:
     assert all(refused(data, tmp_path / "m") for data in flips(whole, 300))
 
