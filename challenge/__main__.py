@@ -114,6 +114,7 @@ def rules() -> dict[str, dict[str, str]]:
             "bar": f"{task.what} ≥ {task.bar:{'.0%' if task.bar < 1 else '.0f'}}",
             "room": f"{task.room:,}",
             "networks": NETWORKS[name],
+            "shown": task.shown,
         }
         for name, task in TASKS.items()
     }

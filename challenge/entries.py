@@ -76,8 +76,7 @@ def load(path: Path, task: str) -> nn.Module:
     Raises:
         Refused: it is no entry of this task.
     """
-    data = content(path, TASKS[task].room)
-    return loaded(data, task)
+    return loaded(content(path, TASKS[task].room), task)
 
 
 def loaded(data: bytes, task: str) -> nn.Module:
@@ -104,10 +103,10 @@ def task_of(path: Path) -> str:
         Refused: it fits none.
     """
     data, reasons = content(path, max(task.room for task in TASKS.values())), []
-    read_header(data)
+    header = read_header(data)
     for name, task in TASKS.items():
         try:
-            task.build(read_header(data))
+            task.build(header)
             return name
         except Refused as error:
             reasons.append(f"{name}: {error}")

@@ -23,16 +23,13 @@ import bookcache
 import fragments
 import plainmyst
 import prerequisites
+import scores
+import symptoms
 import yaml
 from fragments import words
 from plainmyst import Context
 
 FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
-BLOCK = re.compile(
-    r"^(?P<fence>`{3,})\{(?P<name>eval-rst|bibliography|scoreboard|status|glossary|prerequisites)\}"
-    r"[^\n]*\n(?P<body>.*?)^(?P=fence)\s*$",
-    re.DOTALL | re.MULTILINE,
-)
 AUTO = re.compile(r"^\.\. auto\w+:: (\S+)", re.MULTILINE)
 SUBTITLE = re.compile(r"^# .*\n+\*([^*\n]+)\*$", re.MULTILINE)
 FENCED = re.compile(r"^(`{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
@@ -165,14 +162,39 @@ def needs(root: Path, body: str, context: Context) -> str:
     return plainmyst.convert(prerequisites.outline(root, f"{context.page}.md"), context)
 
 
+def entries(root: Path, body: str, context: Context) -> str:
+    """The tasks or the entries of the challenge."""
+    head, *rows = scores.rows(root, body.strip())
+    lines = ["; ".join(map(": ".join, zip(head, row, strict=True))) for row in rows]
+    # what strangers wrote is text here, too
+    return "\n".join("- " + re.sub(r"([\\`*_\[\]<>])", r"\\\1", line) for line in lines)
+
+
+def seen(root: Path, body: str, context: Context) -> str:
+    """Symptoms, with the exhibits that cause them."""
+    folder = posixpath.dirname(context.page) or "."
+    lines = []
+    for symptom, causes in symptoms.grouped(symptoms.read(root)).items():
+        pages = [posixpath.relpath(one.page.removesuffix(".html"), folder) for one in causes]
+        links = [f"[{one.title}]({page}.md)" for one, page in zip(causes, pages, strict=True)]
+        lines.append(f"- {symptom}: {', '.join(links)}")
+    return "\n".join(lines)
+
+
 MADE = {
+    "challenge": entries,
     "prerequisites": needs,
     "eval-rst": library,
     "bibliography": works,
     "scoreboard": claims,
     "status": costs,
+    "symptom-index": seen,
     "glossary": terms,
 }
+BLOCK = re.compile(
+    rf"^(?P<fence>`{{3,}})\{{(?P<name>{'|'.join(MADE)})\}}(?P<body>[^\n]*\n.*?)^(?P=fence)\s*$",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 def write_lists(root: Path, titles: Mapping[str, str], pages: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import bookcache
-from conftest import ROOT, missing
+from making import ROOT, missing
 
 FLAGS = [
     "--no-sandbox",

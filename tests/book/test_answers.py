@@ -17,7 +17,7 @@ import plainmyst
 import pytest
 import symptoms
 from browsing import PHONE, launched, opened
-from conftest import ROOT
+from making import ROOT
 
 BOOK = ROOT / "book"
 EXHIBITS = symptoms.read(ROOT)

@@ -12,7 +12,7 @@ import bookcache
 import pytest
 import torch
 from browsing import CHAPTERS, PAGES, visit
-from conftest import ROOT
+from making import ROOT
 
 from distill_lib import losses
 from distill_lib.booktools import DirectionSlider

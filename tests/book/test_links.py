@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import addresses
 import pytest
-from conftest import ROOT
+from making import ROOT
 
 pytestmark = pytest.mark.site
 

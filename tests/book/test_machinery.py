@@ -12,8 +12,8 @@ import bookcache
 import ledger
 import nbformat
 import pytest
-from conftest import make, run_in
 from jupyter_cache.base import CacheBundleIn
+from making import make, run_in
 from PIL import Image
 
 CHAPTER = "chapters/01_tiny.md"

@@ -22,7 +22,7 @@ import nbformat
 import notebooks
 import plainmyst
 import pytest
-from conftest import ROOT
+from making import ROOT
 
 REFERENCES = {
     "ref|thm-limit|": {"text": "Theorem 1.1", "uri": "chapters/a.html#thm-limit"},

@@ -9,9 +9,9 @@ from pathlib import Path
 import prerequisites
 import pytest
 from browsing import CHAPTERS, visit
-from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from making import ROOT
 
 ENTRY = re.compile(r"^(?P<indent> *)- \[[^]]*\]\((?P<page>[^)]*)\)(?P<also>.*)$", re.MULTILINE)
 

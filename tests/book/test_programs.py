@@ -13,9 +13,9 @@ import fragments
 import notebooks
 import programs
 import pytest
-from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from making import ROOT
 
 CHAPTER = "chapters/01_tiny"
 LINK = re.compile(r"\]\(([^)#\s]+)")

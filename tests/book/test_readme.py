@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 
-from conftest import ROOT
+from making import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -9,7 +9,7 @@ import bookcache
 import plainmyst
 import pytest
 import yaml
-from conftest import ROOT
+from making import ROOT
 
 PAGES = [ROOT / page for page in bookcache.pages(ROOT)]
 CHAPTERS = sorted((ROOT / "chapters").rglob("*.md"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bookcache
 import pytest
-from conftest import ROOT
+from making import ROOT
 from test_sources import PAGES, prose
 
 CODED = [path for path in bookcache.chapters(ROOT)]

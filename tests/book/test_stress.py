@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import robustness
 import stress
-from conftest import run_in
+from making import run_in
 
 CHAPTER = "chapters/01_tiny.md"
 

@@ -366,19 +366,8 @@ def test_a_page_with_a_damaged_file_says_so(page, made: Figure, content: bytes) 
     assert page.locator('[data-of="1"]').first.text_content() == "…"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_and_passes_axe(live, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
-    live.emulate_media(color_scheme=scheme)
-    colors = {"light": "#222;background:#fff", "dark": "#ddd;background:#121212"}[scheme]
-    live.evaluate(f"document.body.style.cssText = 'color-scheme:{scheme};color:{colors}'")
-    assert live.evaluate("document.documentElement.scrollWidth") <= 390
-    heights = live.locator("button, input").evaluate_all(
-        "all => all.map(e => (e.type === 'radio' ? e.parentElement : e).offsetHeight)"
-    )
-    assert min(heights) >= 44
-    found = axe.Axe().run(live).response["violations"]
-    assert [v["id"] for v in found] in ([], ["page-has-heading-one"])
+def test_it_excludes_nobody(live, excludes_nobody) -> None:
+    excludes_nobody(live)
 
 
 def test_it_is_made_the_same_again_and_has_words_without_scripts(made: Figure) -> None:

@@ -180,20 +180,14 @@ def test_browser_the_same_figure_twice_gives_two_working_ones(page, directions):
     assert len(set(ids)) == 3
 
 
-def test_browser_fits_a_phone_and_passes_axe(page, directions):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
+def test_browser_fits_a_phone_and_passes_axe(page, directions, excludes_nobody):
     show(
         page,
         TemperatureSlider([float(v) for v in range(10)], [f"sandal {i}" for i in range(10)]),
         directions["mix"],
         BetaSlider(student=STUDENT, teacher=TEACHER),
     )
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    found = axe.Axe().run(page).response["violations"]
-    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] in (
-        [],
-        ["document-title"],
-    )
+    excludes_nobody(page)
 
 
 def test_a_picture_stands_before_the_slider_and_has_words():

@@ -6,5 +6,5 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# and the tools of the fuzzer, and the directives of the book
-sys.path += [str(ROOT), str(ROOT / "tests/fuzz"), str(ROOT / "book/_ext")]
+# and the tools of the fuzzer, and the directives and tools of the book
+sys.path += [str(ROOT / folder) for folder in (".", "tests/fuzz", "book/_ext", "book/_tools")]

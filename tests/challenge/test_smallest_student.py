@@ -216,17 +216,18 @@ def test_all_entries_are_scored_into_the_results(monkeypatch, tmp_path, capsys):
 
 def test_the_table_shows_what_strangers_wrote_as_text():
     import distill_challenge
+    import scores
 
     mine = {**OURS["lander_linear"], "author": "<script>alert(1)</script> *x* {cost}"}
-    (box,) = distill_challenge.table(["entry"], [distill_challenge.cells(mine)])
+    (box,) = distill_challenge.table([scores.ENTRIES, scores.cells(mine, "{:.1f}")])
     assert "by <script>alert(1)</script> *x* {cost}: " in box.astext()
     assert {type(node).__name__ for node in box.findall()} == {
         "container", "table", "tgroup", "colspec", "thead", "tbody", "row", "entry", "paragraph",
         "Text",
     }  # fmt: skip
-    shown = " ".join(distill_challenge.cells(mine))
+    shown = " ".join(scores.cells(mine, "{:.1f}"))
     assert f"{mine['bytes']:,}" in shown and "seeds of the month alone" in shown
-    assert "below the bar" in " ".join(distill_challenge.cells({**mine, "passes": False}))
+    assert "below the bar" in " ".join(scores.cells({**mine, "passes": False}, "{:.1f}"))
 
 
 def test_most_of_our_pilot_is_its_header():

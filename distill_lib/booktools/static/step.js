@@ -11,7 +11,7 @@ function liveStep(root, cfg) {
     const e = make("table", {}, box, "border-collapse:collapse;width:100%;margin:0 0 .7rem;font-size:13px;line-height:1.3;table-layout:fixed;font-variant-numeric:tabular-nums");
     make("caption", { textContent: t.name }, e, "caption-side:top;text-align:left;color:inherit;font-weight:600;margin:0;padding:0 0 .15rem .4rem;border-left:5px solid rgb(" + tints[t.by] + ")");
     const cell = "padding:.15rem .25rem;border:0;color:inherit;font-weight:400;text-align:", head = make("tr", {}, make("thead", {}, e)), body = make("tbody", {}, e);
-    t.head.forEach((h, k) => make(h ? "th" : "td", { textContent: h, scope: "col" }, head, cell + (k ? "right" : "left") + ";font-size:12px;vertical-align:bottom"));
+    t.head.forEach((h, k) => make(h ? "th" : "td", h ? { textContent: h, scope: "col" } : {}, head, cell + (k ? "right" : "left") + ";font-size:12px;vertical-align:bottom"));
     const most = Math.max(...t.values.flat().map(Math.abs));
     t.values.forEach((row, i) => {
       const tr = make("tr", {}, body), th = make("th", { scope: "row" }, tr, cell + "left;vertical-align:middle;white-space:nowrap");

@@ -1,8 +1,9 @@
-"""What the figures with a packed student share: their page, and the buttons on it."""
+"""What live figures share: data and pictures as text, buttons, the page of a packed student."""
 
 from __future__ import annotations
 
 import base64
+import io
 from typing import Any
 
 from distill_lib.booktools.sliders import _STATIC, _fragment
@@ -17,6 +18,15 @@ ROW = "display:flex;flex-wrap:wrap;gap:.4rem;align-items:center;margin:0 0 .6rem
 def base64_of(content: bytes) -> str:
     """Bytes as text."""
     return base64.b64encode(content).decode()
+
+
+def picture_of(gray: Any) -> str:
+    """The address of a small gray picture, [height, width] of bytes, that lies in the page."""
+    from PIL import Image
+
+    raw = io.BytesIO()
+    Image.fromarray(gray).save(raw, "PNG")
+    return f"data:image/png;base64,{base64_of(raw.getvalue())}"
 
 
 def button(part: str, text: str) -> str:

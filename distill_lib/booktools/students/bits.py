@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the tools of the book are there before torch is
 
 __all__ = ["BITS", "LAYER", "figure", "histogram", "rounded", "weights"]
 
-NETWORK, LAYER, BITS = "fashion_resnet20_1k", "layer2.0.conv1", range(1, 9)
+NETWORK, LAYER, BITS = "fashion_resnet20", "layer2.0.conv1", range(1, 9)
 
 
 @cache

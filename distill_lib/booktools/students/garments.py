@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import html
-import io
 from typing import TYPE_CHECKING, Any, cast
 
 from distill_lib.booktools.students import Figure
-from distill_lib.booktools.students._page import BUTTON, ROW, base64_of, button, page
+from distill_lib.booktools.students._page import BUTTON, ROW, base64_of, button, page, picture_of
 
 if TYPE_CHECKING:  # the tools of the book are there before torch is
     from collections.abc import Mapping
@@ -153,11 +152,7 @@ data-part="took">…</span> ms.</p>
 
 
 def _thumb(picture: Any, alt: str) -> str:
-    from PIL import Image
-
-    raw = io.BytesIO()
-    Image.fromarray(picture).save(raw, "PNG")
     return (
         f'<img alt="{html.escape(alt)}" width="42" height="42" style="display:block;margin:0;'
-        f'border-radius:3px" src="data:image/png;base64,{base64_of(raw.getvalue())}">'
+        f'border-radius:3px" src="{picture_of(picture)}">'
     )

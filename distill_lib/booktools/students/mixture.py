@@ -15,7 +15,7 @@ from distill_lib.booktools.students import Figure
 if TYPE_CHECKING:  # the tools of the book are there before torch is
     from torch import Tensor
 
-__all__ = ["COUNTS", "LAMBDAS", "figure", "lessons", "solved"]
+__all__ = ["COUNTS", "DRAWS", "LAMBDAS", "figure", "fits", "lessons", "solved"]
 
 LAMBDAS, COUNTS, DRAWS = tuple(i / 20 for i in range(21)), (50, 200, 1000), 12
 WRONG, TAUGHT, RIDGE = 0.2, 60, 1e-3

@@ -5,7 +5,6 @@ The numbers under the figure are those that ``teachers/live_students.py`` measur
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import math
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill_lib.booktools.sliders import _fragment
 from distill_lib.booktools.students import STATIC, Figure
+from distill_lib.booktools.students._page import BUTTON, base64_of
 
 if TYPE_CHECKING:  # the tools of the book are there before torch is
     from torch import Tensor
@@ -142,7 +142,7 @@ def _network(task: str, policy: Policy, teacher: Policy) -> dict[str, Any]:
     if not bool(flat.isfinite().all()):
         raise ValueError(f"weights of a policy of {task} are not finite.")
     return {
-        "weights": base64.b64encode(flat.float().numpy().astype("<f4").tobytes()).decode(),
+        "weights": base64_of(flat.float().numpy().astype("<f4").tobytes()),
         "layers": [one.out_features for one in linears],
         "elu": curves == {"ELU"},
     }
@@ -213,11 +213,7 @@ def _parts() -> str:
         f'<span style="{rows}"></span><span style="{rows}"></span>'
         "</figcaption></figure>"
     )
-    button = (
-        '<button type="button" style="font:inherit;min-height:44px;padding:0 .55rem;border:1px '
-        "solid currentColor;border-radius:6px;background:none;color:inherit;cursor:pointer"
-        '">{}</button>'
-    )
+    button = f'<button type="button" style="{BUTTON};padding:0 .55rem">{{}}</button>'
     words = ("pause", "new start", "◀ push", "push ▶")
     return (
         f'<div hidden><p style="margin:0 0 .6rem">{LEAD}</p>{field}<div style="display:grid;'
@@ -331,7 +327,7 @@ def _films(rows: list[dict[str, Any]], flights: dict[str, Tensor]) -> dict[str, 
             film = flights[f"{start}.{kind}"]
             (how,) = _of(rows, part="flight", start=start, kind=kind)
             widest = max(widest, (film[:, 0] / 1000 - 10).abs().max().item() + 1)
-            raw = base64.b64encode(film.numpy().astype("<i2").tobytes()).decode()
+            raw = base64_of(film.numpy().astype("<i2").tobytes())
             one = {"name": NAMES[kind], "size": _sizes(row)[0], "film": raw}
             flown.append([{**one, "end": how["end"], "return": how["return"]}])
         ground = (flights[f"{start}.ground"] / 1000).tolist()

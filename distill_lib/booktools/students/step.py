@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import copy
-import io
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from distill_lib.booktools.sliders import _fragment
 from distill_lib.booktools.students import Figure
+from distill_lib.booktools.students._page import picture_of
 
 if TYPE_CHECKING:  # the tools of the book are there before torch is
     from torch import Tensor, nn
@@ -121,14 +120,8 @@ def _numbers(student: nn.Module, gradient: bool = False) -> Tensor:
 
 
 def _picture(pixels: Tensor) -> str:
-    from PIL import Image
-
-    low, high = pixels.min(), pixels.max()
-    image = Image.new("L", (8, 8))
-    image.putdata([round(255 * float((v - low) / (high - low))) for v in pixels.flatten()])
-    raw = io.BytesIO()
-    image.save(raw, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(raw.getvalue()).decode()}"
+    gray = (pixels - pixels.min()) / (pixels.max() - pixels.min())
+    return picture_of((255 * gray[0]).round().byte().numpy())
 
 
 def _table(name: str, head: Sequence[str], values: Tensor, by: str = "", **more: Any) -> Any:
