@@ -7,6 +7,7 @@ import doctest
 import importlib
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,12 @@ def test_the_library_never_imports_booktools(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_a_file_fits_on_a_few_screens(name: str) -> None:
     assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 350
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """pytest imports a test by its name alone: of two files with one name it collects the first."""
+    names = Counter(path.name for path in (ROOT.parent / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 # ---- documentation ----

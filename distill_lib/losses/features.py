@@ -170,7 +170,7 @@ def pkt(*, student: Tensor, teacher: Tensor) -> Tensor:
         teacher: [B, ...], of any width.
 
     Returns:
-        [B], in nats, at least 0.
+        [B], in nats, at least 0 up to rounding.
 
     Raises:
         ValueError: features of different batches.

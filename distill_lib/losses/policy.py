@@ -35,7 +35,7 @@ def nll(*, student: Tensor, teacher: Tensor) -> Tensor:
         teacher: [..., A], logits.
 
     Returns:
-        [...], in nats, at least 0.
+        [...], in nats, at least 0 up to rounding.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -69,7 +69,7 @@ def policy_kl(*, student: Tensor, teacher: Tensor, tau: float = 0.01) -> Tensor:
         tau: τ > 0.
 
     Returns:
-        [...], in nats, at least 0.
+        [...], in nats, at least 0 up to rounding.
 
     Raises:
         ValueError: shapes that do not fit, a τ that is not positive.
@@ -111,7 +111,7 @@ def gaussian_kl(*, student: Tensor, teacher: Tensor) -> Tensor:
         teacher: [..., 2A], likewise.
 
     Returns:
-        [...], in nats, at least 0.
+        [...], in nats, at least 0 up to rounding.
 
     Raises:
         ValueError: shapes that do not fit, an odd last axis.

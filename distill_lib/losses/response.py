@@ -43,7 +43,7 @@ def kl(*, student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -
         temperature: :math:`T > 0`, a number or a tensor [..., 1] with one an item.
 
     Returns:
-        [...], in nats, at least 0.
+        [...], in nats, at least 0 up to rounding.
 
     Raises:
         ValueError: shapes that do not fit, a temperature that is not positive.
@@ -75,7 +75,7 @@ def reverse_kl(*, student: Tensor, teacher: Tensor, temperature: float | Tensor 
         temperature: :math:`T > 0`, a number or a tensor [..., 1].
 
     Returns:
-        [...], in nats, at least 0.
+        [...], in nats, at least 0 up to rounding.
 
     Raises:
         ValueError: shapes that do not fit, a temperature that is not positive.

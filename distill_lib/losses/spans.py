@@ -145,7 +145,7 @@ def span_kl(*, student: Tensor, teacher: Tensor) -> Tensor:
         teacher: [...], of the same spans.
 
     Returns:
-        [...], in nats, at least 0.
+        [...], in nats, at least 0 up to rounding.
 
     Raises:
         ValueError: other shapes, probabilities above 1.

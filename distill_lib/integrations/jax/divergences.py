@@ -50,7 +50,7 @@ def kl(*, student: Rows, teacher: Rows, temperature: Temperature = 1.0) -> Array
         temperature: :math:`T > 0`, a number or an array [..., 1].
 
     Returns:
-        [...], in nats, at least 0.
+        [...], in nats, at least 0 up to rounding.
 
     Raises:
         ValueError: shapes that do not fit, a temperature that is not positive (a traced one is not
