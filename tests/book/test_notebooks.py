@@ -326,9 +326,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.mark.site
-@pytest.mark.parametrize(
-    "name", ["temperature_and_kl", "from_your_checkpoint", "sharing_and_quantization"]
-)
+@pytest.mark.parametrize("name", ["temperature_and_kl", "from_your_checkpoint", "errata_language"])
 def test_a_notebook_runs_where_there_is_torch_alone(name, served, fresh, tmp_path):
     """Quick ones of three kinds; the library comes from the site, the rest from the index."""
     empty = tmp_path / "empty"
