@@ -39,7 +39,8 @@ EXTRAS = "book,compress,dev,jax,language,rl,trl"
 # Compared with in tests and benchmarks; each lies in a folder of its own, without dependencies. The
 # metadata of the first asks for torchvision, which has no build for every torch and is not needed
 # there; the second asks for packages that its losses do not need; the checkpoints of the others are
-# read by the library. The last grades assignments; what it needs for containers is left out.
+# read by the library. The last grades assignments; in
+# a folder of its own it changes no environment in which chapters were run.
 PEERS = {
     "": "torchdistill==1.1.5",
     "textbrewer": "textbrewer==0.2.1.post1",
@@ -51,7 +52,7 @@ PEERS = {
     "skrl-1": "skrl==1.4.3",
     "skrl-2": "skrl==2.1.1",
     "otter": "otter-grader==7.0.0 fica==0.4.1 ipylab==1.1.0 python-frontmatter==1.3.0 "
-    "wrapt==1.17.3",
+    "python-on-whales==0.81.0 wrapt==1.17.3",
 }
 JOBS = os.environ.get("DISTILL_JOBS", "2")
 CHECKED = ["distill_lib", "tests", "book", "benchmarks", "challenge", "teachers", "make.py"]

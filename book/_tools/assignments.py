@@ -7,8 +7,8 @@ marks are kept in book/assignments.json, of which a page makes a table: grading.
 
     python book/_tools/assignments.py [--root FOLDER] [--no-grading]
 
-otter lies in a folder of its own (PEERS in make.py), beside four packages that it needs and the
-book has not; what it needs for containers is left out.
+otter lies in a folder of its own (PEERS in make.py), with five packages that it needs and the book
+has not.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main() -> int:
 
 
 def questions(root: Path) -> dict[str, dict[str, str]]:
-    """What each page asks: its checked exercises by name, as Markdown, numbered as on the site."""
+    """What each chapter asks: checked exercises by name, as Markdown, numbered as on the site."""
     path = root / "_build/xrefs.json"
     if not path.exists():
         raise SystemExit(f"{path} is missing: build the site first (python make.py book).")

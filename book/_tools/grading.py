@@ -1,6 +1,6 @@
 """What otter says to answers that we know: a mark for each right one, none for each wrong one.
 
-All pages are graded as one assignment, with the very tests of the pages' own, since a submission
+All chapters are graded as one assignment, with the very tests of their own ones, since a submission
 costs the start of a kernel: first all right answers, then the first mistake of every exercise, the
 second, and so on; an exercise that has no more of them is answered rightly again.
 """
@@ -43,6 +43,7 @@ def keep(root: Path, asked: Mapping[str, Mapping[str, str]]) -> int:
 def graded(texts: Mapping[str, str]) -> dict[str, list[float]]:
     """For each exercise the mark of its right answer, then of each listed wrong one."""
     known = {name: answers.load()[name] for name in texts if name}
+    reasons = {name: list(exercise.wrong.values()) for name, exercise in known.items()}
     marks: dict[str, list[float]] = {name: [] for name in known}
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "all"
@@ -54,9 +55,9 @@ def graded(texts: Mapping[str, str]) -> dict[str, list[float]]:
             results = submit(made, given)
             for name in wrong if number else known:
                 marks[name].append(results.get_score(name))
-            for name in wrong:  # no mark for the reason that we know, and not by accident
+            for name in wrong:  # the mark is lost for the reason that we know, not by accident
                 (said,) = results.results[name].test_case_results
-                if list(known[name].wrong.values())[number - 1] not in said.message:
+                if not (marks[name][-1] or reasons[name][number - 1] in said.message):
                     raise AssertionError(f"{name}: {said.message}")
     return marks
 

@@ -52,16 +52,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=bookcache.ROOT)
     root = parser.parse_args().root.resolve()
-    written = write_all(root)
-    print(f"{len(written)} chapters as slides in {root / '_build/slides'}", flush=True)
+    target = root / "_build/slides"
+    print(f"{len(write_all(root, target))} chapters as slides in {target}", flush=True)
     return 0
 
 
-def write_all(root: Path) -> list[Path]:
-    site, target = root / "_build/html", root / "_build/slides"
+def write_all(root: Path, target: Path) -> list[Path]:
+    site, written = root / "_build/html", []
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(site / "_static/mathjax", target / "_static/mathjax")
-    written = []
     for path in (root / page for page in bookcache.pages(root) if page.startswith("chapters/")):
         page = site / path.relative_to(root).with_suffix(".html")
         if not page.exists():
