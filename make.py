@@ -5,6 +5,8 @@
     python make.py test       run the tests, with coverage of distill_lib
     python make.py lab        JupyterLab; a double click opens a chapter as a notebook
     python make.py notebooks  the clean notebooks for Colab, in _build/notebooks
+    python make.py assignments  the exercises for otter-grader, each known answer graded (2 min)
+    python make.py slides     each chapter as slides, in _build/slides; both after a book
     python make.py bench      measure distill_lib beside its peers, into _build/bench.json
     python make.py fuzz       changed files, by the thousand, for all that opens one (resumable)
     python make.py score FILE the score of an entry of the challenge "Smallest student"
@@ -37,7 +39,8 @@ EXTRAS = "book,compress,dev,jax,language,rl,trl"
 # Compared with in tests and benchmarks; each lies in a folder of its own, without dependencies. The
 # metadata of the first asks for torchvision, which has no build for every torch and is not needed
 # there; the second asks for packages that its losses do not need; the checkpoints of the others are
-# read by the library.
+# read by the library. The last grades assignments; in
+# a folder of its own it changes no environment in which chapters were run.
 PEERS = {
     "": "torchdistill==1.1.5",
     "textbrewer": "textbrewer==0.2.1.post1",
@@ -48,6 +51,8 @@ PEERS = {
     "rl_games-1": "rl-games==1.6.5",
     "skrl-1": "skrl==1.4.3",
     "skrl-2": "skrl==2.1.1",
+    "otter": "otter-grader==7.0.0 fica==0.4.1 ipylab==1.1.0 python-frontmatter==1.3.0 "
+    "python-on-whales==0.81.0 wrapt==1.17.3",
 }
 JOBS = os.environ.get("DISTILL_JOBS", "2")
 CHECKED = ["distill_lib", "tests", "book", "benchmarks", "challenge", "teachers", "make.py"]
@@ -112,7 +117,7 @@ def setup() -> None:
     module("pip", "check")
     for folder, peer in PEERS.items():
         target = str(prefix() / "peers" / folder)
-        module("pip", "install", "-q", "--no-deps", "--upgrade", "--target", target, peer)
+        module("pip", "install", "-q", "--no-deps", "--upgrade", "--target", target, *peer.split())
     stamp.write_text(digest)
 
 
@@ -182,6 +187,16 @@ def notebooks() -> None:
     print(f"The notebooks: {BUILD / 'notebooks'}", flush=True)
 
 
+def assignments() -> None:
+    setup()
+    run(python(), "book/_tools/assignments.py", *sys.argv[2:])
+
+
+def slides() -> None:
+    setup()
+    run(python(), "book/_tools/slides.py", *sys.argv[2:])
+
+
 def bench() -> None:
     setup()
     module("benchmarks", *sys.argv[2:])
@@ -242,7 +257,8 @@ def clean() -> None:
 
 
 COMMANDS = [
-    book, test, lab, notebooks, bench, fuzz, score, stress, teachers, lint, types, setup, clean
+    book, test, lab, notebooks, assignments, slides, bench, fuzz, score, stress, teachers, lint,
+    types, setup, clean,
 ]  # fmt: skip
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ def test_every_install_command_names_known_packages():
     import make
 
     known = {canonicalize_name(Requirement(n).name) for n in [*needs(), *PROJECT["dependencies"]]}
-    known |= {canonicalize_name(Requirement(peer).name) for peer in make.PEERS.values()}
+    peers = [peer for peers in make.PEERS.values() for peer in peers.split()]
+    known |= {canonicalize_name(Requirement(peer).name) for peer in peers}
     # parts of what the project needs: datasets brings the first, Debian's names are no pip names
     known |= {"huggingface-hub", "pyarrow", "pip"}
     seen = 0

@@ -17,6 +17,7 @@ import addresses
 import distill_cells
 import distill_challenge
 import distill_directives
+import distill_marks
 import distill_previews
 import distill_reading
 import distill_site
@@ -103,6 +104,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     distill_directives.setup(app)
     distill_cells.setup(app)
     distill_challenge.setup(app)
+    distill_marks.setup(app)
     distill_sources.setup(app)
     distill_site.setup(app)
     distill_reading.setup(app)

@@ -73,7 +73,7 @@ BODY_ONLY = set(
         "rubric",
     ]
 )
-MADE = {"challenge", "cost", "live", "prerequisites", "scoreboard", "status", "student"}
+MADE = {"challenge", "cost", "graded", "live", "prerequisites", "scoreboard", "status", "student"}
 DROPPED = MADE | set(
     [
         "symptom-index",

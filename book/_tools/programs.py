@@ -21,6 +21,7 @@ from xml.sax.saxutils import escape
 import addresses
 import bookcache
 import fragments
+import marks
 import plainmyst
 import prerequisites
 import scores
@@ -164,7 +165,17 @@ def needs(root: Path, body: str, context: Context) -> str:
 
 def entries(root: Path, body: str, context: Context) -> str:
     """The tasks or the entries of the challenge."""
-    head, *rows = scores.rows(root, body.strip())
+    return listed(scores.rows(root, body.strip()))
+
+
+def graded(root: Path, body: str, context: Context) -> str:
+    """The marks of known answers, a line a chapter."""
+    return f"{marks.said(root)}\n\n{listed(marks.rows(root))}"
+
+
+def listed(table: list[list[str]]) -> str:
+    """A table as a list, its head in each line."""
+    head, *rows = table
     lines = ["; ".join(map(": ".join, zip(head, row, strict=True))) for row in rows]
     # what strangers wrote is text here, too
     return "\n".join("- " + re.sub(r"([\\`*_\[\]<>])", r"\\\1", line) for line in lines)
@@ -183,6 +194,7 @@ def seen(root: Path, body: str, context: Context) -> str:
 
 MADE = {
     "challenge": entries,
+    "graded": graded,
     "prerequisites": needs,
     "eval-rst": library,
     "bibliography": works,
