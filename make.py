@@ -39,8 +39,8 @@ EXTRAS = "book,compress,dev,jax,language,rl,trl"
 # Compared with in tests and benchmarks; each lies in a folder of its own, without dependencies. The
 # metadata of the first asks for torchvision, which has no build for every torch and is not needed
 # there; the second asks for packages that its losses do not need; the checkpoints of the others are
-# read by the library. The last grades assignments; in
-# a folder of its own it changes no environment in which chapters were run.
+# read by the library. The last grades assignments; in a folder of its own it changes no environment
+# in which chapters were run.
 PEERS = {
     "": "torchdistill==1.1.5",
     "textbrewer": "textbrewer==0.2.1.post1",
