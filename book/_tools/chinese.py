@@ -1,0 +1,133 @@
+"""The Chinese pages: made beside the English site, from its reading and its execution.
+
+A Chinese page is the English one with the paragraphs of a catalog in the place of its own; its
+code, outputs and numbers are those of the same execution. What has no translation, or has changed
+in English since, is shown in English, and the page says at its top of how many paragraphs.
+
+    python book/_tools/chinese.py              write the pages into _build/html/zh
+    python book/_tools/chinese.py --refresh    bring the catalogs up to the English pages before
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import io
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import bookcache
+from babel.messages.catalog import Catalog
+from babel.messages.pofile import read_po, write_po
+
+LANGUAGE, LOCALES, FOLDER = "zh_CN", "book/locale", "zh"
+FIRST = '<meta http-equiv="Refresh" content="0; url={}" />\n'
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, default=bookcache.ROOT)
+    parser.add_argument("--refresh", action="store_true")
+    options = parser.parse_args()
+    root = options.root.resolve()
+    for page in pages(root) if options.refresh else []:
+        print("".join(f"{line}\n" for line in refresh(root, page)), end="", flush=True)
+    return build(root) if pages(root) else 0
+
+
+def pages(root: Path) -> list[str]:
+    """The pages that have a catalog, in reading order."""
+    named = (page.removesuffix(".md") for page in bookcache.pages(root))
+    return [page for page in named if catalog_of(root, page).exists()]
+
+
+def catalog_of(root: Path, page: str) -> Path:
+    return root / LOCALES / LANGUAGE / "LC_MESSAGES" / f"{page}.po"
+
+
+def catalog(root: Path, page: str) -> Catalog:
+    with catalog_of(root, page).open("rb") as file:
+        return read_po(file)
+
+
+def translations(root: Path, page: str) -> dict[str, str]:
+    """What is shown: paragraphs whose translation is there and is one of the present text."""
+    return {
+        str(m.id): str(m.string) for m in catalog(root, page) if m.id and m.string and not m.fuzzy
+    }
+
+
+def english(root: Path, page: str) -> Any:
+    """The page as Sphinx has read it for the English site."""
+    return pickle.loads((root / f"_build/.doctrees/{page}.doctree").read_bytes())
+
+
+def messages(doctree: Any) -> list[str]:
+    """The paragraphs of a page that are to be translated, in its order, each once."""
+    from sphinx.util.nodes import extract_messages
+
+    return list(dict.fromkeys(message for _, message in extract_messages(doctree)))
+
+
+def refresh(root: Path, page: str) -> list[str]:
+    """Bring a catalog up to the English page; what is to be done in it.
+
+    A paragraph that has changed keeps its translation, marked as fuzzy, which is not shown.
+    """
+    path, old, wanted = catalog_of(root, page), catalog(root, page), Catalog()
+    for message in messages(english(root, page)):
+        wanted.add(message, locations=[(f"{page}.md", 0)])
+    before = {message.id for message in old}
+    old.update(wanted, update_creation_date=False)
+    todo = [
+        f"{'new' if message.id not in before else 'to do'}: {message.id}"
+        for message in old
+        if message.id and (message.fuzzy or not message.string)
+    ]
+    gone = [f"gone: {key}" for key in old.obsolete]
+    made = io.BytesIO()
+    write_po(made, old, width=0, include_lineno=False, include_previous=True)
+    if made.getvalue() != path.read_bytes():
+        path.write_bytes(made.getvalue())
+    return [f"{path.relative_to(root)}: {line}" for line in [*todo, *gone]]
+
+
+def build(root: Path) -> int:
+    """Write the Chinese pages into the site; nothing is executed, no other page is read again."""
+    from jupyter_book.sphinx import build_sphinx
+
+    gc.disable()  # there is little to be let go of, and looking for it takes most of the time
+    trees = root / "_build/.doctrees-zh"
+    shutil.rmtree(trees, ignore_errors=True)
+    shutil.copytree(root / "_build/.doctrees", trees)
+    result = build_sphinx(
+        str(root),
+        str(root / "_build/html"),
+        noconfig=True,
+        path_config=root / "_config.yml",
+        confoverrides={
+            "external_toc_path": (root / "_toc.yml").as_posix(),
+            "gettext_compact": False,
+            "language": LANGUAGE,
+            "latex_individualpages": False,
+            "locale_dirs": [LOCALES],
+            "nitpicky": True,
+            "numfig_format": {"figure": "图 %s", "table": "表 %s", "code-block": "代码 %s"},
+            "togglebutton_hint": "点击显示",
+            "togglebutton_hint_hide": "点击隐藏",
+        },
+        doctreedir=str(trees),
+        filenames=[str(root / f"{page}.md") for page in pages(root)],
+        warningiserror=True,
+        keep_going=True,
+    )
+    shutil.rmtree(trees)
+    first = root / "_build/html" / FOLDER / "index.html"
+    first.write_text(FIRST.format(f"{pages(root)[0]}.html"), encoding="utf-8")
+    return int(bool(result))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
