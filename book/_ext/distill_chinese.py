@@ -13,6 +13,7 @@ from typing import Any
 
 import bookcache
 import chinese
+import plainmyst
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -65,21 +66,28 @@ def written(app: Sphinx) -> list[str]:
 
 
 def read_only(app: Sphinx, env: Any, docnames: list[str]) -> None:
-    """Of the pages, which the change of the language has made old, those that have a catalog."""
-    docnames[:] = sorted(pages(Path(app.srcdir)))
+    """Of the pages, which the change of the language has made old, those that have a catalog.
+
+    A site that was moved after it was built cannot be read again: then all pages are.
+    """
+    ours = pages(Path(app.srcdir))
+    docnames[:] = [name for name in docnames if name in ours or name not in env.all_docs]
 
 
 def glued(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any) -> Any:
     """A number of the execution in a translated paragraph, which is read without its cells."""
     env = inliner.document.settings.env
-    value = numbers(Path(env.srcdir), env.docname)[text]
+    try:
+        value = plainmyst.glue_value(text, numbers(Path(env.srcdir), env.docname))
+    except ValueError as error:
+        return [], [inliner.reporter.warning(str(error), line=lineno)]
     return [nodes.inline(rawtext, value, classes=["pasted-text"])], []
 
 
 @cache
-def numbers(root: Path, page: str) -> dict[str, str]:
+def numbers(root: Path, page: str) -> plainmyst.Context:
     _, notebook = bookcache.executed(bookcache.open_cache(root), root / f"{page}.md")
-    return bookcache.glued(notebook)
+    return plainmyst.Context(root, page, "", glue=bookcache.glued(notebook))
 
 
 def name_parts(app: Sphinx, doctree: nodes.document) -> None:
@@ -100,8 +108,9 @@ def check_shown(app: Sphinx, doctree: nodes.document) -> None:
 
 def finish_page(app: Sphinx, doctree: nodes.document) -> None:
     """The question of the page in Chinese, and under it what is not."""
-    page, known = app.env.docname, chinese.translations(Path(app.srcdir), app.env.docname)
-    missing = sum(message not in known for message in chinese.messages(doctree))
+    root, page = Path(app.srcdir), app.env.docname
+    known = chinese.translations(root, page)
+    missing = sum(text not in known for text in chinese.messages(chinese.english(root, page)))
     place = next(iter(doctree.findall(nodes.title)))
     for said in (n for n in doctree.findall(nodes.paragraph) if "dl-question" in n["classes"]):
         place = said

@@ -44,7 +44,7 @@ class LedgerDirective(SphinxDirective):
     def markdown(self, text: str, css: str) -> list[nodes.Node]:
         box = nodes.container(classes=[css])
         self.state.nested_parse(StringList(text.splitlines(), "ledger"), self.content_offset, box)
-        for text in box.findall(nodes.TextElement):
+        for text in box.findall(nodes.paragraph):
             text["translatable"] = False  # it is written anew in each language
         return [box]
 

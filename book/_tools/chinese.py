@@ -21,8 +21,11 @@ from typing import Any
 import bookcache
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
+from docutils.nodes import math_block
+from sphinx.util.nodes import extract_messages
 
 LANGUAGE, LOCALES, FOLDER = "zh_CN", "book/locale", "zh"
+TITLES = ("Exercise", "Solution to")  # which sphinx-exercise translates by itself
 FIRST = '<meta http-equiv="Refresh" content="0; url={}" />\n'
 
 
@@ -48,8 +51,9 @@ def catalog_of(root: Path, page: str) -> Path:
 
 
 def catalog(root: Path, page: str) -> Catalog:
-    with catalog_of(root, page).open("rb") as file:
-        return read_po(file)
+    path = catalog_of(root, page)
+    data = path.read_bytes() if path.exists() else b""
+    return read_po(io.BytesIO(data)) if data else Catalog(locale=LANGUAGE, fuzzy=False)
 
 
 def translations(root: Path, page: str) -> dict[str, str]:
@@ -66,32 +70,31 @@ def english(root: Path, page: str) -> Any:
 
 def messages(doctree: Any) -> list[str]:
     """The paragraphs of a page that are to be translated, in its order, each once."""
-    from sphinx.util.nodes import extract_messages
-
-    return list(dict.fromkeys(message for _, message in extract_messages(doctree)))
+    found = (text for node, text in extract_messages(doctree) if not isinstance(node, math_block))
+    return [text for text in dict.fromkeys(found) if text not in TITLES]
 
 
 def refresh(root: Path, page: str) -> list[str]:
     """Bring a catalog up to the English page; what is to be done in it.
 
-    A paragraph that has changed keeps its translation, marked as fuzzy, which is not shown.
+    A paragraph that has changed keeps its translation, marked as fuzzy, which is not shown, and a
+    comment with the English that was translated.
     """
-    path, old, wanted = catalog_of(root, page), catalog(root, page), Catalog()
+    path, found, wanted = catalog_of(root, page), catalog(root, page), Catalog()
     for message in messages(english(root, page)):
         wanted.add(message, locations=[(f"{page}.md", 0)])
-    before = {message.id for message in old}
-    old.update(wanted, update_creation_date=False)
-    todo = [
-        f"{'new' if message.id not in before else 'to do'}: {message.id}"
-        for message in old
-        if message.id and (message.fuzzy or not message.string)
-    ]
-    gone = [f"gone: {key}" for key in old.obsolete]
+    gone = set(found.obsolete)
+    found.update(wanted, update_creation_date=False)
+    todo = []
+    for message in (m for m in found if m.id and (m.fuzzy or not m.string)):
+        todo.append(f"{'changed' if message.fuzzy else 'new'}: {message.id}")
+        message.user_comments += [f"English was: {text}" for text in message.previous_id]
+    todo += [f"gone: {text}" for text in found.obsolete if text not in gone]
     made = io.BytesIO()
-    write_po(made, old, width=0, include_lineno=False, include_previous=True)
+    write_po(made, found, width=0, include_lineno=False)
     if made.getvalue() != path.read_bytes():
         path.write_bytes(made.getvalue())
-    return [f"{path.relative_to(root)}: {line}" for line in [*todo, *gone]]
+    return [f"{path.relative_to(root)}: {line}" for line in todo]
 
 
 def build(root: Path) -> int:
@@ -125,6 +128,7 @@ def build(root: Path) -> int:
     )
     shutil.rmtree(trees)
     first = root / "_build/html" / FOLDER / "index.html"
+    first.parent.mkdir(exist_ok=True)
     first.write_text(FIRST.format(f"{pages(root)[0]}.html"), encoding="utf-8")
     return int(bool(result))
 
