@@ -136,6 +136,11 @@ def languages(app: Sphinx, pagename: str, template: str, context: dict[str, Any]
             link = f'<a href="{to}" hreflang="{code}" lang="{code}">{name}</a>'
             line = f'</h1>\n<p class="dl-languages d-print-none">{link}</p>'
             context["body"] = context["body"].replace("</h1>", line, 1)
+    if app.config.language == chinese.LANGUAGE:  # what is English there is read aloud as such
+        body = context["body"].replace(
+            '<div class="cell_output', '<div lang="en" class="cell_output'
+        )
+        context["body"] = body.replace("<figcaption", '<figcaption lang="zh-CN"')
 
 
 def setup(app: Sphinx) -> None:

@@ -44,8 +44,6 @@ class LedgerDirective(SphinxDirective):
     def markdown(self, text: str, css: str) -> list[nodes.Node]:
         box = nodes.container(classes=[css])
         self.state.nested_parse(StringList(text.splitlines(), "ledger"), self.content_offset, box)
-        for text in box.findall(nodes.paragraph):
-            text["translatable"] = False  # it is written anew in each language
         return [box]
 
     def chapter_link(self, chapter: str) -> str:
@@ -68,7 +66,10 @@ class Cost(LedgerDirective):
             )
         facts = [self.spent(row) for row in runs]
         facts.append(f"{_('downloads')}: {self.options.get('downloads', _('none'))}")
-        return self.markdown(" · ".join([*facts, *self.links(chapter)]), "dl-cost")
+        (box,) = self.markdown(" · ".join([*facts, *self.links(chapter)]), "dl-cost")
+        for text in box.findall(nodes.paragraph):
+            text["translatable"] = False  # it is written anew in each language
+        return [box]
 
     def runs(self) -> list[dict[str, Any]]:
         chapter = Path(self.env.docname).name

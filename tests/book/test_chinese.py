@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import bookcache
 import chinese
 import fragments
+import programs
 import pytest
 from babel.messages.pofile import read_po, write_po
 from browsing import PHONE, WIDE, opened, visit
@@ -25,7 +27,7 @@ ROLE = re.compile(r"\{([\w:-]+)\}`([^`]*)`")
 LINK = re.compile(r"\]\(([^()\s]*)\)")
 FORMULA = re.compile(r"(\$\$?)(?=\S)(.+?)(?<=\S)\1", re.DOTALL)
 CODE = re.compile(r"(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
-WORDS = r'<figcaption>.*?</figcaption>| alt="[^"]*"|(?:\.\./)+'
+WORDS = r'<figcaption.*?</figcaption>| (?:alt|lang)="[^"]*"|(?:\.\./)+'
 LEFT = 0.1  # of a page's paragraphs may be in English, until somebody translates them
 TINY = "chapters/01_tiny"
 
@@ -251,6 +253,15 @@ def test_what_is_no_paragraph_is_an_error(tiny):
     done = run_in(tiny, "book/_tools/chinese.py")
     assert done.returncode != 0
     assert "is no paragraph" in done.stdout and "no cell glues 'nothing'" in done.stdout
+
+
+def test_the_sitemap_has_the_chinese_pages(tiny, monkeypatch):
+    monkeypatch.setenv("DISTILL_SITE", "https://book.example/")
+    names = [page.removesuffix(".md") for page in bookcache.pages(tiny)]
+    programs.write_lists(tiny, dict.fromkeys(names, "T"), dict.fromkeys(names, "# T"))
+    found = re.findall("<loc>(.*?)</loc>", (tiny / "_build/html/sitemap.xml").read_text())
+    ours = [f"https://book.example/zh/{name}.html" for name in ("book/intro", TINY)]
+    assert len(found) == len(names) + 2 and found[-2:] == ours
 
 
 def test_an_empty_file_becomes_a_catalog(tiny):
