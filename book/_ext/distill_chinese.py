@@ -26,6 +26,12 @@ log = logging.getLogger(__name__)
 
 KEPT = "论断的句子、代码和程序的输出保留英文。"
 MISSING = "本页有 {} 段尚无译文，或英文在翻译之后有改动，以英文显示。"
+# What is English on a Chinese page is read aloud as such; an emphasis of Chinese does not lean.
+REPAIRS = (
+    ('<div class="cell_output', '<div lang="en" class="cell_output'),
+    ("<figcaption", '<figcaption lang="zh-CN"'),
+    ("<em>et al.</em>", "<i>et al.</i>"),
+)
 pages = cache(chinese.pages)
 
 
@@ -136,11 +142,9 @@ def languages(app: Sphinx, pagename: str, template: str, context: dict[str, Any]
             link = f'<a href="{to}" hreflang="{code}" lang="{code}">{name}</a>'
             line = f'</h1>\n<p class="dl-languages d-print-none">{link}</p>'
             context["body"] = context["body"].replace("</h1>", line, 1)
-    if app.config.language == chinese.LANGUAGE:  # what is English there is read aloud as such
-        body = context["body"].replace(
-            '<div class="cell_output', '<div lang="en" class="cell_output'
-        )
-        context["body"] = body.replace("<figcaption", '<figcaption lang="zh-CN"')
+    if app.config.language == chinese.LANGUAGE:
+        for text, repaired in REPAIRS:
+            context["body"] = context["body"].replace(text, repaired)
 
 
 def setup(app: Sphinx) -> None:

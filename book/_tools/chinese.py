@@ -105,6 +105,7 @@ def build(root: Path) -> int:
     trees = root / "_build/.doctrees-zh"
     shutil.rmtree(trees, ignore_errors=True)
     shutil.copytree(root / "_build/.doctrees", trees)
+    title = bookcache.config(root)["title"]
     result = build_sphinx(
         str(root),
         str(root / "_build/html"),
@@ -113,6 +114,7 @@ def build(root: Path) -> int:
         confoverrides={
             "external_toc_path": (root / "_toc.yml").as_posix(),
             "gettext_compact": False,
+            "html_title": translations(root, pages(root)[0]).get(title, title),
             "language": LANGUAGE,
             "latex_individualpages": False,
             "locale_dirs": [LOCALES],
