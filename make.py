@@ -3,6 +3,7 @@
 
     python make.py book       run every chapter once, build the site into _build/html
     python make.py test       run the tests, with coverage of distill_lib
+    python make.py chinese    bring the Chinese catalogs up to the built pages, write their pages
     python make.py lab        JupyterLab; a double click opens a chapter as a notebook
     python make.py notebooks  the clean notebooks for Colab, in _build/notebooks
     python make.py assignments  the exercises for otter-grader, each known answer graded (2 min)
@@ -143,6 +144,7 @@ def book() -> None:
     for folder in ("html", ".doctrees"):
         shutil.rmtree(BUILD / folder, ignore_errors=True)
     failed += attempt(python(), "-c", JUPYTER_BOOK, "build", ".", "-n", "-W", "--keep-going")
+    failed += attempt(python(), "book/_tools/chinese.py")
     failed += attempt(python(), "book/_tools/notebooks.py")
     print(f"\nThe book: {(BUILD / 'html/index.html').as_uri()}", flush=True)
     if failed:
@@ -150,6 +152,11 @@ def book() -> None:
         print("It was built, and something in it is wrong:", flush=True)
         said = problems.read_text(encoding="utf-8") if problems.exists() else ""
         raise SystemExit(said or "see the warnings above.")
+
+
+def chinese() -> None:
+    setup()
+    run(python(), "book/_tools/chinese.py", "--refresh")
 
 
 def test() -> None:
@@ -257,8 +264,8 @@ def clean() -> None:
 
 
 COMMANDS = [
-    book, test, lab, notebooks, assignments, slides, bench, fuzz, score, stress, teachers, lint,
-    types, setup, clean,
+    book, chinese, test, lab, notebooks, assignments, slides, bench, fuzz, score, stress, teachers,
+    lint, types, setup, clean,
 ]  # fmt: skip
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "_tools"))
 import addresses
 import distill_cells
 import distill_challenge
+import distill_chinese
 import distill_directives
 import distill_marks
 import distill_previews
@@ -105,6 +106,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     distill_cells.setup(app)
     distill_challenge.setup(app)
     distill_marks.setup(app)
+    distill_chinese.setup(app)
     distill_sources.setup(app)
     distill_site.setup(app)
     distill_reading.setup(app)

@@ -41,7 +41,8 @@ def card(app: Sphinx, pagename: str, question: str) -> str:
         return ""
     name = f"_static/cards/{pagename.rpartition('/')[2]}.png"
     title = re.sub(r"<[^>]+>", "", app.env.titles[pagename].astext())
-    draw(Path(app.outdir) / name, title, question, app.config.project)
+    if not (Path(app.outdir) / name).exists():  # a translated page has that of the English one
+        draw(Path(app.outdir) / name, title, question, app.config.project)
     tags: dict[str, Any] = {
         "og:image": app.config.distill_site + name,
         "og:image:width": WIDE,

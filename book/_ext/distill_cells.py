@@ -14,6 +14,7 @@ from distill_directives import Cost
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.locale import _
 
 FOLDED = {"figure": "Code of the figure", "check": "Code of these statements"}
 UNSEEN = "Code of the numbers in the text"
@@ -30,7 +31,8 @@ class Before(Cost):
         inside = nodes.container(classes=["dl-before-inside"])
         inside += cost
         self.state.nested_parse(StringList(self.content), self.content_offset, inside)
-        return [fold(f"Before you start{spent} · set-up · what you will be able to do", inside)]
+        rest = _("set-up · what you will be able to do")
+        return [fold(f"{_('Before you start')}{spent} · {rest}", inside)]
 
     def summary(self) -> str:
         runs = self.runs()
@@ -56,11 +58,12 @@ def arrange(app: Sphinx, doctree: nodes.document) -> None:
         elif kinds := tags & set(FOLDED):
             source, shows = cell.children[0], len(list(cell.findall(is_shown))) > 0
             cell.remove(source)
-            cell += fold(FOLDED[kinds.pop()] if shows else UNSEEN, source, css="dl-code")
+            cell += fold(_(FOLDED[kinds.pop()] if shows else UNSEEN), source, css="dl-code")
     if list(doctree.findall(is_before)):
         question = app.env.metadata[app.env.docname].get("description", "")
         title = next(iter(doctree.findall(nodes.title)))
-        said = nodes.paragraph("", str(question), classes=["dl-question"])
+        said = nodes.paragraph(str(question), str(question), classes=["dl-question"])
+        said.source, said.line = title.source, title.line  # what has a source is translated
         title.parent.insert(title.parent.index(title) + 1, said)
 
 

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import addresses
+import distill_chinese
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.directives.code import LiteralInclude
+from sphinx.locale import _
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -63,8 +65,11 @@ class Cost(LedgerDirective):
                 "no cost is known of %s: was it executed?", chapter, location=self.get_location()
             )
         facts = [self.spent(row) for row in runs]
-        facts.append(f"downloads: {self.options.get('downloads', 'none')}")
-        return self.markdown(" · ".join([*facts, *self.links(chapter)]), "dl-cost")
+        facts.append(f"{_('downloads')}: {self.options.get('downloads', _('none'))}")
+        (box,) = self.markdown(" · ".join([*facts, *self.links(chapter)]), "dl-cost")
+        for text in box.findall(nodes.paragraph):
+            text["translatable"] = False  # it is written anew in each language
+        return [box]
 
     def runs(self) -> list[dict[str, Any]]:
         chapter = Path(self.env.docname).name
@@ -72,7 +77,11 @@ class Cost(LedgerDirective):
 
     def spent(self, row: dict[str, Any]) -> str:
         seconds = row["seconds"]
-        time = "under a minute" if seconds < 55 else f"{math.ceil(seconds / 60 - 0.1)} min"
+        time = (
+            _("under a minute")
+            if seconds < 55
+            else _("{} min").format(math.ceil(seconds / 60 - 0.1))
+        )
         memory = f", {row['peak_rss_mb'] / 1000:.1f} GB" if row["peak_rss_mb"] else ""
         device = row["device"].upper() if row["device"] in {"cpu", "cuda"} else row["device"]
         return f"{device}: {time}{memory}"
@@ -80,8 +89,8 @@ class Cost(LedgerDirective):
     def links(self, chapter: str) -> list[str]:
         address = addresses.Address(self.config.distill_repository, self.config.distill_site)
         colab = address.notebook_in_colab(chapter)
-        links = [f"[open in Colab]({colab})"] if colab else []
-        files = (("download the notebook", "ipynb"), ("as Markdown", "md"))
+        links = [f"[{_('open in Colab')}]({colab})"] if colab else []
+        files = ((_("download the notebook"), "ipynb"), (_("as Markdown"), "md"))
         return [*links, *(f"{{raw-file}}`{title} <{chapter}.{kind}>`" for title, kind in files)]
 
 
@@ -203,8 +212,9 @@ def raw_file(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: 
     """A link to a generated file that is put into the site after Sphinx has ended: a notebook, or
     the page's Markdown, which lies beside it."""
     title, _, target = text.rstrip(">").partition(" <")
-    depth = inliner.document.settings.env.docname.count("/")
-    refuri = target if target.endswith(".md") else "../" * depth + f"notebooks/{target}"
+    env = inliner.document.settings.env
+    folder = Path(env.docname).parent.as_posix() if target.endswith(".md") else "notebooks"
+    refuri = distill_chinese.way(env, f"{folder}/{target}")
     return [nodes.reference(rawtext, title, refuri=refuri, classes=["dl-download"])], []
 
 

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import distill_chinese
 import fragments
 from sphinx.application import Sphinx
 
@@ -39,8 +40,8 @@ def write(app: Sphinx, error: Exception | None) -> None:
         path = site / page
         return path.read_text(encoding="utf-8") if path.is_file() else ""
 
-    for docname in sorted(app.env.found_docs):
-        page = f"{docname}.html"
+    for docname in sorted(distill_chinese.written(app)):
+        page = app.builder.get_target_uri(docname)
         if found := previews(read, page):
             # "<" could end the element that holds the data, or change how it is read
             data = json.dumps(found, ensure_ascii=False, sort_keys=True).replace("<", "\\u003c")

@@ -16,6 +16,7 @@ import prerequisites
 from distill_directives import LedgerDirective
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.locale import _
 
 QUESTION = '<p class="dl-question">'
 INSIDE = re.compile(r'<div class="dl-before-inside[^>]*>')
@@ -26,14 +27,14 @@ def switch(place: str) -> str:
     """Three radio buttons, which the keyboard knows; hidden where no script can answer them."""
     buttons = "".join(
         f'<label><input type="radio" name="dl-shown-{place}" value="{value}"'
-        f"{' checked' if value == 'key' else ''}><span>{label}</span></label>"
+        f"{' checked' if value == 'key' else ''}><span>{_(label)}</span></label>"
         for value, label in CHOICES
     )
     css = f"dl-shown dl-shown-{place} pst-js-only d-print-none"
-    return f'<fieldset class="{css}"><legend>Show</legend>{buttons}</fieldset>'
+    return f'<fieldset class="{css}"><legend>{_("Show")}</legend>{buttons}</fieldset>'
 
 
-def offer(app: Sphinx, pagename: str, template: str, context: dict[str, Any], _: Any) -> None:
+def offer(app: Sphinx, pagename: str, template: str, context: dict[str, Any], *_tree: Any) -> None:
     """Put the switch under the question of a page, and the questions around it at its foot."""
     if app.builder.name != "html":
         return

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import distill_chinese
 from docutils import nodes
 from sphinx.application import Sphinx
 
@@ -26,7 +27,7 @@ def src(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any) 
     if problem := missing(Path(env.srcdir), file, function):
         message = inliner.reporter.warning(f"{{src}}`{text}`: {problem}", line=lineno)
         return [inliner.problematic(rawtext, rawtext, message)], [message]
-    uri = "../" * env.docname.count("/") + page_of(Path(env.srcdir), file) + ".html"
+    uri = distill_chinese.way(env, f"{page_of(Path(env.srcdir), file)}.html")
     node = nodes.reference(rawtext, "", refuri=f"{uri}#{function}" if function else uri)
     node["source_file"] = file
     node += nodes.literal("", title or Path(file).name if "/" in file else title or file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import distill_chinese
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -24,7 +25,7 @@ class Student(SphinxDirective):
         for name, content in made.files.items():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-        way = "../" * self.env.docname.count("/") + FOLDER
+        way = distill_chinese.way(self.env, FOLDER)
         return [nodes.raw("", made.html.replace(students.STATIC, way), format="html")]
 
 

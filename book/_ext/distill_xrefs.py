@@ -11,6 +11,7 @@ import posixpath
 from pathlib import Path
 from typing import Any
 
+import chinese
 from docutils import nodes
 from docutils.utils import new_document
 from sphinx import addnodes
@@ -18,7 +19,7 @@ from sphinx.application import Sphinx
 
 
 def write(app: Sphinx, error: Exception | None) -> None:
-    if error is not None or app.builder.name != "html":
+    if error is not None or app.builder.name != "html" or app.config.language == chinese.LANGUAGE:
         return
     references: dict[str, dict[str, str]] = {}
     for docname in sorted(app.env.found_docs):

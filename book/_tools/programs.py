@@ -20,6 +20,7 @@ from xml.sax.saxutils import escape
 
 import addresses
 import bookcache
+import chinese
 import fragments
 import marks
 import plainmyst
@@ -230,7 +231,8 @@ def write_lists(root: Path, titles: Mapping[str, str], pages: Mapping[str, str])
             lines.append(f"- [{titles[name]}]({site}{name}.md){said}")
     (folder / "llms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     if site:
-        urls = "".join(f"<url><loc>{escape(site + name)}.html</loc></url>\n" for name in pages)
+        names = [*pages, *(f"{chinese.FOLDER}/{name}" for name in chinese.pages(root))]
+        urls = "".join(f"<url><loc>{escape(site + name)}.html</loc></url>\n" for name in names)
         (folder / "sitemap.xml").write_text(
             '<?xml version="1.0" encoding="UTF-8"?>\n'
             f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}</urlset>\n',
