@@ -1,5 +1,5 @@
 # Thin aliases: `python3 make.py TARGET` is the portable form, and works on Windows.
-TARGETS = book test lab notebooks bench fuzz stress teachers lint types setup clean
+TARGETS = book test lab paper notebooks bench fuzz stress teachers lint types setup clean
 PYTHON ?= python3
 
 .PHONY: help score $(TARGETS)

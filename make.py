@@ -4,6 +4,7 @@
     python make.py book       run every chapter once, build the site into _build/html
     python make.py test       run the tests, with coverage of distill_lib
     python make.py lab        JupyterLab; a double click opens a chapter as a notebook
+    python make.py paper      PDF and EPUB of the built site, into _build/paper (needs Chromium)
     python make.py notebooks  the clean notebooks for Colab, in _build/notebooks
     python make.py bench      measure distill_lib beside its peers, into _build/bench.json
     python make.py fuzz       changed files, by the thousand, for all that opens one (resumable)
@@ -182,6 +183,11 @@ def notebooks() -> None:
     print(f"The notebooks: {BUILD / 'notebooks'}", flush=True)
 
 
+def paper() -> None:
+    setup()
+    run(python(), "book/_tools/paper.py", *sys.argv[2:])
+
+
 def bench() -> None:
     setup()
     module("benchmarks", *sys.argv[2:])
@@ -242,7 +248,8 @@ def clean() -> None:
 
 
 COMMANDS = [
-    book, test, lab, notebooks, bench, fuzz, score, stress, teachers, lint, types, setup, clean
+    book, test, lab, notebooks, paper, bench, fuzz, score, stress, teachers, lint, types, setup,
+    clean,
 ]  # fmt: skip
 
 if __name__ == "__main__":
