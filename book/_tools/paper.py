@@ -30,6 +30,8 @@ NAME = "learning-from-teachers"
 HERE = Path(__file__).with_name("paper")
 # The printed width of A4 between the margins of distill.css; what is wider here is cut there.
 PRINTED = {"width": 672, "height": 1000}
+# As narrow as a figure may be: what it says is then read on a phone, too.
+DRAWN = {"width": 560, "height": 1000}
 COVER = {"width": 600, "height": 800}
 SUBTITLE = "An executable textbook of knowledge distillation"
 FIGURE = "_static/figures/teacher_student.svg"
@@ -134,7 +136,7 @@ def harvested(running: Any, root: Path, names: Sequence[str]) -> tuple[dict[str,
     site, pages, problems = root / "_build/html", {}, []
     known = {name: short(name) for name in names}
     for name in names:
-        with browser.opened(running, {"width": 800, "height": 1000}, device_scale_factor=2) as tab:
+        with browser.opened(running, DRAWN, device_scale_factor=2) as tab:
             browser.visit(tab, site, name)
             tab.add_style_tag(content=STILL)
             stills, images = [], {}
