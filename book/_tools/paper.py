@@ -68,9 +68,12 @@ def main() -> int:
     if unknown := set(options.pages) - {short(name) for name in names}:
         raise SystemExit(f"No page {sorted(unknown)}; there are {[short(n) for n in names]}.")
     wanted = [name for name in names if not options.pages or short(name) in options.pages]
+    if options.to is None:
+        shutil.rmtree(root / "_build/paper", ignore_errors=True)
     target = (options.to or root / "_build/paper").resolve()
-    shutil.rmtree(target, ignore_errors=True)
     problems = write(root, target, wanted)
+    if wanted == names and options.to is None and not problems:
+        offer(root, target, names)
     for problem in problems:
         print(problem, flush=True)
     return 1 if problems else 0
@@ -85,7 +88,7 @@ def write(root: Path, target: Path, names: Sequence[str]) -> list[str]:
     path = browser.chromium()
     if path is None:
         raise SystemExit(f"{browser.WHERE} (on Debian and Ubuntu: apt install chromium)")
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     with browser.launched(path) as running:
         pages, problems = harvested(running, root, names)
         problems += epub.check(pages)
@@ -99,8 +102,6 @@ def write(root: Path, target: Path, names: Sequence[str]) -> list[str]:
         problems += printed(running, book, target / f"{NAME}.pdf", book.bound())
         for name in set(names) & set(runs(root)):
             printed(running, book, target / f"{short(name)}.pdf", [pages[name]])
-    if target == root / "_build/paper" and not problems:
-        offer(root, target, names)
     formulas = sum(page.xhtml.count("<math") for page in pages.values())
     print(f"{len(pages)} pages with {formulas} formulas in {target}", flush=True)
     return problems
@@ -178,7 +179,7 @@ class Book:
         pages = [Page("title-page", self.title, self.cover(), figure(self.root))]
         pages.append(Page("contents", "Contents", self.contents()))
         for number, (caption, names) in enumerate(self.parts):
-            if number:
+            if caption != "Start":
                 leaf = (
                     f'<article class="bd-article dl-part"><h1>{html.escape(caption)}</h1></article>'
                 )

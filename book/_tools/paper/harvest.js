@@ -28,6 +28,8 @@
     [math, ...math.querySelectorAll("*")].forEach((e) => [...e.attributes].forEach((a) => {
       if (a.name.startsWith("data-")) e.removeAttribute(a.name);
     }));
+    const long = !formula.display && formula.typesetRoot.offsetWidth > 250;
+    if (long) formula.typesetRoot.parentElement.classList.add("dl-long");  // it scrolls on a phone
     formula.typesetRoot.replaceWith(math);
   }
 
