@@ -5,6 +5,7 @@
     python make.py test       run the tests, with coverage of distill_lib
     python make.py chinese    bring the Chinese catalogs up to the built pages, write their pages
     python make.py lab        JupyterLab; a double click opens a chapter as a notebook
+    python make.py paper      PDF and EPUB of the built site, into _build/paper (needs Chromium)
     python make.py notebooks  the clean notebooks for Colab, in _build/notebooks
     python make.py assignments  the exercises for otter-grader, each known answer graded (2 min)
     python make.py slides     each chapter as slides, in _build/slides; both after a book
@@ -204,6 +205,11 @@ def slides() -> None:
     run(python(), "book/_tools/slides.py", *sys.argv[2:])
 
 
+def paper() -> None:
+    setup()
+    run(python(), "book/_tools/paper.py", *sys.argv[2:])
+
+
 def bench() -> None:
     setup()
     module("benchmarks", *sys.argv[2:])
@@ -264,8 +270,8 @@ def clean() -> None:
 
 
 COMMANDS = [
-    book, chinese, test, lab, notebooks, assignments, slides, bench, fuzz, score, stress, teachers,
-    lint, types, setup, clean,
+    book, chinese, test, lab, notebooks, paper, assignments, slides, bench, fuzz, score, stress,
+    teachers, lint, types, setup, clean,
 ]  # fmt: skip
 
 if __name__ == "__main__":

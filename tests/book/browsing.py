@@ -2,72 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import bookcache
+import browser
+from browser import opened, visit
 from making import ROOT, missing
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+__all__ = ["CHAPTERS", "PAGES", "PHONE", "WIDE", "chromium", "launched", "opened", "visit"]
+
 PAGES = [page.removesuffix(".md") for page in bookcache.pages(ROOT)]
 CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 def chromium() -> str:
-    named = os.environ.get("CHROMIUM")
-    found = named or next(filter(None, map(shutil.which, NAMES)), None)
+    found = browser.chromium()
     if found is None:
-        missing("no Chromium: install it, or name its file in the variable CHROMIUM")
+        missing(browser.WHERE)
     return str(found)
 
 
 def launched() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = chromium()
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
+    with browser.launched(chromium()) as running:
         yield running
-        running.close()
-
-
-@contextlib.contextmanager
-def opened(browser: Any, size: dict[str, int]) -> Iterator[Any]:
-    """A page that may read files only; what else it asks for is refused and counted."""
-    context = browser.new_context(viewport=size, color_scheme="light")
-    page = context.new_page()
-    page.outside, page.errors = [], []
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-
-    def gate(route: Any) -> None:
-        url = route.request.url
-        if url.startswith(("file:", "data:", "blob:")):
-            route.continue_()
-        else:
-            page.outside.append(url)
-            route.abort()
-
-    page.route("**/*", gate)
-    yield page
-    context.close()
-
-
-def visit(page: Any, site: Path, name: str) -> None:
-    page.goto((site / f"{name}.html").as_uri(), wait_until="load")
-    # Colors are measured when they have arrived, not on their way.
-    page.add_style_tag(content="*, *::before, *::after { transition: none !important; }")
-    page.evaluate("() => window.MathJax && MathJax.startup && MathJax.startup.promise")

@@ -40,7 +40,8 @@ def site() -> Path:
     if not (ROOT / "_build/html/index.html").exists() or not stamp.exists():
         missing("the site is not built: run `make book` first")
     sources = [p for f in ("chapters", "book") for p in (ROOT / f).rglob("*") if p.is_file()]
-    sources = [p for p in sources if p.suffix in {".md", ".css", ".js"}]
+    read = {".md", ".css", ".js"}
+    sources = [p for p in sources if p.suffix in read and "_tools" not in p.parts]
     newer = [p.name for p in sources if p.stat().st_mtime > stamp.stat().st_mtime]
     if newer:
         missing(f"the site is older than {', '.join(newer[:3])}: run `make book` first")
