@@ -16,7 +16,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.locale import _
 
-FOLDED = {"figure": "Code of the figure", "check": "Code of these statements"}
+FOLDED = {"figure": "Code of the figure", "check": "Code of these statements", "setup": "Set-up"}
 UNSEEN = "Code of the numbers in the text"
 
 
@@ -50,10 +50,16 @@ def fold(summary: str, *inside: nodes.Node, css: str = "dl-before") -> nodes.con
 
 
 def arrange(app: Sphinx, doctree: nodes.document) -> None:
-    """Fold the cells of a page by their tags, and put its question under its title."""
+    """Fold the cells of a page by their tags, and put its question under its title.
+
+    The set-up cells that a page begins with go into the line before which they stand; a later one
+    needs what was run before it, and is folded where it is.
+    """
+    opening = True
     for cell in list(doctree.findall(is_cell)):
         tags = {c.removeprefix("tag_") for c in cell["classes"]}
-        if "setup" in tags:
+        opening = opening and "setup" in tags
+        if opening:
             take_in(doctree, cell)
         elif kinds := tags & set(FOLDED):
             source, shows = cell.children[0], len(list(cell.findall(is_shown))) > 0

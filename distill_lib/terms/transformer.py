@@ -225,14 +225,22 @@ def initialize(student: nn.Module, teacher: nn.Module, layers: Layers = "uniform
         The student.
 
     Raises:
-        ValueError: widths that differ, pairs that name no layer, or layers of other parts, such as
-            ModernBERT's first, which has one norm fewer. The student is then as it was.
+        ValueError: another family, widths that differ, pairs that name no layer, or layers of other
+            parts, such as ModernBERT's first, which has one norm fewer. The student is then as it
+            was.
 
     Reference:
         Sanh et al., *DistilBERT, a distilled version of BERT*, 2019.
     """
     mine, theirs = _config(student, "student"), _config(teacher, "teacher")
     pairs = _pairs(layers, mine.num_hidden_layers, theirs.num_hidden_layers)
+    families = [getattr(config, "model_type", "") for config in (mine, theirs)]
+    if families[0] != families[1]:  # whose layers may be alike, and nothing else of them
+        raise ValueError(
+            f"the student is of the family {families[0]!r} and the teacher of {families[1]!r}, so "
+            "embeddings and head have other names. Make the student of the teacher's own class: "
+            "type(teacher)(config), where config is a copy of teacher.config with fewer layers"
+        )
     for keys in SIZES:
         sizes = [next((getattr(c, k) for k in keys if hasattr(c, k)), None) for c in (mine, theirs)]
         if sizes[0] != sizes[1]:

@@ -318,7 +318,9 @@ def family(kind: str, layers: int, seed: int) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("kind", ["Bert", "DistilBert", "Albert", "ModernBert", "Electra"])
+@pytest.mark.parametrize(
+    "kind", ["Bert", "Roberta", "DistilBert", "Albert", "ModernBert", "Electra"]
+)
 def test_other_families_become_their_teacher_too(kind: str, batch: dict[str, Tensor]) -> None:
     student, teacher = family(kind, 2, 5), family(kind, 2, 1)
     before = said(student, batch).logits
@@ -345,9 +347,14 @@ def test_layers_of_other_parts_are_refused_before_anything_is_copied() -> None:
     assert torch.equal(mine["model.layers.1.mlp.Wi.weight"], theirs["model.layers.3.mlp.Wi.weight"])
 
 
-def test_another_family_is_refused() -> None:
-    with pytest.raises(ValueError, match="not alike"):
-        initialize(family("DistilBert", 2, 0), family("Bert", 2, 0))
+@pytest.mark.parametrize("pair", [("DistilBert", "Bert"), ("Bert", "Roberta"), ("Roberta", "Bert")])
+def test_another_family_is_refused(pair: tuple[str, str]) -> None:
+    """Also where the layers are alike, and the embeddings would silently stay as they were."""
+    student, teacher = (family(kind, 2, seed) for seed, kind in enumerate(pair))
+    before = copy.deepcopy(student.state_dict())
+    with pytest.raises(ValueError, match="of the family"):
+        initialize(student, teacher)
+    assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
 
 
 def test_examples_run() -> None:

@@ -188,9 +188,9 @@ def stages() -> list[dict[str, Any]]:
                  both),
           _table("loss", ["", f"{OF_LABELS:g} · ce", f"{OF_TEACHER:g} · kd", "loss"],
                  torch.stack([*both[:, :2].mean(0), t["loss"]])[None], rows=["mean"])]),
-        ("Backward: to the logits", [9, 10], "A third, for the mean, of each term's gradient: "
+        ("Backward: to the logits", [9, 10], "Each term's gradient, divided by 3 for the mean: "
          f"{OF_TEACHER:g} · T (q − p) for the teacher's, {OF_LABELS:g} · (softmax of z − 1 at the "
-         "label) for the labels'. Where it is negative, the step will raise the logit.",
+         "label) for the labels'. Where it is negative, a larger logit lowers the loss.",
          [by_class("from the teacher", t["dz_kd"], "teacher"),
           by_class("from the labels", t["dz_ce"]),
           by_class("∂loss / ∂z, their sum", t["dz"], "student")]),
