@@ -2,7 +2,9 @@
 const slides = [...document.querySelectorAll(".slide")];
 const steps = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, " ": 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 };
 addEventListener("keydown", event => {
-  if (!(event.key in steps) || event.target.closest("input, textarea, select, button, video")) return;
+  // Arrows and space belong to what has the focus; the keys of a clicker always turn the page.
+  const used = event.target.closest("input, textarea, select, button, video");
+  if (!(event.key in steps) || used && !event.key.startsWith("Page")) return;
   const here = slides.findIndex(slide => slide.getBoundingClientRect().bottom > innerHeight / 2);
   slides[here + steps[event.key]]?.scrollIntoView();
   event.preventDefault();

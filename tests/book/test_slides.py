@@ -77,6 +77,13 @@ def test_nothing_overflows_and_keys_move(wall, decks, name):
     for key, at in (("ArrowRight", 1), (" ", 2), ("ArrowLeft", 1)):
         wall.keyboard.press(key)
         wall.wait_for_function(f"{here} === {at}")
+    controls = wall.locator("input[type=range], button")
+    if controls.count():  # the keys of a clicker turn the page wherever one has clicked last
+        controls.first.focus()
+        at = wall.evaluate("slides.findIndex(one => one.contains(document.activeElement))")
+        wall.evaluate(f"slides[{at}].scrollIntoView()")
+        wall.keyboard.press("PageDown")
+        wall.wait_for_function(f"{here} === {at + 1}")
 
 
 def test_a_tiny_book_has_slides(changed):
