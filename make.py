@@ -195,41 +195,6 @@ def notebooks() -> None:
     print(f"The notebooks: {BUILD / 'notebooks'}", flush=True)
 
 
-def assignments() -> None:
-    setup()
-    run(python(), "book/_tools/assignments.py", *sys.argv[2:])
-
-
-def slides() -> None:
-    setup()
-    run(python(), "book/_tools/slides.py", *sys.argv[2:])
-
-
-def paper() -> None:
-    setup()
-    run(python(), "book/_tools/paper.py", *sys.argv[2:])
-
-
-def bench() -> None:
-    setup()
-    module("benchmarks", *sys.argv[2:])
-
-
-def fuzz() -> None:
-    setup()
-    run(python(), "tests/fuzz", *sys.argv[2:])
-
-
-def stress() -> None:
-    setup()
-    run(python(), "book/_tools/stress.py", *sys.argv[2:])
-
-
-def score() -> None:
-    setup()
-    module("challenge", *sys.argv[2:])
-
-
 def teachers() -> None:
     setup()
     for script in sorted((ROOT / "teachers").glob("[a-z]*.py")):
@@ -269,14 +234,24 @@ def clean() -> None:
     shutil.rmtree(BUILD, ignore_errors=True)
 
 
-COMMANDS = [
-    book, chinese, test, lab, notebooks, paper, assignments, slides, bench, fuzz, score, stress,
-    teachers, lint, types, setup, clean,
-]  # fmt: skip
+COMMANDS = [book, chinese, test, lab, notebooks, teachers, lint, types, setup, clean]
+PROGRAMS = {  # which get the rest of the command line
+    "assignments": ["book/_tools/assignments.py"],
+    "bench": ["-m", "benchmarks"],
+    "fuzz": ["tests/fuzz"],
+    "paper": ["book/_tools/paper.py"],
+    "score": ["-m", "challenge"],
+    "slides": ["book/_tools/slides.py"],
+    "stress": ["book/_tools/stress.py"],
+}
 
 if __name__ == "__main__":
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
     commands = {command.__name__: command for command in COMMANDS}
-    chosen = commands.get(sys.argv[1] if len(sys.argv) > 1 else "")
-    if chosen is None:
+    if asked in PROGRAMS:
+        setup()
+        run(python(), *PROGRAMS[asked], *sys.argv[2:])
+    elif asked in commands:
+        commands[asked]()
+    else:
         raise SystemExit(__doc__)
-    chosen()

@@ -35,7 +35,7 @@ def nll(*, student: Tensor, teacher: Tensor) -> Tensor:
         teacher: [..., A], logits.
 
     Returns:
-        [...], in nats, at least 0 up to rounding.
+        [...], in nats, at least 0.
 
     Raises:
         ValueError: shapes that do not fit.

@@ -277,7 +277,7 @@ def bernoulli_kl(*, student: Tensor, teacher: Tensor, temperature: float | Tenso
         temperature: :math:`T > 0`, a number or a tensor [..., 1].
 
     Returns:
-        [...], in nats a label, at least 0.
+        [...], in nats a label, at least 0 up to rounding.
 
     Raises:
         ValueError: shapes that do not fit, a temperature that is not positive.
@@ -314,7 +314,7 @@ def channel_kl(*, student: Tensor, teacher: Tensor, temperature: float | Tensor 
         temperature: :math:`T > 0`.
 
     Returns:
-        [B], in nats a channel, at least 0.
+        [B], in nats a channel, at least 0 up to rounding.
 
     Raises:
         ValueError: shapes that differ or have no positions, a temperature that is not positive.
