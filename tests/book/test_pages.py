@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bookcache
+import fragments
 import pytest
+from making import ROOT
 from test_sources import CHAPTERS, prose
 
 follows = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -117,3 +119,14 @@ def test_a_page_is_not_too_long(path):
     assert len(prose(path).split()) <= WORDS
     shown = [tags for tags, _, _ in cells(path) if "work" in tags]
     assert len(shown) <= SHOWN
+
+
+@pytest.mark.site
+@pytest.mark.parametrize("path", bookcache.chapters(ROOT), ids=lambda path: path.stem)
+def test_cells_stand_in_the_order_in_which_they_run(site, path):
+    """Whoever copies a page from top to bottom runs what the build has run, folds included."""
+    text = (site / path.relative_to(ROOT).with_suffix(".html")).read_text(encoding="utf-8")
+    article = fragments.element(text, text.index("<article"))
+    shown = [fragments.words(cell) for cell in fragments.classed(article, "div", "cell_input")]
+    source = [cell.source for cell in bookcache.read(path).cells if cell.cell_type == "code"]
+    assert ["".join(code.split()) for code in shown] == ["".join(code.split()) for code in source]
