@@ -101,7 +101,23 @@ def is_inside(node: nodes.Node) -> bool:
     return isinstance(node, nodes.container) and "dl-before-inside" in node["classes"]
 
 
+def name_checkers(app: Sphinx, doctree: nodes.document) -> None:
+    """Say under an exercise what its checker is called, which else stands in the solution only."""
+    code = "".join(block.astext() for block in doctree.findall(nodes.literal_block))
+    for exercise in doctree.findall(is_exercise):
+        name = exercise["label"]
+        if f'check("{name}"' in code and name not in exercise.astext():
+            said = nodes.paragraph("", f"{_('Its checker')}: ", classes=["dl-checker"])
+            said += nodes.literal("", name)
+            exercise.children[-1].append(said)
+
+
+def is_exercise(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Element) and node.get("type") == "exercise"
+
+
 def setup(app: Sphinx) -> None:
     app.add_directive("before", Before)
+    app.connect("doctree-read", name_checkers)
     # after the collector of the metadata
     app.connect("doctree-read", arrange, priority=900)

@@ -130,3 +130,14 @@ def test_cells_stand_in_the_order_in_which_they_run(site, path):
     shown = [fragments.words(cell) for cell in fragments.classed(article, "div", "cell_input")]
     source = [cell.source for cell in bookcache.read(path).cells if cell.cell_type == "code"]
     assert ["".join(code.split()) for code in shown] == ["".join(code.split()) for code in source]
+
+
+@pytest.mark.site
+@pytest.mark.parametrize("path", bookcache.chapters(ROOT), ids=lambda path: path.stem)
+def test_an_exercise_says_what_its_checker_is_called(site, path):
+    """Nobody has to open the solution to be allowed to check."""
+    text = (site / path.relative_to(ROOT).with_suffix(".html")).read_text(encoding="utf-8")
+    asked = [fragments.words(one) for one in fragments.classed(text, "div", "exercise")]
+    code = path.read_text(encoding="utf-8")
+    for name in set(re.findall(r'^check\("(ex-[\w-]+)"', code, re.MULTILINE)):
+        assert any(re.search(rf"{name}\b", one) for one in asked), name
