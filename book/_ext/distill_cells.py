@@ -107,7 +107,7 @@ def name_checkers(app: Sphinx, doctree: nodes.document) -> None:
     for exercise in doctree.findall(is_exercise):
         name = exercise["label"]
         if f'check("{name}"' in code and name not in exercise.astext():
-            said = nodes.paragraph("", f"{_('Its checker')}: ", classes=["dl-checker"])
+            said = nodes.paragraph("", f"{_('Its checker:')} ", classes=["dl-checker"])
             said += nodes.literal("", name)
             exercise.children[-1].append(said)
 
