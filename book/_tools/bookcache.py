@@ -27,10 +27,18 @@ CLAIM = "application/vnd.distill.claim+json"
 ENV = "application/vnd.distill.env+json"
 GLUE = "application/papermill.record/"
 # Asked in the kernel of a page after its last cell.
+# Displayed, which is one message: what is printed comes in pieces when a machine is busy.
 ASK = """
-import json as _json, sys as _sys
-print(_json.dumps(sorted(m.__file__ for n, m in list(_sys.modules.items())
-    if n.partition(".")[0] == "distill_lib" and getattr(m, "__file__", None))))
+import sys as _sys
+from IPython.display import display as _display
+_files = sorted(m.__file__ for n, m in list(_sys.modules.items())
+    if n.partition(".")[0] == "distill_lib" and getattr(m, "__file__", None))
+_torch = _sys.modules.get("torch")
+_display({"application/json": {
+    "files": _files,
+    "torch": _torch and _torch.__version__,
+    "capability": _torch and _torch.backends.cpu.get_cpu_capability(),
+}}, raw=True)
 """
 PROCESSES = re.compile(r"\b(subprocess|multiprocessing|sys\.executable)\b")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -154,6 +162,12 @@ def executed(cache: Any, path: Path) -> tuple[Any, Any]:
     notebook = read(path)
     record = cache.match_cache_notebook(notebook)
     return record, cache.merge_match_into_notebook(notebook)[1]
+
+
+def answer(cell: Any) -> dict[str, Any] | None:
+    """What a cell that asks has displayed; None where the page ended before it."""
+    shown = (output.get("data", {}) for output in cell.get("outputs", []))
+    return next((data["application/json"] for data in shown if "application/json" in data), None)
 
 
 def outputs(notebook: Any) -> Iterator[Any]:

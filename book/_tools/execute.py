@@ -155,13 +155,12 @@ def work(root: Path, path: Path, target: Path, timeout: int) -> int:
     result = single_nb_execution(
         notebook, cwd=str(path.parent), timeout=timeout, allow_errors=False
     )
-    asked = result.nb.cells.pop()
-    loaded = [o["text"] for o in asked.get("outputs", []) if o.get("name") == "stdout"]
+    loaded = bookcache.answer(result.nb.cells.pop())
     record = {
         "error": None if result.err is None else bookcache.plain(str(result.err)),
         "seconds": round(result.time, 2),
         "peak_rss_mb": peak_rss_mb(),
-        "files": bookcache.imported(root, program, json.loads(loaded[-1])) if loaded else None,
+        "files": bookcache.imported(root, program, loaded["files"]) if loaded else None,
         "notebook": nbformat.writes(result.nb, version=nbformat.NO_CONVERT),
     }
     target.write_text(json.dumps(record), encoding="utf-8")

@@ -39,13 +39,6 @@ SHIFTS, FEWER, LONG = 10, 5, 100.0  # seed shifts of a page; of one that takes s
 STATED = {"claim", "measurement"}
 BOUNDS = {"at_least", "at_most", "equals", "tolerance", "seeds", "source"}
 AS_BUILT = "as built"
-ASK = """
-import json as _json, sys as _sys, torch as _torch
-print(_json.dumps({"torch": _torch.__version__,
-    "capability": _torch.backends.cpu.get_cpu_capability(),
-    "files": sorted(m.__file__ for n, m in list(_sys.modules.items())
-                    if n.partition(".")[0] == "distill_lib" and getattr(m, "__file__", None))}))
-"""
 BUSY = "while True: pass"
 
 
@@ -251,10 +244,10 @@ def busy(count: int) -> Iterator[None]:
 def work(path: Path, target: Path) -> int:
     """In the page's own process: run it, and write down its claims."""
     notebook = bookcache.read(path)
-    notebook.cells.append(nbformat.v4.new_code_cell(ASK))
+    notebook.cells.append(nbformat.v4.new_code_cell(bookcache.ASK))
     result = single_nb_execution(notebook, cwd=str(path.parent), timeout=3600, allow_errors=False)
-    last = [o["text"] for o in result.nb.cells[-1].get("outputs", []) if o.get("name") == "stdout"]
-    facts = json.loads(last[-1]) if last else {"files": [], "torch": None, "capability": None}
+    nothing = {"files": [], "torch": None, "capability": None}
+    facts = bookcache.answer(result.nb.cells[-1]) or nothing
     record = {
         "error": None if result.err is None else bookcache.plain(str(result.err)),
         "seconds": round(result.time, 1),

@@ -292,6 +292,24 @@ def test_a_measurement_of_the_machine_is_never_wrong(broken):
     assert (machine["kind"], machine["holds"], machine["machine"]) == ("machine", None, "ours")
 
 
+PIECES = """
+import sys
+def print(text):
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    sys.stdout.write("\\n")
+"""
+
+
+def test_output_that_comes_in_pieces_fails_no_page(changed):
+    """What a kernel of a busy machine prints comes in several messages."""
+    add_cell(changed, PIECES)
+    done = run_in(changed, "book/_tools/execute.py")
+    assert done.returncode == 0, done.stdout
+    record, _ = bookcache.executed(bookcache.open_cache(changed), changed / CHAPTER)
+    assert "distill_lib/__init__.py" in record.data["files"]
+
+
 def test_a_raising_cell_fails_sphinx_too(changed):
     add_cell(changed, "raise RuntimeError('planted')")
     command = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
