@@ -17,8 +17,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import yaml
 from jupyter_cache import get_cache
+from jupyter_cache.executors.utils import single_nb_execution
 from jupyter_cache.readers import get_reader
 from myst_nb.core.read import is_myst_markdown_notebook
 
@@ -164,10 +166,29 @@ def executed(cache: Any, path: Path) -> tuple[Any, Any]:
     return record, cache.merge_match_into_notebook(notebook)[1]
 
 
-def answer(cell: Any) -> dict[str, Any] | None:
-    """What a cell that asks has displayed; None where the page ended before it."""
-    shown = (output.get("data", {}) for output in cell.get("outputs", []))
-    return next((data["application/json"] for data in shown if "application/json" in data), None)
+def run(path: Path, timeout: int) -> tuple[Any, dict[str, Any] | None]:
+    """Execute a page in a kernel of its own.
+
+    nbclient waits four seconds for the output of a cell that has ended, and goes on without it:
+    a claim was lost so on a machine that stood still for a moment. Here all of it is waited for.
+
+    Returns:
+        The execution (``nb``, ``err``, ``time``), and what the kernel answered to :data:`ASK`;
+        None where the page ended before it.
+    """
+    notebook = read(path)
+    notebook.cells.append(nbformat.v4.new_code_cell(ASK))
+    result = single_nb_execution(
+        notebook,
+        cwd=str(path.parent),
+        timeout=timeout,
+        allow_errors=False,
+        iopub_timeout=timeout,
+        raise_on_iopub_timeout=True,
+    )
+    shown = (output.get("data", {}) for output in result.nb.cells.pop().outputs)
+    answers = (data["application/json"] for data in shown if "application/json" in data)
+    return result, next(answers, None)
 
 
 def outputs(notebook: Any) -> Iterator[Any]:

@@ -26,7 +26,6 @@ from typing import Any
 import bookcache
 import nbformat
 from jupyter_cache.base import CacheBundleIn
-from jupyter_cache.executors.utils import single_nb_execution
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
@@ -149,13 +148,9 @@ def note_failure(notebook: Any, error: str) -> None:
 
 def work(root: Path, path: Path, target: Path, timeout: int) -> int:
     """In the chapter's own process: run it, and write down what came out."""
-    notebook = bookcache.read(path)
-    program = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    notebook.cells.append(nbformat.v4.new_code_cell(bookcache.ASK))
-    result = single_nb_execution(
-        notebook, cwd=str(path.parent), timeout=timeout, allow_errors=False
-    )
-    loaded = bookcache.answer(result.nb.cells.pop())
+    cells = bookcache.read(path).cells
+    program = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    result, loaded = bookcache.run(path, timeout)
     record = {
         "error": None if result.err is None else bookcache.plain(str(result.err)),
         "seconds": round(result.time, 2),

@@ -29,10 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import bookcache
-import nbformat
 import torch
 from execute import ONE_THREAD
-from jupyter_cache.executors.utils import single_nb_execution
 from robustness import report
 
 SHIFTS, FEWER, LONG = 10, 5, 100.0  # seed shifts of a page; of one that takes so many seconds
@@ -243,11 +241,8 @@ def busy(count: int) -> Iterator[None]:
 
 def work(path: Path, target: Path) -> int:
     """In the page's own process: run it, and write down its claims."""
-    notebook = bookcache.read(path)
-    notebook.cells.append(nbformat.v4.new_code_cell(bookcache.ASK))
-    result = single_nb_execution(notebook, cwd=str(path.parent), timeout=3600, allow_errors=False)
-    nothing = {"files": [], "torch": None, "capability": None}
-    facts = bookcache.answer(result.nb.cells[-1]) or nothing
+    result, answer = bookcache.run(path, timeout=3600)
+    facts = answer or {"files": [], "torch": None, "capability": None}
     record = {
         "error": None if result.err is None else bookcache.plain(str(result.err)),
         "seconds": round(result.time, 1),

@@ -310,6 +310,27 @@ def test_output_that_comes_in_pieces_fails_no_page(changed):
     assert "distill_lib/__init__.py" in record.data["files"]
 
 
+# The cell ends at once, and what it displays comes after six seconds: as on a machine that stands
+# still for a moment. nbclient by itself waits for four, and goes on without it.
+LATE = """
+import sys
+import time
+from IPython import get_ipython
+from distill_lib.booktools import claim
+sys.stdout.flush_timeout = sys.stderr.flush_timeout = 0
+get_ipython().kernel.iopub_thread.schedule(lambda: time.sleep(6))
+claim("A late claim is {value}.", 1, at_least=2)
+"""
+
+
+def test_output_that_comes_late_is_not_lost(changed):
+    """A claim that nobody sees would hold; this one does not."""
+    add_cell(changed, LATE)
+    assert run_in(changed, "book/_tools/execute.py").returncode == 0
+    _, notebook = bookcache.executed(bookcache.open_cache(changed), changed / CHAPTER)
+    assert "A late claim is 1." in [claim["text"] for claim in bookcache.claims(notebook)]
+
+
 def test_a_raising_cell_fails_sphinx_too(changed):
     add_cell(changed, "raise RuntimeError('planted')")
     command = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
