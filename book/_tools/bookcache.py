@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import distributions
@@ -42,6 +43,7 @@ _display({"application/json": {
     "capability": _torch and _torch.backends.cpu.get_cpu_capability(),
 }}, raw=True)
 """
+PARSER = threading.Lock()
 PROCESSES = re.compile(r"\b(subprocess|multiprocessing|sys\.executable)\b")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 LIBRARY_FILES = {".py", ".js", ".json", ".jsonl", ".safetensors", ".cache", ".packed"}
@@ -96,11 +98,21 @@ def digest(path: Path) -> str:
     return _digest(path, stat.st_mtime_ns, stat.st_size)
 
 
+def parse(source: str | bytes) -> ast.Module:
+    """Python's syntax tree, for one thread at a time.
+
+    Python 3.11 counts the depth of its recursion for all threads at once, and refuses a good
+    program where two of them parse (``AST constructor recursion depth mismatch``).
+    """
+    with PARSER:
+        return ast.parse(source)
+
+
 @cache
 def _digest(path: Path, changed: int, size: int) -> str:
     data = path.read_bytes()
     if path.suffix == ".py":
-        tree = ast.parse(data)
+        tree = parse(data)
         for node in ast.walk(tree):
             if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import bookcache
-import torch
 from execute import ONE_THREAD
 from robustness import report
 
@@ -146,11 +145,17 @@ def as_built(root: Path, path: Path) -> dict[str, Any] | None:
         "code": digest_of_code(path, AS_BUILT),
         "error": None,
         "seconds": record.data["execution_seconds"],
-        "torch": torch.__version__,
-        "capability": torch.backends.cpu.get_cpu_capability(),
+        **this_torch(),
         "claims": kept(notebook),
         "files": digests(root, files),
     }
+
+
+def this_torch() -> dict[str, str]:
+    import torch  # takes longer than all the rest, and most calls need none
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__, "capability": capability}
 
 
 def kept(notebook: Any) -> list[dict[str, Any]]:
@@ -187,7 +192,8 @@ def digest_of_code(path: Path, name: str) -> str:
     hashed = hashlib.sha256()
     for cell in bookcache.read(path).cells:
         if cell.cell_type == "code":
-            tree = ast.parse("\n".join(x for x in cell.source.splitlines() if x[:1] not in "%!"))
+            lines = [line for line in cell.source.splitlines() if line[:1] not in "%!"]
+            tree = bookcache.parse("\n".join(lines))
             for node in ast.walk(tree):
                 named = isinstance(node, ast.Call) and getattr(node.func, "id", "") in STATED
                 if named and name != AS_BUILT:

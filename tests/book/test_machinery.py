@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +15,7 @@ import ledger
 import nbformat
 import pytest
 from jupyter_cache.base import CacheBundleIn
-from making import make, run_in
+from making import ROOT, make, run_in
 from PIL import Image
 
 CHAPTER = "chapters/01_tiny.md"
@@ -329,6 +331,35 @@ def test_output_that_comes_late_is_not_lost(changed):
     assert run_in(changed, "book/_tools/execute.py").returncode == 0
     _, notebook = bookcache.executed(bookcache.open_cache(changed), changed / CHAPTER)
     assert "A late claim is 1." in [claim["text"] for claim in bookcache.claims(notebook)]
+
+
+THREADS = """
+import gc, sys
+from concurrent.futures import ThreadPoolExecutor
+import bookcache
+gc.set_threshold(5)
+sys.setswitchinterval(1e-6)
+class Kept:
+    def __del__(self):
+        pass
+def parse(source):
+    kept = Kept()
+    kept.itself = kept  # garbage that ends in the middle of another's parsing
+    del kept
+    return bookcache.parse(source)
+program = ("x = " + "[" * 40 + "1" + "]" * 40 + chr(10)) * 50
+with ThreadPoolExecutor(4) as pool:
+    print(len({len(tree.body) for tree in pool.map(parse, [program] * 100)}))
+"""
+
+
+def test_threads_may_ask_whether_a_page_has_changed():
+    """Python 3.11 refuses nearly each of these programs, if they are parsed side by side."""
+    tools = str(ROOT / "book/_tools")
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS], cwd=tools, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "1", done.stderr
 
 
 def test_a_raising_cell_fails_sphinx_too(changed):
