@@ -59,6 +59,12 @@ def pages(root: Path) -> list[str]:
     return [toc["root"], *_files(toc)]
 
 
+def parts(root: Path) -> list[tuple[str, list[str]]]:
+    """Each part's caption, and the files in it."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    return [(part.get("caption", ""), list(_files(part))) for part in toc.get("parts", [toc])]
+
+
 def _files(entry: Any) -> Iterator[str]:
     if isinstance(entry, list):
         for item in entry:

@@ -32,6 +32,23 @@ PAGE = """\
 <script>{script}</script>
 </body></html>
 """
+INDEX = """\
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Slides · {book}</title><link rel="icon" href="data:,">
+<style>
+body {{ color: #222832; font: 1.1rem/1.5 system-ui, sans-serif; }}
+body {{ margin: 2rem auto; max-width: 46rem; padding: 0 1rem; }}
+li {{ margin: 0.7rem 0; }}
+a {{ color: #1f5582; }}
+</style>
+</head><body>
+<h1>{book}: slides</h1>
+<p>The arrow keys turn the page.</p>
+{parts}
+</body></html>
+"""
 # What is shown, in the order of the page, and what is read at home, with all that is in it.
 SHOWN = r"""<(?:figure\b|div class="proof (?!admonition)|ul class="dl-claims"|table\b)"""
 HOME = r"""<(?:details\b|div class="(?:solution|proof admonition|dl-code-box|dl-before-box)\b)"""
@@ -59,20 +76,37 @@ def main() -> int:
 
 def write_all(root: Path, target: Path) -> list[Path]:
     site, written = root / "_build/html", []
+    book, lines = bookcache.config(root)["title"], {}
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(site / "_static/mathjax", target / "_static/mathjax")
     for path in (root / page for page in bookcache.pages(root) if page.startswith("chapters/")):
         page = site / path.relative_to(root).with_suffix(".html")
         if not page.exists():
             raise SystemExit(f"{page} is missing: build the site first (python make.py book).")
-        text = deck(page.read_text(encoding="utf-8"), bookcache.config(root)["title"])
+        text = deck(page.read_text(encoding="utf-8"), book)
         for _, name in FILE.findall(text):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(site / name, target / name)
         written.append(target / f"{path.stem}.html")
         text = FILE.sub(r'\1="\2"', text)
         written[-1].write_text(text, encoding="utf-8", newline="\n")
+        lines[path] = line(path.stem, text)
+    parts = "".join(
+        f"<h2>{caption}</h2>\n<ul>{''.join(lines[root / page] for page in part)}</ul>\n"
+        for caption, pages in bookcache.parts(root)
+        if (part := [page for page in pages if root / page in lines])
+    )
+    index = INDEX.format(book=book, parts=parts)
+    (target / "index.html").write_text(index, encoding="utf-8", newline="\n")
     return written
+
+
+def line(name: str, slides: str) -> str:
+    """A chapter in the index: its title, its question, how many slides it has."""
+    title = words(element(slides, slides.index("<h1>")))
+    question = " ".join(words(found) for found in classed(slides, "p", "dl-question"))
+    count = slides.count('<section class="slide">')
+    return f'<li><a href="{name}.html">{title}</a> ({count} slides)<br>{question}</li>'
 
 
 def deck(page: str, book: str) -> str:

@@ -56,6 +56,15 @@ def test_slides_need_nothing_from_elsewhere(decks, name):
         assert one.startswith("data:") or (decks / one.partition("?")[0]).is_file(), one
 
 
+@pytest.mark.site
+def test_an_index_leads_to_all_in_the_order_of_the_book(decks):
+    text = (decks / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'href="(\w+)\.html"', text) == [Path(name).name for name in CHAPTERS]
+    assert text.index("<h2>Foundations</h2>") < text.index("<h2>Policies</h2>")
+    assert text.count("?</li>") == len(CHAPTERS)  # each with its question
+    assert "(0 slides)" not in text
+
+
 @pytest.fixture
 def wall(browser: Any) -> Iterator[Any]:
     with opened(browser, WALL) as page:
