@@ -159,9 +159,25 @@ def test_a_projector_of_the_objective_is_trained(teacher_file):
     assert not torch.equal(term.project.weight, before)
 
 
-def test_what_says_nothing_here_is_refused(teacher_file):
-    with pytest.raises(ValueError, match=r"loss_type='huber' says nothing here"):
-        runner_of(teacher_file, loss_type="huber")
+@pytest.mark.parametrize("loss_type", ["mse", "huber"])
+def test_a_configuration_of_theirs_trains_as_it_says(teacher_file, loss_type):
+    """Isaac Lab's holds a loss_type unless it is told otherwise; only the class is ours."""
+    common = {"gradient_length": 1, "loss_type": loss_type}
+    theirs = learned(teacher_file, 2, class_name="Distillation", **common)
+    ours = learned(teacher_file, 2, **common)
+    assert (weights(theirs) - weights(ours)).abs().max() < 1e-6
+    assert (weights(ours) - weights(learned(teacher_file, 2, gradient_length=1))).abs().max() > 1e-4
+
+
+def test_a_loss_that_is_said_twice_or_unknown_is_refused(teacher_file):
+    with pytest.raises(ValueError, match="both say what the loss is: set loss_type to None"):
+        runner_of(teacher_file, loss_type="mse", objective=MSE)
+    with pytest.raises(ValueError, match="'kl': RSL-RL has mse and huber"):
+        runner_of(teacher_file, loss_type="kl")
+    assert runner_of(teacher_file, loss_type=None, objective=MSE).alg.objective.terms
+
+
+def test_a_student_that_cannot_explore_is_refused(teacher_file):
     cfg = config(class_name=Distillation)
     del cfg["student"]["distribution_cfg"]
     with pytest.raises(ValueError, match=r"has no distribution_cfg.*GaussianDistribution"):

@@ -25,6 +25,7 @@ from distill_lib.checkpoints import load_checkpoint
 from distill_lib.objective import Objective, Term
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.terms.answers import KD
+from distill_lib.terms.features import Match
 
 from .layouts import checkpoint_of
 from .models import fits, give, raw
@@ -34,6 +35,14 @@ __all__ = ["Distillation"]
 # since 5.5 with the update, before with every step of the environment
 NORMALIZES_LATE = "update_normalization" not in Theirs.process_env_step.__code__.co_names
 OURS = "distill_lib"  # the key in a checkpoint for what RSL-RL does not save
+
+
+def huber(*, student: Tensor, teacher: Tensor) -> Tensor:
+    """Huber's loss of the mean actions, as RSL-RL has it (δ = 1)."""
+    return nn.functional.huber_loss(student, teacher, reduction="none").mean(-1)
+
+
+THEIRS = {"mse": losses.mse_logits, "huber": huber}  # by RSL-RL's names
 
 
 class Distillation(Theirs):  # type: ignore[misc]
@@ -57,28 +66,32 @@ class Distillation(Theirs):  # type: ignore[misc]
     In the configuration, write ``"algorithm": {"class_name": Distillation, …}``, or its name
     ``"distill_lib.integrations.rsl_rl:Distillation"``. Isaac Lab's train script loads a teacher
     only for the class name ``Distillation`` or with ``--resume``: name the file as ``teacher_file``
-    there. All arguments of RSL-RL's class are taken, except ``loss_type``. Terms of reinforcement
-    learning have no place here: RSL-RL's storage for distillation keeps neither values nor the
-    probabilities of actions, and there is no critic; for a reward term use :class:`Kickstarting`.
+    there. All arguments of RSL-RL's class are taken. Terms of reinforcement learning have no place
+    here: RSL-RL's storage for distillation keeps neither values nor the probabilities of actions,
+    and there is no critic; for a reward term use :class:`Kickstarting`.
 
     Args:
         student: A model with a ``distribution_cfg``: the runner logs its deviation.
         teacher: The model that :func:`give_teacher` or ``runner.load`` fills.
         storage: RSL-RL's, for distillation.
-        objective: Terms that read ``mean`` or ``gaussian``; the Gaussian KL by default. Its
-            projectors are trained along. A configuration that holds only plain values names a
-            function of no arguments that makes it, ``"package.module:function"``.
+        objective: Terms that read ``mean`` or ``gaussian``; by default the loss that ``loss_type``
+            names, and without that the Gaussian KL. Its projectors are trained along. A
+            configuration that holds only plain values names a function of no arguments that makes
+            it, ``"package.module:function"``.
         iterations: Length of the training, for schedules of progress: RSL-RL tells its runner but
             not its algorithm.
         learning_rate: A number, or a schedule of progress.
         teacher_file: A checkpoint of RSL-RL 2 to 5 with the teacher; what is loaded later replaces
             it.
+        loss_type: RSL-RL's ``"mse"`` or ``"huber"``, of the mean actions, in place of an objective:
+            Isaac Lab's configurations hold ``"mse"`` unless they are told otherwise, so set it to
+            None where you give an objective.
         **settings: ``num_learning_epochs, gradient_length, max_grad_norm, optimizer, …`` of
             RSL-RL's class.
 
     Raises:
-        ValueError: a student without a deviation, a schedule without ``iterations``, a
-            ``loss_type``.
+        ValueError: a student without a deviation, a schedule without ``iterations``, another
+            ``loss_type``, or one beside an objective.
         TypeError: an ``objective`` that is none.
         CheckpointError: a ``teacher_file`` that cannot be read or does not fit.
     """
@@ -94,14 +107,11 @@ class Distillation(Theirs):  # type: ignore[misc]
         iterations: int | None = None,
         learning_rate: Schedule | float = 1e-3,
         teacher_file: str | None = None,
+        loss_type: str | None = None,
         **settings: Any,
     ) -> None:
         self.rate: Schedule = as_schedule(learning_rate)
-        if "loss_type" in settings:
-            raise ValueError(
-                f"loss_type={settings['loss_type']!r} says nothing here: the loss is the objective,"
-                " such as Match('mean') for the squared error of the means"
-            )
+        chosen = chosen_of(objective, loss_type)
         with warnings.catch_warnings():
             # that the last steps are not trained on, which here they are
             warnings.filterwarnings("ignore", message=".*not divisible by 'gradient_length'")
@@ -111,7 +121,6 @@ class Distillation(Theirs):  # type: ignore[misc]
                 "the student has no distribution_cfg, so it could not explore; give it "
                 "{'class_name': 'GaussianDistribution', 'init_std': 0.1}"
             )
-        chosen = KD(losses.gaussian_kl, on="gaussian") if objective is None else objective
         self.objective: Objective = objective_of(chosen).to(self.device)
         # RSL-RL 5.0 does not compile its models and has no handles to what was compiled
         self._raw_student: MLPModel = raw(self.student)
@@ -280,6 +289,20 @@ def objective_of(given: Any) -> Objective:
             f"'package.module:function' of a function that makes them, got {told(made)}"
         )
     return made
+
+
+def chosen_of(objective: Any, loss_type: str | None) -> Any:
+    """The objective, the loss of RSL-RL's name, or the Gaussian KL."""
+    if loss_type is None:
+        return KD(losses.gaussian_kl, on="gaussian") if objective is None else objective
+    if loss_type not in THEIRS:
+        raise ValueError(f"loss_type={loss_type!r}: RSL-RL has {' and '.join(THEIRS)}")
+    if objective is not None:
+        raise ValueError(
+            f"loss_type={loss_type!r} and an objective both say what the loss is: set loss_type to "
+            "None, or leave the objective out"
+        )
+    return Match("mean", loss=THEIRS[loss_type])
 
 
 def updates_of(state: Mapping[str, Any]) -> int:
