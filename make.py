@@ -4,7 +4,7 @@
     python make.py book       run every chapter once, build the site into _build/html
     python make.py test       run the tests, with coverage of distill_lib
     python make.py chinese    bring the Chinese catalogs up to the built pages, write their pages
-    python make.py lab        JupyterLab; a double click opens a chapter as a notebook
+    python make.py lab        JupyterLab on notebooks of your own, in lab; before a book, on sources
     python make.py paper      PDF and EPUB of the built site, into _build/paper (needs Chromium)
     python make.py notebooks  the clean notebooks for Colab, in _build/notebooks
     python make.py assignments  the exercises for otter-grader, each known answer graded (2 min)
@@ -36,6 +36,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("DISTILL_VENV") or ROOT / ".venv")
 BUILD = ROOT / "_build"
+OWN = ROOT / "lab"  # a reader's notebooks
 PINS, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
 EXTRAS = "book,compress,dev,jax,language,rl,trl"
 # Compared with in tests and benchmarks; each lies in a folder of its own, without dependencies. The
@@ -174,10 +175,31 @@ def lab() -> None:
     module("jupytext_config", "--settings-file", str(overrides), "set-default-viewer", "markdown")
     quiet(overrides)
     # In the sources, references and theorems are raw text; in the notebooks made from them not.
-    made = BUILD / "notebooks"
-    if not made.exists():
+    if not own_notebooks():
         print("`make book` makes notebooks of the chapters; until then their sources are opened.")
-    module("jupyter", "lab", *(sys.argv[2:] or [str(made) if made.exists() else "chapters"]))
+    module("jupyter", "lab", *(sys.argv[2:] or [str(OWN) if OWN.exists() else "chapters"]))
+
+
+def own_notebooks() -> bool:
+    """Copies that no build touches: what a reader has changed stays as it is.
+
+    A copy that nobody has changed since follows the book; one that was deleted comes anew.
+    """
+    made, noted = BUILD / "notebooks", OWN / ".made.json"
+    before = json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else {}
+    for file in made.glob("*.*") if made.exists() else ():
+        copy = OWN / file.name
+        OWN.mkdir(exist_ok=True)
+        if not copy.exists() or file.suffix == ".whl" or before.get(file.name) == digest(copy):
+            shutil.copyfile(file, copy)
+            before[file.name] = digest(copy)
+    if OWN.exists():
+        noted.write_text(json.dumps(before), encoding="utf-8")
+    return OWN.exists()
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def quiet(overrides: Path) -> None:

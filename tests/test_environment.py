@@ -96,3 +96,27 @@ def test_no_file_says_where_the_book_lives():
     """One place asks for it, book/_tools/addresses.py."""
     for said in (str(PROJECT.get("urls", "")), str(CONFIG), str(CITATION)):
         assert "github" not in said
+
+
+def test_a_readers_notebook_survives_a_build(tmp_path, monkeypatch):
+    """`make lab` opens copies: what was changed stays, the rest follows the book."""
+    import make
+
+    monkeypatch.setattr(make, "BUILD", tmp_path / "_build")
+    monkeypatch.setattr(make, "OWN", tmp_path / "lab")
+    assert not make.own_notebooks()  # nothing was built: the sources are opened
+    made, own = tmp_path / "_build/notebooks", tmp_path / "lab"
+    made.mkdir(parents=True)
+    names = ("a.ipynb", "b.ipynb", "library.whl")
+    for name in names:
+        (made / name).write_text("first")
+    assert make.own_notebooks()
+    (own / "a.ipynb").write_text("my answers")
+    for name in names:
+        (made / name).write_text("second")
+    for _ in range(2):
+        assert make.own_notebooks()
+        assert [(own / name).read_text() for name in names] == ["my answers", "second", "second"]
+    (own / "a.ipynb").unlink()
+    assert make.own_notebooks()
+    assert (own / "a.ipynb").read_text() == "second"

@@ -50,7 +50,14 @@ class LedgerDirective(SphinxDirective):
         depth = self.env.docname.count("/")
         # not all pages with code are in chapters/
         pages = sorted(page for page in self.env.found_docs if page.rpartition("/")[2] == chapter)
-        return f"[{chapter}]({'../' * depth}{pages[0] if pages else f'chapters/{chapter}'}.md)"
+        page = pages[0] if pages else f"chapters/{chapter}"
+        return f"[{self.title(chapter)}]({'../' * depth}{page}.md)"
+
+    def title(self, chapter: str) -> str:
+        pages = sorted(page for page in self.env.found_docs if page.rpartition("/")[2] == chapter)
+        text = Path(self.env.doc2path(pages[0])).read_text(encoding="utf-8") if pages else ""
+        found = re.search(r"^# (.+)$", text, re.MULTILINE)
+        return found[1] if found else chapter
 
 
 class Cost(LedgerDirective):
@@ -133,12 +140,6 @@ class Scoreboard(LedgerDirective):
         held = sum(row["holds"] for row in rows)
         return f"{held} of {len(rows)} claims held when these pages were built."
 
-    def title(self, chapter: str) -> str:
-        pages = sorted(page for page in self.env.found_docs if page.rpartition("/")[2] == chapter)
-        text = Path(self.env.doc2path(pages[0])).read_text(encoding="utf-8") if pages else ""
-        found = re.search(r"^# (.+)$", text, re.MULTILINE)
-        return found[1] if found else chapter
-
     def claimed(self, row: dict[str, Any]) -> dict[str, str]:
         bound = f"{SIGNS[row['relation']]} {number(row['bound'])}"
         if row.get("tolerance"):
@@ -176,15 +177,15 @@ class Status(LedgerDirective):
         for row in costs:
             cells = [
                 self.chapter_link(row["chapter"]),
-                f"{row['seconds']:.0f}",
-                str(row["peak_rss_mb"] or "–"),
+                f"{row['seconds']:,.0f}",
+                f"{row['peak_rss_mb']:,}" if row["peak_rss_mb"] else "–",
                 str(claims[row["chapter"]]),
                 row["device"],
                 row["profile"],
             ]
             lines.append("| " + " | ".join(cells) + " |")
         seconds = sum(row["seconds"] for row in costs)
-        total = f"Chapters: {len(costs)}. Seconds in all: {seconds:.0f}."
+        total = f"Chapters: {len(costs)}. Seconds in all: {seconds:,.0f}."
         return self.markdown("\n".join([total, "", *(lines if costs else [])]), "dl-table")
 
 
@@ -205,7 +206,7 @@ class Excerpt(LiteralInclude):
 def number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return (f"{value:,}" if isinstance(value, int) else f"{value:.4g}").replace("-", "\u2212")
+    return (f"{value:,}" if isinstance(value, int) else f"{value:,.4g}").replace("-", "\u2212")
 
 
 def raw_file(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill_cards import card
+from docutils import nodes
 from sphinx.application import Sphinx
 
 BACK = re.compile(r'<a class="viewcode-back" href="([^"#]+)#([^"]+)">\[docs\]</a>')
@@ -27,14 +28,22 @@ DESCRIBED = re.compile(r'(<meta (?:name="description"|property="og:description")
 NOWHERE = re.compile(r'<meta property="og:url" content="(?!https?:)[^"]*" />\s*')
 
 
-def describe(app: Sphinx, pagename: str, template: str, context: dict[str, Any], _: Any) -> None:
+def describe(app: Sphinx, pagename: str, template: str, context: dict[str, Any], tree: Any) -> None:
     """The question of the page in place of its first words, and no address where there is none."""
     tags = NOWHERE.sub("", context.get("metatags", ""))
-    said = app.env.metadata.get(pagename, {}).get("description")
+    said = app.env.metadata.get(pagename, {}).get("description") or opening(tree)
     if said:
         text = html.escape(str(said), quote=True)
         tags = DESCRIBED.sub(lambda match: match[1] + text, tags) + card(app, pagename, str(said))
     context["metatags"] = tags
+
+
+def opening(tree: Any) -> str:
+    """The first sentence of a page that asks no question."""
+    for text in tree.findall(nodes.paragraph) if tree is not None else ():
+        if "dl-translated" not in text["classes"]:
+            return re.split(r"(?<=[.?!])\s|(?<=[。？！])", " ".join(text.astext().split()))[0]
+    return ""
 
 
 def mend(app: Sphinx, error: Exception | None) -> None:

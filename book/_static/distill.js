@@ -24,6 +24,10 @@ document.addEventListener("DOMContentLoaded", () => {
   // What scrolls can be reached with the keyboard (scrollable-region-focusable).
   const scrollers = ".bd-article pre, .bd-article table, .bd-article div.math, .cell_output, "
     + ".bd-article mjx-container[display]";
+  // Where a box goes on to the right, its edge fades.
+  const more = (box) => {
+    box.classList.toggle("dl-more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  };
   const reach = () => {
     // A formula in a line that is wider than its line gets a scroller of its own.
     all(".bd-article mjx-container:not([display])").forEach((formula) => {
@@ -37,9 +41,14 @@ document.addEventListener("DOMContentLoaded", () => {
     all(scrollers).forEach((box) => {
       if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     });
+    all(scrollers + ", .bd-article .pst-scrollable-table-container, .dl-wide").forEach(more);
   };
   reach();
   window.addEventListener("resize", reach);
+  document.addEventListener("toggle", reach, true); // what was folded has its width now
+  document.addEventListener("scroll", (event) => {
+    if (event.target.closest?.(".bd-article")) more(event.target);
+  }, { capture: true, passive: true });
   // Formulas have a width when MathJax, which loads later, has drawn them.
   window.addEventListener("load", () => window.MathJax?.startup?.promise?.then(reach));
 });

@@ -139,4 +139,4 @@ def table(claims: list[Stressed]) -> list[str]:
 def number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}".replace("-", "\u2212")
+    return f"{value:,.4g}".replace("-", "\u2212")

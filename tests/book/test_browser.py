@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import bookcache
 import pytest
 import torch
-from browsing import CHAPTERS, PAGES, visit
+from browsing import CHAPTERS, CUT, PAGES, visit
 from making import ROOT
 
 from distill_lib import losses
@@ -22,6 +23,11 @@ pytestmark = pytest.mark.site
 RULES = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 COLORS = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
 DIRECTION = "dlDirection"
+# What scrolls to the right, and whose edge does not fade.
+UNTOLD = """() => [...document.querySelectorAll(".bd-article *")].filter((box) =>
+  box.checkVisibility() && /auto|scroll/.test(getComputedStyle(box).overflowX)
+  && box.scrollWidth > box.clientWidth + 1 && !box.classList.contains("dl-more")
+).map((box) => box.outerHTML.slice(0, 100))"""
 CONFIG = re.compile(r"(dl(?!Pole)\w+)\(root,(\{.*?\})\);\}\);", re.DOTALL)
 
 
@@ -47,6 +53,15 @@ def test_a_page_needs_no_network_and_excludes_nobody(page, site, name):
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
     assert violations(page, COLORS) == []  # the rest of the rules does not see the theme
     page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate(CUT) == 0
+    assert page.evaluate(UNTOLD) == []
+
+
+@pytest.mark.parametrize("name", ["genindex", "search", "prf-prf"])
+def test_the_lists_fit_a_phone(page, site, name):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto((site / f"{name}.html").as_uri(), wait_until="load")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
@@ -159,15 +174,16 @@ def test_sliders_move_by_keyboard_and_by_touch(page, site):
         assert int(handle.input_value()) > len(config["positions"]) / 2
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_a_page_says_its_question_to_search_results(site, name):
-    """Not the line of its costs."""
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_says_to_search_results_what_it_is(site, name):
+    """A chapter its question, another page its first sentence; not the line of costs."""
     text = (site / f"{name}.html").read_text(encoding="utf-8")
     said = re.findall(
         r'<meta (?:name="description"|property="og:description") content="([^"]*)', text
     )
     assert len(said) == 2 and len(set(said)) == 1
-    assert said[0].endswith("?") and "CPU" not in said[0]
+    assert said[0].endswith("?" if name in CHAPTERS else (".", "?", ":")), said[0]
+    assert "CPU" not in said[0] and len(html.unescape(said[0])) <= 300
     assert "fontawesome.js" not in text
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import CHAPTERS, PHONE, WIDE, opened, visit
+from browsing import CHAPTERS, CUT, PHONE, WIDE, opened, visit
 
 pytestmark = pytest.mark.site
 
@@ -46,15 +46,6 @@ def test_formulas_are_drawn(wide):
     assert drawn >= written > 0
     fonts = wide.evaluate("[...document.fonts].filter(f => f.family.startsWith('MJX')).length")
     assert fonts > 0
-
-
-CUT = """() => [...document.querySelectorAll(".bd-article mjx-math")].filter((formula) => {
-  if (formula.getBoundingClientRect().right <= innerWidth) return false;
-  for (let box = formula; box; box = box.parentElement) {
-    if (/auto|scroll/.test(getComputedStyle(box).overflowX)) return false;
-  }
-  return true;
-}).length"""
 
 
 def test_no_formula_is_cut_on_a_phone(phone):

@@ -239,8 +239,10 @@ def test_one_vocabulary_and_two_ways_of_reading() -> None:
         check_tokenizers(tokenizer(probe), tokenizer(probe, lower=True))
 
 
-def test_a_student_that_could_not_be_read_again_is_not_saved(tmp_path: Path) -> None:
-    student = bert()
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_a_student_that_could_not_be_read_again_is_not_saved(tmp_path: Path, trimmed: bool) -> None:
+    small = small_bert(torch.arange(40), hidden=8, heads=2, labels=3)
+    student = small if trimmed else bert()
     prune_transformer(student, heads=0.5)
     made = DistillationTrainer(
         student, settings(tmp_path, max_steps=1, save_strategy="steps", save_steps=1),
