@@ -1,6 +1,7 @@
 """The rules of a page's source: its question first, cells of three kinds, enough and not too much.
 
-Pages of the first edition join as they are rewritten; a page that is new follows at once.
+All chapters follow them. The museums do not: the code of an exhibit is its subject and stays in
+sight.
 """
 
 from __future__ import annotations

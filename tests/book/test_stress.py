@@ -75,6 +75,19 @@ def test_a_page_that_fails_is_kept_as_failed_and_tried_again(tiny):
     assert "ZeroDivisionError" in stressed(tiny, "--only", "as built")
 
 
+def test_runs_of_other_code_say_nothing_about_a_page(tiny):
+    """Their claims may be others, and as many."""
+    page = tiny / CHAPTER
+    run = {"error": None, "claims": [{"value": 1}]}
+    names = ("as built", "seeds +1000", "seeds +2000")
+    record = {name: {**run, "code": stress.digest_of_code(page, name)} for name in names}
+    record["seeds +2000"]["code"] = "another"
+    stress.save(tiny, page, record)
+    assert list(robustness.standing(tiny, page)) == ["as built", "seeds +1000"]
+    page.write_text(page.read_text() + "\n```{code-cell}\n1 + 1\n```\n")
+    assert robustness.standing(tiny, page) == {}
+
+
 def test_every_variation_that_the_page_promises():
     names = list(stress.variations())
     assert sum(name.startswith("seeds +") for name in names) == 10
