@@ -23,7 +23,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // What scrolls can be reached with the keyboard (scrollable-region-focusable).
   const scrollers = ".bd-article pre, .bd-article table, .bd-article div.math, .cell_output, "
-    + ".bd-article mjx-container[display]";
+    + ".bd-article mjx-container[display], .bd-article [style*='overflow-x']";
   // Where a box goes on to the right, its edge fades.
   const more = (box) => {
     box.classList.toggle("dl-more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
