@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import addresses
+import bookcache
 import distill_chinese
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -55,9 +56,7 @@ class LedgerDirective(SphinxDirective):
 
     def title(self, chapter: str) -> str:
         pages = sorted(page for page in self.env.found_docs if page.rpartition("/")[2] == chapter)
-        text = Path(self.env.doc2path(pages[0])).read_text(encoding="utf-8") if pages else ""
-        found = re.search(r"^# (.+)$", text, re.MULTILINE)
-        return found[1] if found else chapter
+        return bookcache.title(Path(self.env.doc2path(pages[0]))) if pages else chapter
 
 
 class Cost(LedgerDirective):

@@ -62,7 +62,13 @@ def pages(root: Path) -> list[str]:
 def parts(root: Path) -> list[tuple[str, list[str]]]:
     """Each part's caption, and the files in it."""
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    return [(part.get("caption", ""), list(_files(part))) for part in toc.get("parts", [toc])]
+    return [(part.get("caption", "Pages"), list(_files(part))) for part in toc.get("parts", [toc])]
+
+
+def title(path: Path) -> str:
+    """A page's first heading."""
+    found = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else path.stem
 
 
 def _files(entry: Any) -> Iterator[str]:

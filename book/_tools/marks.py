@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustness import title_of
+import bookcache
 
 RECORD = "book/assignments.json"
 HEAD = ["chapter", "exercises", "right answers, full mark", "wrong answers", "of these, no mark"]
@@ -24,7 +24,7 @@ def rows(root: Path) -> list[list[str]]:
     pages: dict[str, list[list[float]]] = {}
     for name, marks in record["marks"].items():
         pages.setdefault(name.removeprefix("ex-").rpartition("-")[0], []).append(marks)
-    titles = {path.stem: title_of(path) for path in (root / "chapters").rglob("*.md")}
+    titles = {path.stem: bookcache.title(path) for path in (root / "chapters").rglob("*.md")}
     lines = [[titles[page], *counts(marks)] for page, marks in pages.items()]
     return [HEAD, *lines, ["all", *counts([one for marks in pages.values() for one in marks])]]
 

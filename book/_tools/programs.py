@@ -223,7 +223,8 @@ def write_lists(root: Path, titles: Mapping[str, str], pages: Mapping[str, str])
     intro = said[1] if (said := SUBTITLE.search(cover)) else first_sentence(cover)
     lines += [f"> {intro}", ""] if intro else []
     lines.append("Each page is a Markdown file beside its HTML: all numbers and references in it.")
-    for caption, names in parts(root):
+    for caption, files in [("Start", bookcache.pages(root)[:1]), *bookcache.parts(root)]:
+        names = [posixpath.splitext(file)[0] for file in files]
         lines += ["", f"## {caption}", ""]
         for name in names:
             said = f": {question(root, name, pages[name])}".removesuffix(": ")
@@ -238,15 +239,6 @@ def write_lists(root: Path, titles: Mapping[str, str], pages: Mapping[str, str])
             f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}</urlset>\n',
             encoding="utf-8",
         )
-
-
-def parts(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """The table of contents: captions and the names of their pages."""
-    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    yield "Start", [posixpath.splitext(toc["root"])[0]]
-    for part in toc["parts"]:
-        names = [posixpath.splitext(name)[0] for name in bookcache._files(part)]
-        yield part.get("caption", "Pages"), names
 
 
 def question(root: Path, name: str, text: str) -> str:

@@ -51,7 +51,7 @@ def report(root: Path) -> int:
         done = [name for name in variations() if name in record and not record[name]["error"]]
         shifts = sum(name.startswith("seeds") for name in done)
         margins = [claim.margin for claim in claims if math.isfinite(claim.margin)]
-        title = title_of(path)
+        title = bookcache.title(path)
         current = sum(is_done(record, root, path, name) for name in done)
         others = [n for n in done if not n.startswith("seeds") and n != AS_BUILT]
         rows.append(
@@ -82,11 +82,6 @@ def standing(root: Path, path: Path) -> dict[str, Any]:
     codes = {name: digest_of_code(path, name) for name in record}
     now = {name: run for name, run in record.items() if run["code"] == codes[name]}
     return now if AS_BUILT in now else {}
-
-
-def title_of(path: Path) -> str:
-    found = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return found[1] if found else path.stem
 
 
 class Stressed:

@@ -295,7 +295,7 @@ def chosen_of(objective: Any, loss_type: str | None) -> Any:
     """The objective, the loss of RSL-RL's name, or the Gaussian KL."""
     if loss_type is None:
         return KD(losses.gaussian_kl, on="gaussian") if objective is None else objective
-    if loss_type not in THEIRS:
+    if loss_type not in list(THEIRS):  # by equality: a list has no hash
         raise ValueError(f"loss_type={loss_type!r}: RSL-RL has {' and '.join(THEIRS)}")
     if objective is not None:
         raise ValueError(
