@@ -80,7 +80,15 @@ def read_only(app: Sphinx, env: Any, docnames: list[str]) -> None:
     docnames[:] = [name for name in docnames if name in ours or name not in env.all_docs]
 
 
-def glued(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any) -> Any:
+def glued(
+    name: str,
+    rawtext: str,
+    text: str,
+    lineno: int,
+    inliner: Any,
+    options: Any = None,
+    content: Any = (),
+) -> Any:
     """A number of the execution in a translated paragraph, which is read without its cells."""
     env = inliner.document.settings.env
     try:

@@ -208,7 +208,7 @@ def number(value: Any) -> str:
     return (f"{value:,}" if isinstance(value, int) else f"{value:,.4g}").replace("-", "\u2212")
 
 
-def raw_file(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any) -> Any:
+def raw_file(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *more: Any) -> Any:
     """A link to a generated file that is put into the site after Sphinx has ended: a notebook, or
     the page's Markdown, which lies beside it."""
     title, _, target = text.rstrip(">").partition(" <")

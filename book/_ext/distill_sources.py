@@ -20,7 +20,7 @@ from sphinx.application import Sphinx
 SHOWN = {".py", ".sh", ".txt", ".toml", ".json"}
 
 
-def src(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any) -> Any:
+def src(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *more: Any) -> Any:
     env = inliner.document.settings.env
     title, _, target = text.rstrip(">").rpartition(" <")
     file, _, function = target.partition("::")
@@ -43,7 +43,7 @@ def missing(root: Path, file: str, function: str) -> str:
     return ""
 
 
-def repository(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any) -> Any:
+def repository(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *more: Any) -> Any:
     home = inliner.document.settings.env.config.distill_repository
     title, _, path = text.rstrip(">").rpartition(" <")
     title = title or path

@@ -81,15 +81,15 @@ def refresh(root: Path, page: str) -> list[str]:
     comment with the English that was translated.
     """
     path, found, wanted = catalog_of(root, page), catalog(root, page), Catalog()
-    for message in messages(english(root, page)):
-        wanted.add(message, locations=[(f"{page}.md", 0)])
+    for text in messages(english(root, page)):
+        wanted.add(text, locations=[(f"{page}.md", 0)])
     gone = set(found.obsolete)
     found.update(wanted, update_creation_date=False)
     todo = []
     for message in (m for m in found if m.id and (m.fuzzy or not m.string)):
         todo.append(f"{'changed' if message.fuzzy else 'new'}: {message.id}")
-        message.user_comments += [f"English was: {text}" for text in message.previous_id]
-    todo += [f"gone: {text}" for text in found.obsolete if text not in gone]
+        message.user_comments += [f"English was: {old}" for old in message.previous_id]
+    todo += [f"gone: {old}" for old in found.obsolete if old not in gone]
     made = io.BytesIO()
     write_po(made, found, width=0, include_lineno=False)
     if made.getvalue() != path.read_bytes():

@@ -46,7 +46,8 @@ def main() -> int:
     options = parser.parse_args()
     root = options.root.resolve()
     if options.worker:
-        return work(root, *options.worker, timeout=bookcache.config(root)["execute"]["timeout"])
+        path, target = options.worker
+        return work(root, path, target, timeout=bookcache.config(root)["execute"]["timeout"])
     paths = bookcache.chapters(root)
     if unknown := set(options.chapters) - {path.stem for path in paths}:
         raise SystemExit(f"No chapter {sorted(unknown)}; there are {[p.stem for p in paths]}.")

@@ -223,8 +223,8 @@ def quoted(argument: str, options: dict[str, str], context: Context) -> str:
         first, last = python_object(lines, name, path)
         lines = lines[first:last]
     if spec := options.get("lines"):
-        first, _, last = spec.partition("-")
-        lines = lines[int(first) - 1 : int(last or (len(lines) if "-" in spec else first))]
+        start, _, end = spec.partition("-")
+        lines = lines[int(start) - 1 : int(end or (len(lines) if "-" in spec else start))]
     for option, shift in (("start-at", 0), ("start-after", 1)):
         if mark := options.get(option):
             lines = lines[find(lines, mark, path) + shift :]

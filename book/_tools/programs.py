@@ -56,7 +56,7 @@ def write_page(
 def expand(text: str, macros: Mapping[str, str]) -> str:
     """Formulas without the macros that only the site defines."""
     for name, meaning in macros.items():
-        text = re.sub(rf"\\{name}(?![A-Za-z])", lambda _, meaning=meaning: meaning, text)
+        text = re.sub(rf"\\{name}(?![A-Za-z])", meaning.replace("\\", r"\\"), text)
     return text
 
 
@@ -80,6 +80,8 @@ def ran(notebook: Any, context: Context) -> Iterator[str]:
 
 def printed(output: Any) -> str:
     """The words of an output; glued numbers and pictures have none of their own."""
+    if output.get("name") == "stderr":  # not on the page either
+        return ""
     if output.get("output_type") == "stream":
         return bookcache.plain(output.get("text", "")).rstrip()
     data = output.get("data", {})
@@ -227,9 +229,9 @@ def write_lists(root: Path, titles: Mapping[str, str], pages: Mapping[str, str])
         names = [posixpath.splitext(file)[0] for file in files]
         lines += ["", f"## {caption}", ""]
         for name in names:
-            said = f": {question(root, name, pages[name])}".removesuffix(": ")
-            said = "" if said.endswith(f": {intro}") else said
-            lines.append(f"- [{titles[name]}]({site}{name}.md){said}")
+            about = f": {question(root, name, pages[name])}".removesuffix(": ")
+            about = "" if about.endswith(f": {intro}") else about
+            lines.append(f"- [{titles[name]}]({site}{name}.md){about}")
     (folder / "llms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     if site:
         names = [*pages, *(f"{chinese.FOLDER}/{name}" for name in chinese.pages(root))]

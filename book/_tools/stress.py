@@ -195,8 +195,9 @@ def digest_of_code(path: Path, name: str) -> str:
             lines = [line for line in cell.source.splitlines() if line[:1] not in "%!"]
             tree = bookcache.parse("\n".join(lines))
             for node in ast.walk(tree):
-                named = isinstance(node, ast.Call) and getattr(node.func, "id", "") in STATED
-                if named and name != AS_BUILT:
+                if name == AS_BUILT or not isinstance(node, ast.Call):
+                    continue
+                if getattr(node.func, "id", "") in STATED:
                     node.args = node.args[1:]
                     node.keywords = [k for k in node.keywords if k.arg not in BOUNDS]
             hashed.update(ast.dump(tree).encode())

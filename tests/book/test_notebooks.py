@@ -365,3 +365,21 @@ def test_chapters_print_no_warning(site):
                 assert "Warning" not in output["text"], f"{chapter.stem}: {output['text']}"
             # its script would come from the network
             assert not any("widget" in kind for kind in output.get("data", {})), chapter.stem
+
+
+PRINTED = 12  # lines
+
+
+@pytest.mark.site
+def test_what_a_page_prints_is_short_and_its_own(site):
+    """Not the log of a library, and no path of the machine on which it was built."""
+    import bookcache
+
+    cache = bookcache.open_cache(ROOT)
+    for chapter in bookcache.chapters(ROOT):
+        for output in bookcache.outputs(bookcache.executed(cache, chapter)[1]):
+            if output.get("name") == "stdout":
+                assert output["text"].count("\n") <= PRINTED, f"{chapter.stem}: {output['text']}"
+                assert "train_runtime" not in output["text"], chapter.stem
+    for page in (*site.rglob("*.html"), *site.rglob("*.md")):
+        assert str(ROOT) not in page.read_text(encoding="utf-8"), page
