@@ -24,6 +24,7 @@ import addresses
 import bookcache
 import browser
 import epub
+import programs
 
 NAME = "learning-from-teachers"
 HERE = Path(__file__).with_name("paper")
@@ -92,9 +93,8 @@ def write(root: Path, target: Path, names: Sequence[str]) -> list[str]:
         pages, problems = harvested(running, root, names)
         problems += epub.check(pages)
         cover = picture_of_cover(running, root)
-        parts = [
-            (caption, [n for n in own if n in names]) for caption, own in bookcache.parts(root)
-        ]
+        contents = programs.contents(root)
+        parts = [(caption, [n for n in own if n in names]) for caption, own in contents]
         book = Book(bookcache.config(root)["title"], root, pages, [p for p in parts if p[1]])
         style = epub.light((root / "_build/html/_static/pygments.css").read_text(encoding="utf-8"))
         style += text("epub.css")

@@ -225,8 +225,7 @@ def write_lists(root: Path, titles: Mapping[str, str], pages: Mapping[str, str])
     intro = said[1] if (said := SUBTITLE.search(cover)) else first_sentence(cover)
     lines += [f"> {intro}", ""] if intro else []
     lines.append("Each page is a Markdown file beside its HTML: all numbers and references in it.")
-    for caption, files in [("Start", bookcache.pages(root)[:1]), *bookcache.parts(root)]:
-        names = [posixpath.splitext(file)[0] for file in files]
+    for caption, names in contents(root):
         lines += ["", f"## {caption}", ""]
         for name in names:
             about = f": {question(root, name, pages[name])}".removesuffix(": ")
@@ -241,6 +240,12 @@ def write_lists(root: Path, titles: Mapping[str, str], pages: Mapping[str, str])
             f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}</urlset>\n',
             encoding="utf-8",
         )
+
+
+def contents(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """The cover and each part: captions, and the names of their pages."""
+    for caption, files in [("Start", bookcache.pages(root)[:1]), *bookcache.parts(root)]:
+        yield caption, [posixpath.splitext(file)[0] for file in files]
 
 
 def question(root: Path, name: str, text: str) -> str:
