@@ -152,7 +152,7 @@ def five_seeds() -> Result:
 
 
 def main() -> int:
-    from . import parts, policies, policies_rsl_rl, policy_returns, vocabulary
+    from . import parts, policies, policies_rsl_rl, policy_returns, steps, vocabulary
 
     torch.set_num_threads(1)
     wanted = sys.argv[1:]
@@ -172,14 +172,16 @@ def main() -> int:
         *policy_returns.ALL,
         *policies_rsl_rl.ALL,
         *vocabulary.ALL,
+        *steps.ALL,
     ):
         if wanted and not any(part in job.__name__ for part in wanted):
             continue
         if job is against_torchdistill and importlib.util.find_spec("torchdistill") is None:
             print("torchdistill is not installed: pip install --no-deps torchdistill", flush=True)
             continue
-        results.append(job())
-        print(results[-1].line(), flush=True)
+        if (result := job()) is not None:
+            results.append(result)
+            print(result.line(), flush=True)
     write(results)
     return 0
 

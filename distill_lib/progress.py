@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -20,4 +21,7 @@ def quiet() -> bool:
 
 def bar(items: Iterable[T], what: str, total: int | None, show: bool = True) -> tqdm[T]:
     """The items, with a bar that appears after two seconds."""
-    return tqdm(items, desc=what, total=total, delay=2, leave=False, disable=not show or quiet())
+    off = not show or quiet()
+    # notebooks show what goes to stderr as an error, on red
+    file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    return tqdm(items, what, total, delay=2, leave=False, disable=off, file=file)

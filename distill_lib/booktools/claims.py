@@ -189,10 +189,11 @@ def _check_text(text: str) -> None:
 
 
 class _Numbers(string.Formatter):
-    """Typographic minus signs, also in exponents."""
+    """Typographic minus signs, also in exponents; nought has none."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        text = format(value, format_spec)
+        nought = format_spec.endswith("e") and value == 0
+        text = "0" if nought else format(value, format_spec)
         return text if isinstance(value, str) else text.replace("-", "\u2212")
 
 

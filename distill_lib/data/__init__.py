@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from distill_lib.arguments import checked
-from distill_lib.data import digits, fashion, hub, snippets
+from distill_lib.data import cifar, digits, fashion, hub, snippets
 from distill_lib.data.augment import flip_and_shift
 from distill_lib.data.dataset import Batches, DataError, Dataset
 from distill_lib.data.rewriting import neighbors, rewrite
@@ -45,6 +45,7 @@ def __dir__() -> list[str]:
 
 _IMAGES = {"digits": digits.load, "fashion_mnist": fashion.load}
 _SPLITS = {
+    **dict.fromkeys(cifar.SETS, ("train", "test")),
     "digits": ("train", "test"),
     "fashion_mnist": ("train", "test"),
     "sst2": ("train", "test"),
@@ -60,7 +61,9 @@ def names() -> list[str]:
 
 @overload
 def load(
-    name: Literal["digits", "fashion_mnist"], split: str = ..., root: str | Path | None = ...
+    name: Literal["digits", "fashion_mnist", "cifar10", "cifar100"],
+    split: str = ...,
+    root: str | Path | None = ...,
 ) -> Dataset: ...
 
 
@@ -84,13 +87,13 @@ def load(name: str, split: str = "train", root: str | Path | None = None) -> Any
     the user's cache), and fetched where they are missing: ``fashion_mnist`` is Debian's package
     ``dataset-fashion-mnist`` (no root rights are needed) or the Hugging Face hub's; the rated texts
     ``movie_reviews``, ``tweets``, ``amazon_reviews`` and ``editorials`` are in the package
-    ``vaderSentiment``, which pip downloads; ``sst2`` is the hub's. ``digits`` comes with
-    scikit-learn.
+    ``vaderSentiment``, which pip downloads; ``sst2`` is the hub's; ``cifar10`` and ``cifar100`` are
+    their authors' binary files. ``digits`` comes with scikit-learn.
 
     A file is compared with the SHA-256 of the published one before it is used, an archive also
-    before it is unpacked. None may unpack to more than 256 MiB, a file of images to more than
+    before it is unpacked. None may unpack to more than 256 MiB, a file of garments to more than
     47 MB, the hub's table of them to more than 128 MiB; reading takes at most three times as much
-    memory.
+    memory, and what is returned comes on top: the 50,000 photographs of CIFAR are 614 MB.
 
     Args:
         name: One of :func:`names`.
@@ -110,6 +113,8 @@ def load(name: str, split: str = "train", root: str | Path | None = None) -> Any
     if split not in _SPLITS[name]:
         have = " and ".join(_SPLITS[name])
         raise ValueError(f"no split {split!r} of {name}; there are {have}")
+    if name in cifar.SETS:
+        return cifar.load(name, split, root)
     if name in _IMAGES:
         return _IMAGES[name](split, root)
     return hub.sst2(split) if name == "sst2" else snippets.load(name, split, root)

@@ -91,13 +91,29 @@ def card(name: str) -> dict[str, Any]:
 
 
 @checked
-def load_teacher(name: str) -> nn.Module:
-    """A shipped teacher in eval mode, after its weights were checked against its card.
+def load_teacher(name: str, source: str = "zoo") -> nn.Module:
+    """A teacher in eval mode, after its weights were checked.
+
+    Args:
+        name: One of :func:`names`; or, of torchvision, a classifier of ImageNet such as
+            ``"resnet50"``.
+        source: ``"zoo"``, whose teachers are shipped and have cards; or ``"torchvision"``, whose
+            newest weights are fetched into torch's own cache, compared with the SHA-256 in their
+            name, and read as tensors, so that nothing in the file runs. It needs torchvision, and
+            a network the first time.
 
     Raises:
         KeyError: There is no such teacher.
-        CheckpointError: The weights are missing, or are not those that the card describes.
+        ValueError: The source is another.
+        ModuleNotFoundError: torchvision is not installed, or is built for another torch.
+        CheckpointError: The weights cannot be had, or are not those that were published.
     """
+    if source not in ("zoo", "torchvision"):
+        raise ValueError(f"source expected 'zoo' or 'torchvision', got {source!r}")
+    if source == "torchvision":
+        from distill_lib.zoo import published
+
+        return published.load(name)
     from safetensors.torch import load
 
     known = card(name)
