@@ -20,6 +20,7 @@ from .acting import act, ask, asking, check_actions, size_of
 from .answers import Answers, rows_at
 from .environments import Stage, seed_to_learn
 from .evaluation import group
+from .priorities import weights_of_states
 
 __all__ = ["Rollouts"]
 
@@ -66,9 +67,12 @@ class Rollouts:
         student_noise: Of the student at the wheel.
         labels: At most so many states a round are labeled and kept (of each student), drawn at
             random from all that were visited.
-        priority: From the episodes' ``return``, ``length`` and ``round`` [E] to positive weights
-            [E]: states of heavy episodes are drawn more often, and ``weight`` in the batch corrects
-            for it.
+        priority: Draws some states more often than others: a function from what was played to
+            positive weights, either [E], of the episodes by their ``return``, ``length`` and
+            ``round`` [E], or [N], of the states by their ``inputs``, ``episode``, ``owner``, and
+            the teacher's answers, ``answer/logits`` and so on [N, …]. It is asked once a round.
+        correction: Exponent κ of the batch's ``weight`` :math:`(N p_i)^{-κ}`, which corrects for
+            drawing state i with probability :math:`p_i`: wholly at 1, not at all at 0.
         augment: ``augment(inputs, generator)``: changed states; the teacher is asked anew about
             them.
         seeds: Without a student, give so many stacked students a batch each from the same states.
@@ -93,6 +97,7 @@ class Rollouts:
     labels: int | None
     max_steps: int | None
     position: int
+    correction: float
     priority: Any
     round: int
     rounds: int
@@ -118,6 +123,7 @@ class Rollouts:
         student_noise: float = 0.0,
         labels: int | None = None,
         priority: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
+        correction: float = 1.0,
         augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         seeds: int | None = None,
         max_steps: int | None = None,
@@ -130,6 +136,8 @@ class Rollouts:
             if number is not None and number < 1:
                 raise ValueError(f"{name} is at least 1, got {number}")
         check_counts(0, seed=seed)
+        if not 0 <= correction <= 1:
+            raise ValueError(f"correction is from 0 to 1, got {correction}")
         self.beta: Schedule = as_schedule(beta)
         shares = [self.beta(r / max(rounds - 1, 1)) for r in range(rounds)]
         if not all(0 <= share <= 1 for share in shares):
@@ -145,6 +153,7 @@ class Rollouts:
         several = isinstance(noise, Collection) and not isinstance(noise, Tensor)
         self.noise: list[float] = [float(n) for n in noise] if several else [float(noise)]  # type: ignore[union-attr, arg-type]
         self.student_noise, self.priority, self.augment = student_noise, priority, augment
+        self.correction = correction
         self.students: int | None = size_of(student) if student is not None else None
         self.rows: int | None = self.students or seeds  # how many students a batch is for
         self.seed = seed
@@ -153,6 +162,7 @@ class Rollouts:
         self.round, self.position = 0, updates
         self.buffer: dict[str, Tensor] = {}
         self.owned: dict[int, Tensor] = {}
+        self.heavy: Tensor = torch.zeros(0)
         self.played: dict[str, Tensor] = {}
         self.log: list[dict[str, float]] = []
         self.labeled: int = 0
@@ -201,16 +211,12 @@ class Rollouts:
         if self.priority is None:
             at = torch.randint(len(mine), (self.batch_size,), generator=self.generator)
             return at if len(mine) == len(self.buffer["owner"]) else mine[at], None
-        heavy = torch.as_tensor(self.priority(self.played)).double()
-        if heavy.shape != self.played["return"].shape or not bool((heavy > 0).all()):
-            raise ValueError(
-                f"priority gives a positive weight to each of {len(self.played['return'])} "
-                f"episodes, got {list(heavy.shape)}, the least {heavy.min().item():g}"
-            )
-        p = heavy[self.buffer["episode"][mine]]
+        if not len(self.heavy):
+            self.heavy = weights_of_states(self.priority, self.buffer, self.played)
+        p = self.heavy[mine]
         p = p / p.sum()
         at = torch.multinomial(p, self.batch_size, replacement=True, generator=self.generator)
-        return mine[at], (1 / (len(mine) * p[at])).float()
+        return mine[at], ((len(mine) * p[at]) ** -self.correction).float()
 
     # ---- playing ----
 
@@ -234,7 +240,7 @@ class Rollouts:
             kept = old["round"] > self.round - self.keep
             old = {k: v[kept] for k, v in old.items()}
         self.buffer = {k: torch.cat([old[k], v]) for k, v in found.items()} if old else found
-        self.owned = {}
+        self.owned, self.heavy = {}, torch.zeros(0)
         self.round += 1
 
     def _play(self, beta: float) -> dict[str, Tensor]:
@@ -332,7 +338,7 @@ class Rollouts:
         """All that is needed to go on exactly here."""
         return {"round": self.round, "position": self.position, "buffer": self.buffer,
                 "played": self.played, "log": self.log, "labeled": self.labeled,
-                "generator": self.generator.get_state()}  # fmt: skip
+                "heavy": self.heavy, "generator": self.generator.get_state()}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another left off."""
@@ -340,4 +346,5 @@ class Rollouts:
         self.buffer, self.played = dict(state["buffer"]), dict(state["played"])
         self.labeled = state.get("labeled", len(self.buffer.get("owner", ())))
         self.log, self.owned = list(state["log"]), {}
+        self.heavy = state.get("heavy", torch.zeros(0))
         self.generator.set_state(state["generator"])

@@ -8,6 +8,8 @@ from typing import Any
 import gymnasium as gym
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from worlds import Always, Line
 
@@ -163,6 +165,55 @@ def test_heavy_episodes_are_drawn_more_often_and_the_weights_correct_for_it() ->
     assert (start.mean() - plain).abs() > 0.012
 
 
+@given(
+    weights=st.lists(st.floats(1e-3, 1e3), min_size=40, max_size=40),
+    correction=st.floats(0, 1),
+)
+def test_a_state_is_drawn_by_its_weight_and_corrected_by_a_power_of_it(
+    weights: list[float], correction: float
+) -> None:
+    def heavy(played: Any) -> Tensor:
+        return torch.tensor(weights)[: len(played["owner"])]
+
+    found = rollouts(priority=heavy, correction=correction, batch_size=50)
+    batch = next(iter(found))
+    p = heavy(found.buffer).double()
+    assert len(p) == len(column(found, "owner")) <= 40
+    wanted = (len(p) * (p / p.sum())[batch["index"]]) ** -correction
+    torch.testing.assert_close(batch["weight"], wanted.float())
+
+
+def test_the_weight_of_a_state_may_come_from_the_teachers_answer() -> None:
+    """The heaviest state of twenty is nearly all that is drawn."""
+
+    def sure(played: Any) -> Tensor:
+        certain = played["answer/logits"].softmax(-1).amax(-1)
+        return (certain == certain.max()).double() + 1e-9
+
+    found = rollouts(priority=sure, batch_size=200)
+    logits = next(iter(found)) and found.buffer["answer/logits"]
+    certain = logits.softmax(-1).amax(-1)
+    drawn = certain[found.draw()["index"]]
+    assert torch.equal(drawn, certain.max().expand(200))
+
+
+def test_priority_is_asked_once_a_round_and_kept_in_a_checkpoint() -> None:
+    asked = []
+
+    def falling(played: Any) -> Tensor:
+        asked.append(len(played["owner"]))
+        return torch.rand(len(played["owner"])) + 0.1
+
+    found = rollouts(priority=falling, rounds=2, updates=5)
+    for _ in range(2):
+        list(found)
+    assert len(asked) == 2 and asked[0] < asked[1]
+    other = rollouts(priority=falling, rounds=2, updates=5)
+    other.load_state_dict(found.state_dict())
+    assert torch.equal(other.draw()["index"], found.draw()["index"])
+    assert len(asked) == 2
+
+
 def test_the_weights_reach_the_loss() -> None:
     found = rollouts(priority=lambda e: e["length"] + torch.tensor([0.0, 3.0, 30.0]))
     batch = next(iter(found))
@@ -269,8 +320,11 @@ def test_numbers_out_of_range_are_named() -> None:
         rollouts(linear(1, 0), rounds=3)
     with pytest.raises(ValueError, match="nothing was played yet"):
         rollouts().draw()
-    with pytest.raises(ValueError, match="priority gives a positive weight to each of 3 episodes"):
-        next(iter(rollouts(priority=lambda e: torch.zeros(3))))
+    for bad in (torch.zeros(3), torch.ones(2), torch.ones(3, 1), torch.full((3,), torch.inf)):
+        with pytest.raises(ValueError, match="priority gives a positive weight to each of 3 ep"):
+            next(iter(rollouts(priority=lambda e, bad=bad: bad)))
+    with pytest.raises(ValueError, match="correction is from 0 to 1, got 2"):
+        rollouts(correction=2.0)
     with pytest.raises(ValueError, match="the teacher sees a group of its own"):
         env = lambda: rl.Privileged(Line(3), keep=[0])  # noqa: E731
         next(iter(rl.Rollouts(env, zoo.Policy(2, 2), augment=lambda x, g: x)))
