@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from distill_lib.checkpoints import CheckpointError
+from distill_lib.checkpoints.files import torch_load
 from distill_lib.extras import missing
 from distill_lib.progress import quiet
 
@@ -42,7 +43,7 @@ def load(name: str) -> nn.Module:
     weights = models.get_model_weights(name).DEFAULT
     path = _file(weights.url)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch_load(path)
     except Exception as error:  # many kinds, by what is broken
         raise CheckpointError(f"{path} cannot be read ({type(error).__name__})") from error
     model = models.get_model(name, weights=None, num_classes=len(weights.meta["categories"]))

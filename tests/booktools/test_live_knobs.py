@@ -229,7 +229,7 @@ def test_the_chapters_say_what_the_figures_are_made_of() -> None:
         ("small/pruning", "sparsity", "removes the smallest weights of one layer."),
         ("foundations/when_the_teacher_is_wrong", "mixture", f"{mixture.TAUGHT} correct ones."),
         ("foundations/when_the_teacher_is_wrong", "mixture", "one label in five is wrong"),
-        ("foundations/what_teaching_costs", "budget", "its answers to the bill."),
+        ("foundations/what_teaching_costs", "budget", "its answers are added to the bill."),
         ("foundations/temperature_and_kl", "step", "a student of 15 weights, $T = 2$"),
     ):
         before, _ = (

@@ -138,6 +138,7 @@ KNOWN = {
     "compress/export.py load_exported": "program",
     "compress/packing.py load_packed": "packed",
     "data/__init__.py load": OURS,
+    "data/cifar.py _members": SUM,
     "data/fashion.py _read": "gz",
     "data/hub.py sst2": "parquet, texts",
     "data/packages.py _content": "wheel; sdist",
@@ -165,6 +166,8 @@ KNOWN = {
     "zoo/__init__.py card": OURS,
     "zoo/__init__.py load_teacher": SUM,
     "zoo/minilm.py minilm": SUM,
+    "zoo/published.py _file": SUM,
+    "zoo/published.py load": CHECKPOINTS,
     "zoo/minilm.py minilm_tokenizer": SUM,
 }
 
