@@ -45,9 +45,13 @@ def kd_epoch() -> Result:
     )
 
 
-def against_torchdistill() -> Result:
+def against_torchdistill() -> Result | None:
     """Our loop against torchdistill's box, each with the batches of its library."""
     from . import loops, setting
+
+    if importlib.util.find_spec("torchdistill") is None:
+        print("torchdistill is not installed: pip install --no-deps torchdistill", flush=True)
+        return None
 
     (run, a), (box, b) = loops.ours(loaded=False), loops.torchdistill_box()
     run(), box()
@@ -175,9 +179,6 @@ def main() -> int:
         *steps.ALL,
     ):
         if wanted and not any(part in job.__name__ for part in wanted):
-            continue
-        if job is against_torchdistill and importlib.util.find_spec("torchdistill") is None:
-            print("torchdistill is not installed: pip install --no-deps torchdistill", flush=True)
             continue
         if (result := job()) is not None:
             results.append(result)

@@ -189,7 +189,7 @@ def _check_text(text: str) -> None:
 
 
 class _Numbers(string.Formatter):
-    """Typographic minus signs, also in exponents; nought has none."""
+    """Typographic minus signs, also in exponents; nought has no exponent."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         nought = format_spec.endswith("e") and value == 0

@@ -105,7 +105,7 @@ def load_teacher(name: str, source: str = "zoo") -> nn.Module:
     Raises:
         KeyError: There is no such teacher.
         ValueError: The source is another.
-        ModuleNotFoundError: torchvision is not installed, or is built for another torch.
+        ImportError: torchvision is not installed, or is built for another torch.
         CheckpointError: The weights cannot be had, or are not those that were published.
     """
     if source not in ("zoo", "torchvision"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import importlib
 import re
 from pathlib import Path
@@ -12,10 +10,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from distill_lib.checkpoints import CheckpointError
-from distill_lib.checkpoints.files import torch_load
+from distill_lib.checkpoints import CheckpointError, load_checkpoint
+from distill_lib.checkpoints.files import sha256
 from distill_lib.extras import missing
 from distill_lib.progress import quiet
+from distill_lib.signals import suggest
 
 __all__ = ["load"]
 
@@ -28,24 +27,23 @@ def load(name: str) -> nn.Module:
 
     Raises:
         KeyError: torchvision has no such classifier.
-        ModuleNotFoundError: torchvision is not installed, or for another torch.
+        ImportError: torchvision is not installed, or is built for another torch.
         CheckpointError: The weights cannot be had, or are not the published ones.
     """
     try:
         models: Any = importlib.import_module("torchvision.models")
-    except (ImportError, RuntimeError) as error:  # built for another torch, it lacks operators
+    except ImportError as error:
         raise missing("load_teacher(…, source='torchvision')", "torchvision") from error
+    except RuntimeError as error:  # it lacks its operators
+        raise ImportError(
+            f"torchvision does not load beside torch {torch.__version__} ({error}): install the "
+            "build of it that belongs to this torch"
+        ) from error
     known = [one for one in models.list_models(module=models) if one not in ODD]
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise KeyError(f"torchvision has no classifier {name!r} for this.{guess}")
+        raise KeyError(f"torchvision has no classifier {name!r} for this.{suggest(name, known)}")
     weights = models.get_model_weights(name).DEFAULT
-    path = _file(weights.url)
-    try:
-        state = torch_load(path)
-    except Exception as error:  # many kinds, by what is broken
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__})") from error
+    state = load_checkpoint(_file(weights.url)).tensors
     model = models.get_model(name, weights=None, num_classes=len(weights.meta["categories"]))
     model.load_state_dict(state)
     return cast(nn.Module, model.eval())
@@ -64,8 +62,7 @@ def _file(url: str) -> Path:
                 f"{path.name} cannot be had ({error}). With a network it is at {url}; in "
                 f"{path.parent} it is found without one."
             ) from error
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256(path)
     if not found.startswith(digits):
         raise CheckpointError(
             f"{path} is not the published file: its SHA-256 begins with {found[: len(digits)]}. "

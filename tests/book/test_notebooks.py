@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import bookcache
 import nbformat
@@ -354,17 +355,21 @@ def test_every_notebook_is_plain(site):
                 assert not re.search(r"\{[\w:-]+\}`|^(:::|`{3,}\{)", cell.source, re.MULTILINE)
 
 
-@pytest.mark.site
-def test_chapters_print_no_warning(site):
-    import bookcache
-
+def executed() -> Iterator[tuple[str, Any]]:
+    """Every output of every page, with the page's name."""
     cache = bookcache.open_cache(ROOT)
     for chapter in bookcache.chapters(ROOT):
         for output in bookcache.outputs(bookcache.executed(cache, chapter)[1]):
-            if output.get("name") == "stderr":
-                assert "Warning" not in output["text"], f"{chapter.stem}: {output['text']}"
-            # its script would come from the network
-            assert not any("widget" in kind for kind in output.get("data", {})), chapter.stem
+            yield chapter.stem, output
+
+
+@pytest.mark.site
+def test_chapters_print_no_warning(site):
+    for name, output in executed():
+        if output.get("name") == "stderr":
+            assert "Warning" not in output["text"], f"{name}: {output['text']}"
+        # its script would come from the network
+        assert not any("widget" in kind for kind in output.get("data", {})), name
 
 
 PRINTED = 12  # lines
@@ -373,13 +378,9 @@ PRINTED = 12  # lines
 @pytest.mark.site
 def test_what_a_page_prints_is_short_and_its_own(site):
     """Not the log of a library, and no path of the machine on which it was built."""
-    import bookcache
-
-    cache = bookcache.open_cache(ROOT)
-    for chapter in bookcache.chapters(ROOT):
-        for output in bookcache.outputs(bookcache.executed(cache, chapter)[1]):
-            if output.get("name") == "stdout":
-                assert output["text"].count("\n") <= PRINTED, f"{chapter.stem}: {output['text']}"
-                assert "train_runtime" not in output["text"], chapter.stem
+    for name, output in executed():
+        if output.get("name") == "stdout":
+            assert output["text"].count("\n") <= PRINTED, f"{name}: {output['text']}"
+            assert "train_runtime" not in output["text"], name
     for page in (*site.rglob("*.html"), *site.rglob("*.md")):
         assert str(ROOT) not in page.read_text(encoding="utf-8"), page

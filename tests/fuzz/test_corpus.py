@@ -166,8 +166,6 @@ KNOWN = {
     "zoo/__init__.py card": OURS,
     "zoo/__init__.py load_teacher": SUM,
     "zoo/minilm.py minilm": SUM,
-    "zoo/published.py _file": SUM,
-    "zoo/published.py load": CHECKPOINTS,
     "zoo/minilm.py minilm_tokenizer": SUM,
 }
 

@@ -191,9 +191,9 @@ def test_the_weight_of_a_state_may_come_from_the_teachers_answer() -> None:
         return (certain == certain.max()).double() + 1e-9
 
     found = rollouts(priority=sure, batch_size=200)
-    logits = next(iter(found)) and found.buffer["answer/logits"]
-    certain = logits.softmax(-1).amax(-1)
-    drawn = certain[found.draw()["index"]]
+    batch = next(iter(found))
+    certain = found.buffer["answer/logits"].softmax(-1).amax(-1)
+    drawn = certain[batch["index"]]
     assert torch.equal(drawn, certain.max().expand(200))
 
 

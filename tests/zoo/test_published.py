@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import sys
 import types
@@ -14,6 +15,10 @@ from torch import nn
 
 from distill_lib import zoo
 from distill_lib.checkpoints import CheckpointError
+
+
+def for_another_torch(name: str) -> None:
+    raise RuntimeError("operator torchvision::nms does not exist")
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def test_a_file_that_would_run_code_is_refused_even_with_the_right_sum(published
     content = io.BytesIO()
     torch.save({"weight": Runs()}, content)
     publish(content.getvalue())
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="could run code, and are not read"):
         zoo.load_teacher("resnet50", source="torchvision")
     assert not mark.exists()
 
@@ -98,6 +103,10 @@ def test_what_is_not_there_is_said_with_the_way_out(published, monkeypatch):
         zoo.load_teacher("resnet50", source="torchvision")
     with pytest.raises(ValueError, match="source"):
         zoo.load_teacher("resnet50", source="elsewhere")
+    monkeypatch.setattr(importlib, "import_module", for_another_torch)
+    with pytest.raises(ImportError, match="install the build of it that belongs to this torch"):
+        zoo.load_teacher("resnet50", source="torchvision")
+    monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     with pytest.raises(ModuleNotFoundError, match="pip install torchvision"):
         zoo.load_teacher("resnet50", source="torchvision")
