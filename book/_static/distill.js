@@ -31,7 +31,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const reach = () => {
     // A formula in a line that is wider than its line gets a scroller of its own.
     all(".bd-article mjx-container:not([display])").forEach((formula) => {
-      formula.classList.remove("dl-wide");
+      formula.classList.remove("dl-wide", "dl-more");
       const line = formula.parentElement.closest("p, li, td, th, dd, dt, figcaption, div");
       if (formula.getBoundingClientRect().width > line.clientWidth) {
         formula.classList.add("dl-wide");

@@ -53,6 +53,16 @@ def test_no_formula_is_cut_on_a_phone(phone):
     assert phone.evaluate(CUT) == 0
 
 
+def test_a_formula_that_fits_again_does_not_fade(page, site):
+    """A narrow window gives it a scroller with a fading edge; a wide one takes both away."""
+    faded = ".bd-article mjx-container.dl-more:not([display])"
+    visit(page, site, "chapters/foundations/what_teaching_costs")
+    page.set_viewport_size({"width": 100, "height": 900})
+    page.wait_for_function(f"document.querySelectorAll('{faded}').length > 5")
+    page.set_viewport_size(WIDE)
+    page.wait_for_function(f"document.querySelectorAll('{faded}').length === 0")
+
+
 def test_no_formula_of_the_proofs_is_cut_on_a_phone(page, site):
     page.set_viewport_size(PHONE)
     visit(page, site, "book/proofs")
