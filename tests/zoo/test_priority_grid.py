@@ -1,4 +1,4 @@
-"""The stored grid of priorities: whole, at equal budgets, with one seed's students in each way."""
+"""The stored grid of priorities: whole, at equal budgets, with the same students in each way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def test_each_budget_has_all_ways_and_twenty_students():
     found = defaultdict(list)
     for row in ROWS:
         if row["part"] == "lander":
-            found[row["labels"], row["batches"]].append(row["way"])
+            found[row["power"], row["labels"], row["batches"]].append(row["way"])
             assert len(row["return"]) == 20
-    assert sorted(found) == [(180, 300), (400, 240), (1200, 400)]
+    budgets = [(180, 300), (400, 240), (1200, 400)]
+    assert sorted(found) == [(power, *budget) for power in (1, 2) for budget in budgets]
     assert all(ways == WAYS for ways in found.values())
