@@ -18,6 +18,7 @@ import distill_cells
 import distill_challenge
 import distill_chinese
 import distill_directives
+import distill_light
 import distill_marks
 import distill_previews
 import distill_reading
@@ -109,6 +110,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     distill_chinese.setup(app)
     distill_sources.setup(app)
     distill_site.setup(app)
+    distill_light.setup(app)
     distill_reading.setup(app)
     distill_previews.setup(app)
     distill_students.setup(app)

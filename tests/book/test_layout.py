@@ -128,24 +128,6 @@ def test_a_page_is_not_heavy(wide):
     assert sum(Path(f).stat().st_size for f in wide.asked if Path(f).is_file()) < WEIGHT
 
 
-@follows
-def test_a_printed_page_has_its_answers_and_its_number(page, site, name, tmp_path):
-    visit(page, site, name)
-    answers = page.locator(".bd-article details", has_text="Answer").count()
-    page.emulate_media(media="print")
-    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    assert len(page.evaluate(SEEN, ".bd-article details > :not(summary)")) >= answers > 0
-    assert page.locator(".bd-article h1 .section-number").is_visible()
-    assert not page.locator("#jb-print-docs-body").is_visible()
-    # code goes to the next sheet as a whole: nothing of its box is left behind
-    whole = "all => all.every((e) => getComputedStyle(e).breakInside === 'avoid')"
-    assert page.eval_on_selector_all(".bd-article .cell_input", whole)
-    divisible = "all => all.every((e) => getComputedStyle(e).overflowX === 'visible')"
-    assert page.eval_on_selector_all(".bd-article pre, .bd-article .cell_output", divisible)
-    sheets = page.pdf(path=str(tmp_path / "page.pdf"))
-    assert sheets.count(b"/Type /Page\n") + sheets.count(b"/Type /Page ") > 5
-
-
 def test_films_start_together(wide):
     for films in wide.locator(".dl-films").all():
         films.locator("button").click()
@@ -168,6 +150,23 @@ def test_nothing_jumps_while_a_page_loads(wide):
 
 def test_nothing_jumps_while_a_page_loads_on_a_phone(phone):
     assert settled(phone) < 0.1
+
+
+def test_a_printed_page_has_its_answers_and_its_number(wide, tmp_path):
+    """The last of those who look at the wide page: it changes it."""
+    answers = wide.locator(".bd-article details", has_text="Answer").count()
+    wide.emulate_media(media="print")
+    wide.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert len(wide.evaluate(SEEN, ".bd-article details > :not(summary)")) >= answers > 0
+    assert wide.locator(".bd-article h1 .section-number").is_visible()
+    assert not wide.locator("#jb-print-docs-body").is_visible()
+    # code goes to the next sheet as a whole: nothing of its box is left behind
+    whole = "all => all.every((e) => getComputedStyle(e).breakInside === 'avoid')"
+    assert wide.eval_on_selector_all(".bd-article .cell_input", whole)
+    divisible = "all => all.every((e) => getComputedStyle(e).overflowX === 'visible')"
+    assert wide.eval_on_selector_all(".bd-article pre, .bd-article .cell_output", divisible)
+    sheets = wide.pdf(path=str(tmp_path / "wide.pdf"))
+    assert sheets.count(b"/Type /Page\n") + sheets.count(b"/Type /Page ") > 5
 
 
 @follows
