@@ -105,7 +105,7 @@ class HintedWalks:
         """Starts and goals [..., 4] as digits, of prompts [..., 15 or more]."""
         found = prompts[..., 9:13].clone()
         letter = found[..., 2] - 23
-        known = self.meaning[letter.clamp_min(0)]
+        known = self.meaning.to(prompts.device)[letter.clamp_min(0)]
         found[..., 2] = torch.where(letter >= 0, known, found[..., 2])
         return found
 
@@ -135,7 +135,7 @@ class HintedWalks:
         self, walk: Tensor, kind: str, order: str, generator: torch.Generator | None = None
     ) -> Tensor:
         """The eight tokens of a hint [..., 8]."""
-        hint = torch.full((*walk.shape[:-1], 8), KINDS["none"])
+        hint = torch.full((*walk.shape[:-1], 8), KINDS["none"], device=walk.device)
         if kind == "fact":
             hint[..., 0] = walk[..., 2]
         elif kind != "none":

@@ -60,8 +60,9 @@ def device() -> str:
 def env_report(minutes: float | None = None, seed: int = 0) -> None:
     """Print versions, device and profile, fix the seeds, and set the threads of a chapter.
 
-    On the CPU the chapters run on one thread: the nets are small enough that more threads cost
-    more than they bring, and two chapters can then run side by side. Every seed that is set
+    Chapters run on CUDA where there is a device, else on the CPU, and on no other accelerator. On
+    the CPU they use one thread: the nets are small enough that more threads cost more than they
+    bring, and two chapters can then run side by side. Every seed that is set
     afterwards passes through one place, where it can be shifted
     (:func:`~distill_lib.booktools.seeds.shift_seeds`).
 
@@ -83,6 +84,8 @@ def env_report(minutes: float | None = None, seed: int = 0) -> None:
     shift = shift_seeds()
     where = device()
     if where == "cpu":
+        # a Mac's MPS, say, has no float64, and is no device on which the chapters were tried
+        os.environ.setdefault("ACCELERATE_USE_CPU", "1")
         torch.set_num_threads(int(os.environ.get(THREADS, "1")))
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -89,6 +89,7 @@ class Walks:
         check_between(0, 1, noise=noise)
         if style not in STYLES:
             raise ValueError(f"style is one of {', '.join(STYLES)}, got {style!r}")
+        home, prompts = prompts.device, prompts.cpu()  # where the generator is
         at, goal = prompts[..., :2].clone(), prompts[..., 2:4]
         shape = at.shape[:-1]
         moves, chance = [], []
@@ -107,7 +108,7 @@ class Walks:
             at = at + F.one_hot(axis, 2) * (sign * go).unsqueeze(-1)
             moves.append(torch.where(go, self.left + axis * 2 + (sign > 0).long(), self.stop))
             chance.append(lost)
-        return torch.stack(moves, -1), torch.stack(chance, -1)
+        return torch.stack(moves, -1).to(home), torch.stack(chance, -1).to(home)
 
     def score(self, ids: Tensor) -> Tensor:
         """1 where a text [..., 5 + moves] stops on its goal, else 0: [...] float."""

@@ -82,7 +82,8 @@ def distill(
     processes all call it, and the numbers of the first count.
 
     Args:
-        student: The model to train, in place.
+        student: The model to train, in place. It is brought to the accelerator's device, and in the
+            end to where it was, as is the teacher: put it on the GPU yourself to have it stay.
         teacher: A teacher; a module becomes a :class:`distill_lib.Teacher`; None where no term
             asks. It may share frozen weights with the student. A quantized one, one spread by a
             device map, and one that is already on an accelerator stay where they are.

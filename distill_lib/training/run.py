@@ -40,6 +40,7 @@ from .before import (
 )
 from .history import History
 from .lesson import Lesson, allow_unused
+from .places import bring, home_of, settle_state
 from .processes import Streams, from_first
 from .rates import Rate, Rates, Settings, make_optimizer
 from .sharded import ready, reshard
@@ -111,6 +112,8 @@ class Run:
         )
         self.undo.callback(set_modes, self.modes)
         self._settle_teacher(device)
+        if isinstance(optimizer, TorchOptimizer):
+            self.undo.callback(settle_state, optimizer)
         self.undo.callback(tell(self.student, self.objective.reads("student")))
         layers = layers_among(self.student, self.objective.reads("student"))
         view = capture(self.student, *layers) if layers else self.student
@@ -118,14 +121,14 @@ class Run:
             self.undo.callback(view.release)
         self.view: nn.Module = view
         if not self.sharded:
-            view.to(device)
-            self.objective.to(device)
+            bring(self.undo, device, home_of([self.student]), view, self.objective)
         self.params = [
             p for m in (self.student, self.objective) for p in m.parameters() if p.requires_grad
         ]
         self.clip_norm = clip_norm
         optimizer = make_optimizer(optimizer, self.params)
         check_optimizer(optimizer)
+        settle_state(optimizer)
         self.settings: Settings = Settings(optimizer)
         self.rates = Rates(optimizer, lr)
         self.undo.callback(self.rates.undo)
@@ -156,7 +159,7 @@ class Run:
         # one that the user put on an accelerator stays on it; an average follows the student
         follows = hasattr(self.teacher, "update") or places <= {"cpu", "meta"}
         if hasattr(self.teacher, "to") and follows:
-            self.teacher.to(device)
+            bring(self.undo, device, home_of(models), self.teacher)
         if hasattr(self.teacher, "reveal"):
             undo = self.teacher.reveal(self.objective.reads("teacher"))
             if callable(undo):

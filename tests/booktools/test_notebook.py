@@ -166,10 +166,20 @@ def test_the_report_in_a_notebook_has_a_record(notebook):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without CUDA does")
-def test_without_cuda_one_thread_is_used():
+def test_without_cuda_one_thread_of_the_cpu_is_used(monkeypatch):
+    """And no other accelerator, such as a Mac's, which Accelerate would choose by itself."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    for asked in ("is_available", "is_built"):
+        monkeypatch.setattr(torch.backends.mps, asked, lambda: True)
+    AcceleratorState._reset_state(reset_partial_state=True)
     env_report()
     assert device() == "cpu"
     assert torch.get_num_threads() == 1
+    assert Accelerator().device == torch.device("cpu")
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_minutes_are_positive():

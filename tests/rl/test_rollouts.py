@@ -351,7 +351,7 @@ def test_policies_for_other_spaces_are_refused() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_student_on_the_gpu_learns_from_environments_on_the_cpu() -> None:
     torch.manual_seed(0)
-    student = Stacked([zoo.Policy(4, 2, (16,)) for _ in range(2)], ndim=2)
+    student = Stacked([zoo.Policy(4, 2, (16,)) for _ in range(2)], ndim=2).cuda()
     teacher = zoo.load_teacher("cartpole_ppo")
     found = rl.Rollouts("CartPole-v1", teacher, student, beta=linear(1, 0), rounds=2, episodes=2,
                         updates=300, batch_size=64)  # fmt: skip
