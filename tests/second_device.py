@@ -198,6 +198,8 @@ def install() -> None:
     torch.tensor, torch.as_tensor = made(torch.tensor), made(torch.as_tensor)
     torch.autograd.backward = noted(torch.autograd.backward)
     torch.autograd.grad = noted(torch.autograd.grad)
+    # a graph that is still held would forbid the swap, which stands for a change of the data
+    Tensor._use_count = lambda self: 1
     torch.__future__.set_swap_module_params_on_conversion(True)
     for name in ("is_available", "is_initialized", "is_bf16_supported"):
         setattr(torch.cuda, name, lambda *_, **__: True)

@@ -7,6 +7,7 @@ script of the site has; what a selector asks for in ``:not(…)`` and its like i
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,9 +42,7 @@ def used(site: Path) -> set[str]:
 def needed(selector: list[tinycss2.ast.Node]) -> Iterator[str]:
     """The classes and ids without which a selector meets nothing."""
     for before, token in zip([None, *selector], selector, strict=False):
-        if token.type == "hash":
-            yield token.value
-        elif token.type == "ident" and before is not None and before == ".":
+        if token.type == "hash" or (token.type == "ident" and before == "."):
             yield token.value
 
 
@@ -84,6 +83,7 @@ def rules(parsed: list[tinycss2.ast.Node], has: Callable[[str], bool]) -> Iterat
 
 def fewer_icons(font: Path, codes: set[int]) -> None:
     """Leave these icons in a font."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every table
     options = subset.Options(name_IDs=[], hinting=False, notdef_outline=True)
     with ttLib.TTFont(font) as icons:
         only = subset.Subsetter(options)

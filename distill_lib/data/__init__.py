@@ -12,6 +12,8 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -43,7 +45,11 @@ def __dir__() -> list[str]:
     return __all__
 
 
-_IMAGES = {"digits": digits.load, "fashion_mnist": fashion.load}
+_IMAGES: dict[str, Callable[..., Dataset]] = {
+    "digits": digits.load,
+    "fashion_mnist": fashion.load,
+    **{name: partial(cifar.load, name) for name in cifar.SETS},
+}
 _SPLITS = {
     **dict.fromkeys(cifar.SETS, ("train", "test")),
     "digits": ("train", "test"),
@@ -113,8 +119,6 @@ def load(name: str, split: str = "train", root: str | Path | None = None) -> Any
     if split not in _SPLITS[name]:
         have = " and ".join(_SPLITS[name])
         raise ValueError(f"no split {split!r} of {name}; there are {have}")
-    if name in cifar.SETS:
-        return cifar.load(name, split, root)
     if name in _IMAGES:
         return _IMAGES[name](split, root)
     return hub.sst2(split) if name == "sst2" else snippets.load(name, split, root)

@@ -152,5 +152,5 @@ def _moments(pixels: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     counts = np.stack([np.bincount(pixels[:, color].ravel(), minlength=256) for color in range(3)])
     mean = counts @ values / counts.sum(1)
     variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
-    both = (torch.tensor(of, dtype=torch.float32)[:, None, None] for of in (mean, variance**0.5))
-    return next(both), next(both)
+    both = torch.tensor(np.stack([mean, variance**0.5]), dtype=torch.float32)[..., None, None]
+    return both[0], both[1]

@@ -144,7 +144,9 @@ class Completions:
         for student, at in ((True, mine.nonzero()[:, 0]), (False, (~mine).nonzero()[:, 0])):
             if len(at):
                 chosen = {k: v.index_select(len(self._lead), at) for k, v in drawn.items()}
-                parts.append(self._written(chosen) if student else self._given(chosen))
+                found = self._written(chosen) if student else self._given(chosen)
+                # one may write on a GPU, and the other on the CPU
+                parts.append([part.to(drawn["ids"].device) for part in found])
         ids, mask, live = (torch.cat(found, len(self._lead)) for found in zip(*parts, strict=True))
         labels = following(ids.masked_fill(live == 0, IGNORE), IGNORE)
         return {"input_ids": ids, "attention_mask": mask, "shift_labels": labels}
@@ -182,7 +184,7 @@ class Completions:
                     f"texts expected one [n] for each of {ids.shape[:-1].numel()} prompts, "
                     f"got {told(flat)}"
                 )
-            words, live = self._cut(flat, torch.ones_like(flat))
+            words, live = self._cut(flat.to(ids.device), torch.ones_like(flat, device=ids.device))
             words, live = (x.view(*ids.shape[:-1], -1) for x in (words, live))
         else:
             words, live = (found[prompts["at"]] for found in self.texts)

@@ -9,7 +9,6 @@ scripts that made them are in ``teachers/``.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -35,6 +34,7 @@ from distill_lib.models import (
     small_bert,
     small_llama,
 )
+from distill_lib.signals import suggest
 from distill_lib.zoo.minilm import minilm_tokenizer
 
 if TYPE_CHECKING:
@@ -84,9 +84,8 @@ def card(name: str) -> dict[str, Any]:
         KeyError: There is no such teacher; the message lists those there are.
     """
     if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise KeyError(f"no teacher {name!r}.{guess} There are: {', '.join(names()) or 'none'}")
+        there = ", ".join(names()) or "none"
+        raise KeyError(f"no teacher {name!r}.{suggest(name, names())} There are: {there}")
     return cast(dict[str, Any], json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
 
 
@@ -100,7 +99,9 @@ def load_teacher(name: str, source: str = "zoo") -> nn.Module:
         source: ``"zoo"``, whose teachers are shipped and have cards; or ``"torchvision"``, whose
             newest weights are fetched into torch's own cache, compared with the SHA-256 in their
             name, and read as tensors, so that nothing in the file runs. It needs torchvision, and
-            a network the first time.
+            a network the first time. Models of a hub, such as 🤗 Transformers' or timm's, are no
+            source: their own ``from_pretrained`` or ``create_model`` loads them, and
+            :class:`~distill_lib.Teacher` takes them as they are.
 
     Raises:
         KeyError: There is no such teacher.
@@ -109,7 +110,10 @@ def load_teacher(name: str, source: str = "zoo") -> nn.Module:
         CheckpointError: The weights cannot be had, or are not those that were published.
     """
     if source not in ("zoo", "torchvision"):
-        raise ValueError(f"source expected 'zoo' or 'torchvision', got {source!r}")
+        raise ValueError(
+            f"source expected 'zoo' or 'torchvision', got {source!r}; models of a hub are loaded "
+            "by their own from_pretrained, and Teacher takes them as they are"
+        )
     if source == "torchvision":
         from distill_lib.zoo import published
 

@@ -183,6 +183,8 @@ def test_sliders_agree_with_the_library(page, site):
             assert set(shown) <= set(wanted), kind
             for key, value in shown.items():
                 assert value == pytest.approx(wanted[key], abs=1e-6, rel=1e-6), (name, key, index)
+            said = slider.evaluate("(e) => e.textContent")
+            assert not re.search(r"(?<!\w)-\d", said), said  # a minus is no hyphen
         kinds.add(kind)
     knobs = {"dlBits", "dlSparsity", "dlMixture", "dlBudget"}  # test_live_knobs.py makes them again
     assert kinds == {"dlTemperature", "dlDirection", "dlBeta"} | knobs

@@ -161,12 +161,20 @@ def students_are_rewarded_there() -> None:
 
 def students_write_there() -> None:
     torch.manual_seed(0)
-    walks, student, teacher = Walks(3), SmallGPT(16), SmallGPT(16)
+    walks, teacher = Walks(3), SmallGPT(16)
+    student = SmallGPT(16, seeds=2)
     words = Completions(
         walks.prompts, student, teacher, own=0.5, new=walks.new, stop=walks.stop, updates=3, seed=0
     )
     distill(student, teacher, words, KD(losses.jsd), epochs=1)
     student(walks.prompts(2, torch.Generator()))
+
+    def told(prompts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return walks.answers(prompts.to("cuda"), generator=generator)
+
+    words = Completions(walks.prompts, student, texts=told, own=0.5, new=walks.new, stop=walks.stop,
+                        updates=2)
+    distill(student, teacher, words, CE() + KD(), epochs=1)
 
 
 def tiny_bert(layers: int) -> nn.Module:

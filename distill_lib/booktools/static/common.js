@@ -1,5 +1,6 @@
 // What every slider figure shares: a labelled native range input, an SVG that follows the text
 // color of its page, a live title, and the shown numbers in full precision in data-values.
+const dlMinus = s => String(s).replace(/(?<!\w)-(?=\d)/g, "\u2212");  // not that of ResNet-20
 function dlFigure(root, spec) {
   const NS = "http://www.w3.org/2000/svg";
   window.dlFigures = (window.dlFigures || 0) + 1;
@@ -25,13 +26,13 @@ function dlFigure(root, spec) {
   note.style.cssText = "margin:0 0 .3rem;font-size:.9em;min-height:" + 1.5 * (spec.lines || 1) + "em";
   const svg = el("svg", { viewBox: "0 0 480 240", width: "100%", role: "img", "aria-labelledby": id + "-t", style: "display:block;color:inherit;overflow:visible" }, root);
   const title = el("title", { id: id + "-t" }, svg);
-  const text = (x, y, s, anchor, parent) => el("text", { x: x, y: y, "text-anchor": anchor || "middle", "font-size": 14, fill: "currentColor" }, parent || svg, s);
+  const text = (x, y, s, anchor, parent) => el("text", { x: x, y: y, "text-anchor": anchor || "middle", "font-size": 14, fill: "currentColor" }, parent || svg, dlMinus(s));
   const update = spec.scene({ svg: svg, el: el, text: text });
   const draw = () => {
     const view = update(spec.positions[+range.value], +range.value);
-    shown.textContent = view.shown;
-    note.textContent = view.note;
-    title.textContent = view.title;
+    shown.textContent = dlMinus(view.shown);
+    note.textContent = dlMinus(view.note);
+    title.textContent = dlMinus(view.title);
     range.setAttribute("aria-valuetext", spec.label + " " + view.shown);
     root.dataset.values = JSON.stringify(view.values);
   };
