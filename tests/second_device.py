@@ -26,6 +26,8 @@ INDEXED = {
     aten.index.Tensor, aten.index_put.default, aten.index_put_.default,
     aten._index_put_impl_.default,
 }  # fmt: skip
+# Under vmap they make tensors of their own, with the device that autograd's code sees
+MAKE_THEIR_OWN = {aten.native_batch_norm.default, aten.native_batch_norm_backward.default}
 IN_BACKWARD = [False]
 
 
@@ -90,7 +92,7 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         asked = None  # autograd's own code thinks that it is on the CPU
     # an index may come from the CPU
     indices = func in INDEXED and not any(x.is_floating_point() for x in others)
-    if func not in COPIES and fars and others and not indices:
+    if func not in COPIES | MAKE_THEIR_OWN and fars and others and not indices:
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, "
             f"cuda:0 and cpu! ({func})"
@@ -192,6 +194,12 @@ def install() -> None:
 
         return run
 
+    def one_hot(x: Tensor, num_classes: int = -1) -> Tensor:
+        # torch's own counts on a device that its code sees
+        size = num_classes if num_classes >= 0 else int(x.max()) + 1
+        return (x.unsqueeze(-1) == torch.arange(size, device=x.device)).long()
+
+    torch.nn.functional.one_hot = one_hot
     Tensor.to = to
     Tensor.cuda = lambda self, *_, **__: to(self, "cuda")
     Tensor.cpu = lambda self, *_, **__: to(self, "cpu")

@@ -189,6 +189,10 @@ def calls(folder: Path) -> dict[str, Call]:
             {"pictures": torch.rand(4, 2, 20, 20)},
         ),
         "models.Policy.normalize_as": (picture().normalize_as, {"other": picture()}),
+        "models.Policy.normalize_to": (
+            models.Policy(3, 2).normalize_to,
+            {"observations": torch.rand(4, 3), "plus": 1e-4},
+        ),
         "models.Words": (models.Words, {"pieces": ids, "dim": 4, "pad": 0}),
         "models.Words.start_from": (
             models.Words(ids, 2).start_from,
@@ -390,7 +394,7 @@ METHODS = {
     *("data.Dataset.subset", "data.TextDataset.subset", "data.Dataset.per_class"),
     *("data.Dataset.without_labels", "data.Dataset.to", "data.Batches.load_state_dict"),
     *("data.TextDataset.tokenize", "models.Policy.normalize_as", "models.Words.start_from"),
-    "models.PixelPolicy.normalize_to",
+    *("models.PixelPolicy.normalize_to", "models.Policy.normalize_to"),
     *("checkpoints.Checkpoint.part", "checkpoints.Checkpoint.load_into"),
     *("compress.FakeQuant.forward", "compress.Masks.apply"),
 }

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import addresses
 import bookcache
 import distill_chinese
+import ledger
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
@@ -171,12 +172,13 @@ class Status(LedgerDirective):
     def run(self) -> list[nodes.Node]:
         costs = self.ledger("costs")
         claims = Counter(c["chapter"] for c in self.ledger("claims") if c["kind"] == "claim")
-        lines = ["| chapter | seconds | peak memory (MB) | claims | device | profile |"]
-        lines.append("|---|--:|--:|--:|---|---|")
+        lines = ["| chapter | seconds | kWh | peak memory (MB) | claims | device | profile |"]
+        lines.append("|---|--:|--:|--:|--:|---|---|")
         for row in costs:
             cells = [
                 self.chapter_link(row["chapter"]),
                 f"{row['seconds']:,.0f}",
+                f"{ledger.kwh(row['seconds']):.5f}",
                 f"{row['peak_rss_mb']:,}" if row["peak_rss_mb"] else "–",
                 str(claims[row["chapter"]]),
                 row["device"],
@@ -184,7 +186,10 @@ class Status(LedgerDirective):
             ]
             lines.append("| " + " | ".join(cells) + " |")
         seconds = sum(row["seconds"] for row in costs)
-        total = f"Chapters: {len(costs)}. Seconds in all: {seconds:,.0f}."
+        total = (
+            f"Chapters: {len(costs)}. Seconds in all: {seconds:,.0f}. "
+            f"At {ledger.WATTS} watts: {ledger.kwh(seconds):.4f} kWh."
+        )
         return self.markdown("\n".join([total, "", *(lines if costs else [])]), "dl-table")
 
 

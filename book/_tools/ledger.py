@@ -22,6 +22,7 @@ CLAIM_FIELDS = (
 )
 OPTIONAL = ("tolerance", "machine")
 BUDGET = 100  # seconds of a chapter, alone on a quiet core; see CONTRIBUTING.md
+WATTS = 15  # of the core that a chapter keeps busy: an assumption, that of what_teaching_costs
 
 
 def main() -> int:
@@ -101,6 +102,11 @@ def cost_of(chapter: str, record: Any, notebook: Any) -> dict[str, Any]:
         "device": env.get("device", "cpu"),
         "profile": env.get("profile", "laptop"),
     }
+
+
+def kwh(seconds: float) -> float:
+    """Energy of an execution, if one core worked all the time."""
+    return seconds * WATTS / 3.6e6
 
 
 def failed_cell(notebook: Any) -> str:

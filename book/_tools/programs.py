@@ -29,6 +29,7 @@ import scores
 import symptoms
 import yaml
 from fragments import words
+from ledger import kwh
 from plainmyst import Context
 
 FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -148,7 +149,13 @@ def claims(root: Path, body: str, context: Context) -> str:
 
 def costs(root: Path, body: str, context: Context) -> str:
     rows = ledger(root, "costs")
-    return "\n".join(f"- {row['chapter']}: {row['seconds']:.0f} s, {row['device']}" for row in rows)
+    spent = [f"{row['seconds']:.0f} s, {kwh(row['seconds']):.5f} kWh" for row in rows]
+    lines = [
+        f"- {row['chapter']}: {cost}, {row['device']}"
+        for row, cost in zip(rows, spent, strict=True)
+    ]
+    seconds = sum(row["seconds"] for row in rows)
+    return "\n".join([*lines, f"- in all: {seconds:.0f} s, {kwh(seconds):.4f} kWh"] if rows else [])
 
 
 def ledger(root: Path, name: str) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ class HintedWalks:
 
     def bare(self, walk: Tensor) -> Tensor:
         """Prompts [..., 5] as :class:`distill_lib.sequences.Walks` has them."""
-        return torch.cat([walk, torch.full((*walk.shape[:-1], 1), self.walks.equals)], -1)
+        return torch.cat([walk, walk.new_full((*walk.shape[:-1], 1), self.walks.equals)], -1)
 
     def prompts(
         self,
@@ -88,12 +88,13 @@ class HintedWalks:
         lead = walk.shape[:-1]
         goal = walk[..., 2:].clone()
         if letters is not False:
-            named = self.meaning.argsort()[goal[..., 0]] if letters is True else letters
+            letter = self.meaning.argsort().to(goal.device)
+            named = letter[goal[..., 0]] if letters is True else letters
             goal[..., 0] = 23 + named
-        blank = torch.full((*lead, 8), KINDS["none"])
-        ends = torch.tensor([ORDERS[order], self.walks.equals]).expand(*lead, 2)
+        blank = walk.new_full((*lead, 8), KINDS["none"])
+        ends = walk.new_tensor([ORDERS[order], self.walks.equals]).expand(*lead, 2)
         parts = [
-            torch.full((*lead, 1), KINDS[kind]),
+            walk.new_full((*lead, 1), KINDS[kind]),
             blank if hint is None else hint,
             walk[..., :2],
             goal,
@@ -135,7 +136,7 @@ class HintedWalks:
         self, walk: Tensor, kind: str, order: str, generator: torch.Generator | None = None
     ) -> Tensor:
         """The eight tokens of a hint [..., 8]."""
-        hint = torch.full((*walk.shape[:-1], 8), KINDS["none"], device=walk.device)
+        hint = walk.new_full((*walk.shape[:-1], 8), KINDS["none"])
         if kind == "fact":
             hint[..., 0] = walk[..., 2]
         elif kind != "none":

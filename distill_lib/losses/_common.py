@@ -22,6 +22,7 @@ __all__ = [
     "floor",
     "full_precision",
     "log_probs",
+    "products",
     "soften",
     "unit",
 ]
@@ -193,6 +194,17 @@ def unit(x: Tensor, noise: Tensor | float = 0.0) -> Tensor:
     """Vectors along the last axis at length 1; those no longer than ``noise`` stay as they are."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x / torch.where(length > noise, length, 1.0)
+
+
+def products(rows: Tensor) -> Tensor:
+    """[..., N, N] of [..., N, D], each row times each; in the rows' type also under autocast.
+
+    Autocast would multiply in half precision, whose largest number is soon passed by a square.
+    """
+    if not torch.amp.is_autocast_available(rows.device.type):
+        return rows @ rows.mT
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows @ rows.mT
 
 
 def correlation(x: Tensor, y: Tensor) -> Tensor:

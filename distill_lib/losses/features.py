@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._common import check_items, check_number, check_same, full_precision, unit
+from ._common import check_items, check_number, check_same, full_precision, products, unit
 
 __all__ = [
     "attention_transfer",
@@ -264,12 +264,12 @@ def _activity(x: Tensor, power: float) -> Tensor:
 
 def _gram(x: Tensor) -> Tensor:
     rows = full_precision(x.flatten(1))
-    return unit(rows @ rows.T)
+    return unit(products(rows))
 
 
 def _log_neighbors(x: Tensor) -> Tensor:
     rows = unit(full_precision(x.flatten(1)))
-    kernel = (1 + rows @ rows.T) / 2
+    kernel = (1 + products(rows)) / 2
     kernel = kernel.clamp_min(torch.finfo(rows.dtype).eps)  # opposite features: 0 up to rounding
     return (kernel / kernel.sum(-1, keepdim=True)).log()
 
@@ -285,4 +285,4 @@ def _distances(x: Tensor) -> Tensor:
 def _angles(x: Tensor) -> Tensor:
     rows = full_precision(x.flatten(1))
     sides = unit(rows - rows.unsqueeze(1))
-    return sides @ sides.transpose(1, 2)
+    return products(sides)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import check_number, check_tensors, full_precision
+from ._common import check_number, check_tensors, full_precision, products
 
 __all__ = ["attention", "attention_kl", "attention_scores", "minilm_relation"]
 
@@ -173,7 +173,7 @@ def minilm_relation(
 def _relations(x: Tensor, heads: int, keys: Tensor) -> Tensor:
     """[B, R, L, L] log-probabilities of one token's relation to the others."""
     cut = full_precision(x).reshape(*x.shape[:2], heads, -1).transpose(1, 2)
-    scores: Tensor = cut @ cut.transpose(-1, -2) / cut.shape[-1] ** 0.5
+    scores: Tensor = products(cut) / cut.shape[-1] ** 0.5
     return scores.masked_fill(~keys, torch.finfo(scores.dtype).min / 2).log_softmax(-1)
 
 

@@ -34,7 +34,8 @@ class Policy(nn.Module):
     other. With ``critic`` it also says ``value`` [...], for learning by reinforcement.
 
     The statistics of the observations travel with the weights, and so does a bound that is not 10:
-    a student begins with those of its teacher by :meth:`normalize_as`.
+    a student begins with those of its teacher by :meth:`normalize_as`, or, where it sees other
+    observations, with those of its own by :meth:`normalize_to`.
 
     Args:
         observations: Numbers in an observation.
@@ -116,6 +117,42 @@ class Policy(nn.Module):
         self.obs_mean.copy_(other.obs_mean)
         self.obs_var.copy_(other.obs_var)
         self.clip = other.clip
+        return self
+
+    @checked
+    def normalize_to(self, observations: Tensor, plus: float = 0.0) -> Policy:
+        r"""Normalize by the mean and the variance of observations from now on; returns itself.
+
+        .. math:: \mu = \frac1N \sum_n o_n, \qquad
+           \sigma^2 = \frac1{N-1} \sum_n (o_n - \mu)^2 + \text{plus}
+
+        Args:
+            observations: [N, D], such as those of a first round, N at least 2.
+            plus: Added to all variances: a number that has not moved yet may move later, and is
+                then at the bound of the normalized observations at once.
+
+        Raises:
+            ValueError: observations of another size, less than two of them, or some that are not
+                finite; a negative ``plus``.
+
+        Example:
+            >>> seen = torch.tensor([[0.0, 5.0], [2.0, 5.0]])
+            >>> policy = Policy(2, 3).normalize_to(seen, plus=1e-4)
+            >>> policy.obs_mean
+            tensor([1., 5.])
+        """
+        size = len(self.obs_mean)
+        if observations.ndim != 2 or observations.shape[1] != size or len(observations) < 2:
+            raise ValueError(
+                f"observations are [N, {size}] with N at least 2, got {list(observations.shape)}"
+            )
+        if not 0 <= plus < math.inf:
+            raise ValueError(f"plus expected a number of at least 0, got {plus}")
+        seen = observations.to(self.obs_mean)
+        if not seen.isfinite().all():
+            raise ValueError(f"some of the {len(seen)} observations are not finite")
+        self.obs_mean.copy_(seen.mean(0))
+        self.obs_var.copy_(seen.var(0) + plus)
         return self
 
     # A bound that is not the usual one is saved beside the statistics, 0 for none. It is no buffer:

@@ -302,11 +302,12 @@ class EMA(Teacher):
     @checked
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
-        """One step of the average towards the student."""
+        """One step of the average towards the student, which may be on another device."""
         averages: list[Tensor] = []
         values: list[Tensor] = []
         named = self.model.named_parameters()
-        for (name, mine), theirs in zip(named, student.parameters(), strict=True):
+        for (name, mine), weight in zip(named, student.parameters(), strict=True):
+            theirs = weight.to(mine.device)
             if name in self._exact:
                 exact = self._exact[name] = self._exact[name].to(mine.device)
                 mine.copy_(exact.lerp_(theirs.float(), 1 - self.decay))
@@ -327,7 +328,7 @@ class EMA(Teacher):
             if buffer.shape == value.shape:
                 buffer.copy_(value)
             else:  # such as a cache of as many places as the last batch had
-                buffer.data = value.detach().clone()
+                buffer.data = value.detach().clone().to(buffer.device)
 
     def fingerprint(self) -> str:
         """A name that does not change while the average moves."""

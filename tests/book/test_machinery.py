@@ -71,6 +71,16 @@ def test_pages_show_costs_claims_and_numbers(built):
     assert "1 of 1 claims held" in reference
     assert "The answer is large" in reference
     assert "Chapters: 1." in reference
+    (cost,) = read_json(built[0], "costs.json")
+    assert f"At 15 watts: {ledger.kwh(cost['seconds']):.4f} kWh." in reference
+    assert f"<p>{ledger.kwh(cost['seconds']):.5f}</p>" in reference
+
+
+def test_energy_is_seconds_times_the_watts_that_the_chapter_assumes():
+    assert ledger.kwh(3_600) == pytest.approx(ledger.WATTS / 1_000)
+    chapter = ROOT / "chapters/foundations/what_teaching_costs.md"
+    assert f"JOULES = {ledger.WATTS} / 30e9" in chapter.read_text(encoding="utf-8")
+    assert f"{ledger.WATTS} watts" in (ROOT / "book/status.md").read_text(encoding="utf-8")
 
 
 def test_a_page_opens_with_its_question_and_folds_what_is_not_its_subject(built):

@@ -56,6 +56,7 @@ def test_what_the_build_makes_is_in_it(small):
     assert "### `distill_lib.answer(offset=0)`" in text
     assert "The answer, moved by an offset." in text
     assert "The answer is large (holds; 42 >= 40)" in text and "01_tiny:" in text
+    assert re.search(r"^- 01_tiny: \d+ s, 0\.\d{5} kWh, cpu\n- in all: \d+ s, ", text, re.MULTILINE)
     assert "Distilling the knowledge" in (small / "book/bibliography.md").read_text()
 
 

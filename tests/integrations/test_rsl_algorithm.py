@@ -260,6 +260,25 @@ def test_a_training_of_rsl_rl_goes_on_at_the_iteration_it_tells(teacher_file, tm
     assert ours.alg.num_updates == torch.load(path, weights_only=True)["iter"] + 1
 
 
+def test_a_student_with_a_memory_goes_on_with_an_empty_one(teacher_file, tmp_path):
+    """The runner of a resumed training begins new episodes, whose memory is empty anyway."""
+    cfg = recurrent(config(class_name=Distillation))
+    runner = runner_of(teacher_file, copy.deepcopy(cfg))
+    with quiet():
+        runner.learn(2)
+    path = save(runner, tmp_path / "m.pt")
+    assert runner.alg.student.get_hidden_state().any()
+    again = runner_of(teacher_file, copy.deepcopy(cfg))
+    again.load(str(path))
+    for name, tensor in runner.alg.student.state_dict().items():
+        assert torch.equal(again.alg.student.state_dict()[name], tensor)
+    assert again.alg.student.get_hidden_state() is None and again.alg._memory is None
+    assert not again.env.episode_length_buf.any()
+    with quiet():
+        again.learn(1)
+    assert again.alg.num_updates == 3 and again.alg._memory.any()
+
+
 def test_a_projector_of_the_objective_goes_on(teacher_file, tmp_path):
     pull = Match("mean", loss=losses.mse_logits, project=torch.nn.Linear(2, 2))
     runner, again = learned(teacher_file, objective=pull), runner_of(teacher_file, objective=pull)
@@ -464,6 +483,16 @@ def test_kickstarting_wants_a_loaded_teacher_and_no_memory(teacher_file):
     for who in ("actor", "critic"):
         cfg[who].update(class_name="RNNModel", rnn_type="gru", rnn_hidden_dim=4)
     with quiet(), pytest.raises(ValueError, match="recurrent actor is not supported"):
+        OnPolicyRunner(env(groups=True), cfg)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_kickstarting_refuses_a_teacher_with_a_memory(kind):
+    """Its memory would run over shuffled minibatches."""
+    cfg = kick_config(objective=MSE)
+    cfg["teacher"].update(class_name="RNNModel", rnn_type=kind, rnn_hidden_dim=4)
+    words = r"recurrent teacher \(RNNModel\).*feed-forward teacher, or .* with our Distillation"
+    with quiet(), pytest.raises(ValueError, match=words):
         OnPolicyRunner(env(groups=True), cfg)
 
 

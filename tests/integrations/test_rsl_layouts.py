@@ -305,7 +305,7 @@ def test_a_distillation_has_two_policies_and_no_default(teacher_file, tmp_path):
 
 def test_a_network_without_a_deviation_needs_one(teacher_file):
     saved = read_policy(teacher_file)
-    saved.std = None
+    saved.std, saved.role = None, "teacher"
     with pytest.raises(CheckpointError, match=r"no standard deviation.*its 2 outputs.*pass std="):
         saved.policy("elu")
     assert saved.policy("elu", std=0.5)(torch.zeros(1, 3))["gaussian"][0, 2:].exp().tolist() == (

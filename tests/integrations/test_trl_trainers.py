@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from torch import nn
 from trl_helpers import DistillationTrainer, GKDTrainer, gkd, llama, stable, texts, update, weights
 
-from distill_lib import KD, Adversarial, Ensemble, Match, Teacher, losses
+from distill_lib import CE, KD, Adversarial, Ensemble, Match, Teacher, distill, losses
 from distill_lib.integrations.trl import needs
 
 pytestmark = [
@@ -168,3 +169,97 @@ def test_the_names_are_there_and_others_are_not() -> None:
     assert dir(trl) == ["DistillationTrainer", "GKDTrainer", "check_templates"]
     with pytest.raises(AttributeError, match="it has DistillationTrainer, GKDTrainer, check"):
         _ = trl.Nothing
+
+
+def heard(kind: Any) -> Any:
+    """TRL's own trainer, which remembers what each micro-batch of a step was made of."""
+
+    class Heard(kind):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **k: Any) -> Any:
+            kept = {name: x.clone() for name, x in inputs.items() if isinstance(x, torch.Tensor)}
+            self.heard = [*getattr(self, "heard", []), kept]
+            return super().compute_loss(model, inputs, *args, **k)
+
+    return Heard
+
+
+def by_our_loop(objective: Any, batch: dict[str, Any]) -> Any:
+    """The weights after one step of gradient descent of ``distill`` on one batch."""
+    student, sgd = llama(), torch.optim.SGD
+    distill(student, llama(16, 2, 5), [batch], objective, epochs=1, optimizer=sgd, lr=0.1)
+    return weights(student)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_a_step_of_trl_on_given_words_is_that_of_our_loop(tmp_path: Path, beta: float) -> None:
+    from trl.experimental.gkd import GKDTrainer as Theirs
+
+    student, whole = llama(), {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    made = gkd(heard(Theirs), tmp_path, student, llama(16, 2, 5), beta=beta, lmbda=0.0, **whole)
+    moved = update(made, student)
+    (read,) = made.heard
+    batch = {name: read[name] for name in ("input_ids", "attention_mask", "labels")}
+    ours = by_our_loop(BETAS[beta], batch)
+    assert moved.norm() > 1e-4
+    torch.testing.assert_close(ours, weights(student), rtol=0, atol=1e-6)
+    same(ours - weights(llama()), moved)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_a_step_of_trl_on_the_students_words_is_that_of_our_loop(
+    tmp_path: Path, beta: float
+) -> None:
+    from trl import DistillationTrainer as Theirs
+
+    student, whole = llama(), {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    made = stable(heard(Theirs), tmp_path, student, llama(16, 2, 5), beta=beta, **whole)
+    moved = update(made, student)
+    (read,) = made.heard
+    both = ("prompt", "completion")
+    ids, mask = (torch.cat([read[f"{part}_{key}"] for part in both], 1) for key in ("ids", "mask"))
+    asked = torch.zeros_like(read["prompt_mask"])
+    told = torch.cat([asked, read["completion_mask"]], 1) == 1
+    labels = ids.masked_fill(~told, -100)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    ours = by_our_loop(BETAS[beta], batch)
+    assert moved.norm() > 1e-4
+    torch.testing.assert_close(ours, weights(student), rtol=0, atol=1e-6)
+    same(ours - weights(llama()), moved)
+
+
+def rows(*lengths: int) -> Any:
+    """Two words that ask, and an answer of so many; 0 is an answer that is empty."""
+    found = []
+    for i, said in enumerate(lengths):
+        ids = [2 + (i // 2 + j) % 10 for j in range(2 + said)]
+        found.append({"prompt": "a", "input_ids": ids, "completion_mask": [0, 0] + [1] * said})
+    return Dataset.from_list(found)
+
+
+def one_step(tmp_path: Path, data: Any, objective: Any, **args: Any) -> Any:
+    student = llama()
+    k = {"objective": objective, "train_dataset": data}
+    return update(gkd(GKDTrainer, tmp_path, student, llama(16, 2, 5), k, **args), student)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4])
+@pytest.mark.parametrize("objective", [KD(losses.jsd), CE() + KD()], ids=str)
+def test_an_empty_completion_counts_as_nothing(tmp_path: Path, objective: Any, pieces: int) -> None:
+    """Not in the sum and not in the number that divides it, however the step is cut."""
+    step = {"lmbda": 0.0, "gradient_accumulation_steps": pieces}
+    mixed, full = rows(4, 0, 3, 0, 2, 0, 5, 0), rows(4, 0, 3, 0, 2, 0, 5, 0).select([0, 2, 4, 6])
+    one = one_step(tmp_path, mixed, objective, per_device_train_batch_size=8 // pieces, **step)
+    other = one_step(tmp_path, full, objective, per_device_train_batch_size=4 // pieces, **step)
+    same(one, other)
+
+
+@pytest.mark.parametrize("objective", [KD(), CE(), CE() + KD()], ids=str)
+def test_a_step_of_empty_completions_moves_nothing(tmp_path: Path, objective: Any) -> None:
+    found = one_step(tmp_path, rows(*[0] * 8), objective, lmbda=0.0)
+    assert not found.any(), "neither a step nor NaN"
+
+
+def test_the_student_writes_where_the_data_have_no_answers(tmp_path: Path) -> None:
+    """TRL divides by the number of the data's words, which is 0: see ``tests/peers``."""
+    found = one_step(tmp_path, rows(*[0] * 8), KD(losses.jsd), lmbda=1.0)
+    assert found.isfinite().all() and found.norm() > 1e-4

@@ -112,6 +112,27 @@ def test_half_precision_is_computed_in_float32(name: str, half: torch.dtype) -> 
     torch.testing.assert_close(got.double(), call(name, **exact), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e4])
+@pytest.mark.parametrize("given_in", [torch.float32, None])
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", [*LOGITS, *MAPS])
+def test_autocast_neither_rounds_nor_overflows(
+    name: str, half: torch.dtype, given_in: torch.dtype | None, size: float
+) -> None:
+    given = {
+        k: (size * x).to(given_in or half) if x.is_floating_point() else x
+        for k, x in inputs(name).items()
+    }
+    given["student"].requires_grad_()
+    wanted = call(name, **given)
+    with torch.autocast("cpu", half):
+        values = call(name, **given)
+    assert values.dtype == torch.float32 and values.isfinite().all()
+    torch.testing.assert_close(values, wanted, rtol=1e-5, atol=1e-6)
+    (grad,) = torch.autograd.grad(values.sum(), given["student"])
+    assert grad.isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", [*LOGITS, *MAPS])
 def test_other_types_stay_as_they_are(name: str, dtype: torch.dtype) -> None:

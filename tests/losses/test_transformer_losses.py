@@ -46,6 +46,35 @@ def every(loss: Loss, student: Tensor, teacher: Tensor, **options: Any) -> Tenso
     return values[MASK]
 
 
+# ---- half precision ----
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_autocast_does_not_round_relations(half: torch.dtype) -> None:
+    """Sums of products of large values pass the largest number of float16."""
+    student, teacher = (1e3 * vectors(seed, width=D).float() for seed in (0, 1))
+    student.requires_grad_()
+    asked = {"student": student, "teacher": teacher, "heads": 2}
+    wanted = every(losses.minilm_relation, **asked)
+    with torch.autocast("cpu", half):
+        values = every(losses.minilm_relation, **asked)
+    assert values.isfinite().all()
+    torch.testing.assert_close(values, wanted)
+    (grad,) = torch.autograd.grad(values.sum(), student)
+    assert grad.isfinite().all()
+
+
+@maps_ids
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_maps_in_half_are_finite_under_autocast(loss: Loss, half: torch.dtype) -> None:
+    student, teacher = maps(0).to(half).requires_grad_(), maps(1).to(half)
+    with torch.autocast("cpu", half):
+        values = every(loss, student, teacher)
+    assert values.dtype == torch.float32 and values.isfinite().all()
+    (grad,) = torch.autograd.grad(values.sum(), student)
+    assert grad.isfinite().all()
+
+
 # ---- definitions ----
 
 

@@ -54,6 +54,40 @@ def test_a_student_takes_over_the_normalizer_and_no_weights() -> None:
         Policy(4, 2).normalize_as(teacher)
 
 
+@pytest.mark.parametrize("plus", [0.0, 1e-4])
+def test_a_student_normalizes_to_what_it_has_seen(plus: float) -> None:
+    torch.manual_seed(0)
+    seen = 3 + torch.tensor([2.0, 50.0, 1e-3]) * torch.randn(200, 3)
+    student = Policy(3, 2, clip=None)
+    weights = copy.deepcopy(list(student.parameters()))
+    assert student.normalize_to(seen, plus) is student
+    assert all(torch.equal(a, b) for a, b in zip(weights, student.parameters(), strict=True))
+    # by hand, as the pages did it
+    assert torch.equal(student.obs_mean, seen.mean(0))
+    assert torch.equal(student.obs_var, seen.var(0) + plus)
+    shown: list[torch.Tensor] = []
+    student.net.register_forward_pre_hook(lambda module, given: shown.append(given[0]))
+    student(seen)
+    assert shown[0].mean(0).abs().max() < 1e-2
+    assert torch.allclose(shown[0][:, :2].std(0), torch.ones(2), atol=1e-3)
+    other = Policy(3, 2).normalize_to(seen.double(), plus)
+    assert other.obs_mean.dtype == torch.float32 and torch.equal(other.obs_var, student.obs_var)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(5, 2), torch.zeros(3), torch.zeros(1, 3)])
+def test_a_normalizer_wants_observations_of_its_size(wrong: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"\[N, 3\] with N at least 2"):
+        Policy(3, 2).normalize_to(wrong)
+
+
+def test_a_normalizer_wants_numbers() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        Policy(1, 2).normalize_to(torch.tensor([[0.0], [torch.inf]]))
+    for plus in (-1.0, torch.inf, torch.nan):
+        with pytest.raises(ValueError, match="plus expected a number of at least 0"):
+            Policy(1, 2).normalize_to(torch.zeros(2, 1), plus)
+
+
 def test_the_normalizer_is_no_parameter_and_travels() -> None:
     policy = Policy(3, 2, hidden=(4,))
     assert sum(p.numel() for p in policy.parameters()) == 3 * 4 + 4 + 4 * 2 + 2

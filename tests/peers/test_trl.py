@@ -194,6 +194,20 @@ def test_fault_gkd_divides_by_the_words_of_the_data_set_when_the_student_writes(
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_fault_gkd_divides_by_zero_where_the_data_have_no_answers(
+    small: Any, tmp_path: Path
+) -> None:
+    """The student writes, and would be taught; the words that are counted are the data's: none."""
+    from trl.experimental.gkd import GKDTrainer
+
+    asks = small.texts().map(lambda row: {"completion_mask": [0] * len(row["completion_mask"])})
+    for kind, k in ((GKDTrainer, {}), (small.GKDTrainer, {"objective": KD(losses.jsd)})):
+        student, teacher, k = small.llama(), small.llama(16, 2, 5), {**k, "train_dataset": asks}
+        moved = small.update(small.gkd(kind, tmp_path, student, teacher, k, lmbda=1.0), student)
+        assert bool(moved.isnan().any()) == (kind is GKDTrainer)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_difference_its_sequence_level_is_a_divergence_on_the_teachers_words(
     small: Any, tmp_path: Path
 ) -> None:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_lib import CE, DKD, KD, Match, Relation, distill, linear, losses
+from distill_lib.objective import Term
+from distill_lib.terms import CRD
 
 LABELS = torch.tensor([0, 1, 2, 0])
 
@@ -333,3 +335,40 @@ def test_a_lazy_projector_is_trained_and_goes_on_from_its_checkpoint(tmp_path) -
 def test_what_is_no_loss_of_two_models_is_refused(loss: Any) -> None:
     with pytest.raises(TypeError, match=r"Match expected a loss.*(weight|such as losses\.hint)"):
         Match("logits", loss=loss)
+
+
+# ---- half precision ----
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("given_in", [torch.float32, None])
+@pytest.mark.parametrize(
+    "term",
+    [
+        *(CE(label_smoothing=0.1), KD(), KD(losses.jsd, temperature=2), DKD()),
+        *(Match("map", loss=loss) for loss in (losses.hint, losses.cosine, losses.channel_kl)),
+        Match("map", loss=losses.attention_transfer),
+        Match("map", project=nn.LazyConv2d(3, 1)),
+        *(Relation("map", loss=loss) for loss in (losses.similarity, losses.pkt)),
+        *(Relation("map", loss=loss) for loss in (losses.rkd_distance, losses.rkd_angle)),
+        CRD("map", index=torch.arange(9), width=4, negatives=3),
+    ],
+    ids=str,
+)
+def test_terms_are_finite_under_autocast(
+    term: Term, half: torch.dtype, given_in: torch.dtype | None
+) -> None:
+    """Logits and features of some thousands, whose squares no float16 can hold."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"logits": (4, 3), "map": (4, 3, 2, 2)}
+    student, teacher = (
+        {k: 3e3 * torch.randn(s, generator=draw) for k, s in shapes.items()} for _ in range(2)
+    )
+    student = {k: x.to(given_in or half).requires_grad_() for k, x in student.items()}
+    teacher = {k: x.to(given_in or half) for k, x in teacher.items()}
+    with torch.autocast("cpu", half):
+        loss, _ = term(student, teacher, {"labels": LABELS, "index": torch.arange(4)})
+    assert loss.dtype == torch.float32 and loss.isfinite()
+    loss.backward()
+    grads = [x.grad for x in student.values() if x.grad is not None]
+    assert grads and all(grad.isfinite().all() for grad in grads)

@@ -102,6 +102,10 @@ def projectors_averages_and_discriminators_go_along() -> None:
     distill(student, net(1), batches(), KD() + match + 0.1 * judge, epochs=1)
     distill(student, mean, batches(), KD(), epochs=1)
     assert devices(student, match, judge, mean.model) == {CPU}
+    beside = EMA(student, 0.9)
+    follow = lambda *_: beside.update(student)  # noqa: E731
+    distill(student, None, batches(), CE(), epochs=2, each_epoch=follow)
+    assert devices(beside.model) == {CPU}
 
 
 def stacked_students_go_along() -> None:
@@ -172,8 +176,9 @@ def students_write_there() -> None:
     def told(prompts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return walks.answers(prompts.to("cuda"), generator=generator)
 
-    words = Completions(walks.prompts, student, texts=told, own=0.5, new=walks.new, stop=walks.stop,
-                        updates=2)
+    words = Completions(
+        walks.prompts, student, texts=told, own=0.5, new=walks.new, stop=walks.stop, updates=2
+    )
     distill(student, teacher, words, CE() + KD(), epochs=1)
 
 

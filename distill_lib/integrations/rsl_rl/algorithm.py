@@ -70,6 +70,9 @@ class Distillation(Theirs):  # type: ignore[misc]
     here: RSL-RL's storage for distillation keeps neither values nor the probabilities of actions,
     and there is no critic; for a reward term use :class:`Kickstarting`.
 
+    A checkpoint holds networks, optimizer and the place in the schedules, and no memories of
+    recurrent models: the runner begins new episodes after a resume, where they are empty.
+
     Args:
         student: A model with a ``distribution_cfg``: the runner logs its deviation.
         teacher: The model that :func:`give_teacher` or ``runner.load`` fills.

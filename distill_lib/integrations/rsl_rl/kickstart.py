@@ -8,6 +8,7 @@ import rsl_rl.extensions
 import torch
 from rsl_rl.algorithms import PPO
 from rsl_rl.models import MLPModel
+from rsl_rl.modules.distribution import GaussianDistribution
 from rsl_rl.storage import RolloutStorage
 from rsl_rl.utils import resolve_callable
 from tensordict import TensorDict
@@ -44,8 +45,8 @@ class Kickstarting(PPO):  # type: ignore[misc]
         **settings: Those of RSL-RL's PPO.
 
     Raises:
-        ValueError: a recurrent actor, the symmetry extension, a schedule without ``iterations``;
-            while training, a teacher that was not loaded.
+        ValueError: a recurrent actor or teacher, the symmetry extension, a schedule without
+            ``iterations``; while training, a teacher that was not loaded.
 
     Reference:
         Schmitt et al., *Kickstarting deep reinforcement learning*, 2018.
@@ -116,6 +117,13 @@ class Kickstarting(PPO):  # type: ignore[misc]
         settings = dict(cfg["teacher"])
         kind = resolve_callable(settings.pop("class_name"))
         teacher = kind(obs, cfg["obs_groups"], "teacher", env.num_actions, **settings)
+        if teacher.is_recurrent:
+            raise ValueError(
+                f"kickstarting by a recurrent teacher ({kind.__name__}) is not supported: PPO "
+                "shuffles its minibatches, and a memory needs the order of time. Give a "
+                "feed-forward teacher, or distil this one first with our Distillation, which asks "
+                "it in that order"
+            )
         alg.teacher = alg._raw_teacher = teacher.to(device).eval()
         if alg.teacher_file is not None:
             give(alg._raw_teacher, load_checkpoint(alg.teacher_file), None, alg.teacher_file)
@@ -142,7 +150,9 @@ class _Pull:
         with torch.no_grad():
             teacher = signals_of(self.alg.teacher, batch.observations)
         own = raw(actor)
-        student = {"mean": own.output_mean, "gaussian": gaussian_of(own)}
+        student = {"mean": own.output_mean}
+        if isinstance(own.distribution, GaussianDistribution):
+            student["gaussian"] = gaussian_of(own)
         progress = self.alg.num_updates / self.alg.iterations if self.alg.iterations else 0.0
         loss: Tensor = self.alg.objective(student, teacher, progress=progress)[0]
         self.values.append(loss.detach())

@@ -30,7 +30,7 @@ from distill_lib.checkpoints import Checkpoint, CheckpointError, from_state, loa
 from distill_lib.checkpoints.files import whole_file
 from distill_lib.models.control import Policy
 
-from .agent import activation_of
+from .agent import activation_of, require_deviation, require_one_each
 
 __all__ = ["EPS", "SavedPolicy", "load_teacher", "read_policy", "upgrade"]
 
@@ -73,21 +73,18 @@ class SavedPolicy:
         Args:
             activation: ``elu`` unless its training said otherwise; weights do not tell. Isaac Lab
                 writes it into ``params/agent.yaml`` beside the checkpoint.
-            std: Deviation of the actions, for a network that was saved without.
+            std: Deviation of the actions, for a network that was saved without, such as the teacher
+                of a distillation.
 
         Raises:
-            CheckpointError: no deviation, neither saved nor given; or a critic.
+            CheckpointError: no deviation, neither saved nor given; an actor without, whose outputs
+                are two numbers for each action; or a critic.
         """
         if self.role == "critic":
             raise CheckpointError("a critic says a value and not what to do; read the actor")
         observations, *hidden, actions = self.sizes
-        if self.std is None and std is None:
-            raise CheckpointError(
-                f"the {self.role} of this {self.kind} checkpoint has no standard deviation. If it "
-                f"is deterministic, its {actions} outputs are the actions: pass std=0.1 or the "
-                "like. If its deviation depends on the state, the outputs are mean and deviation, "
-                "which a zoo policy cannot say: fill() RSL-RL's own model from it"
-            )
+        if self.std is None:
+            require_deviation(self.kind, self.role, actions, std)
         policy = Policy(observations, actions, hidden, activation, continuous=True, clip=None)
         own = {f"net.{name}": w for name, w in self.layers.items()}
         own["log_std"] = torch.full((actions,), float(std)) if std is not None else self.std  # type: ignore[assignment]
@@ -155,9 +152,12 @@ def load_teacher(
 
     Raises:
         CheckpointError: see :func:`read_policy`; an activation that nobody tells, or of which two
-            things are told; a ``params/agent.yaml`` that cannot be read.
+            things are told; a ``params/agent.yaml`` that cannot be read; a network whose deviation
+            depends on the state, or with a Beta distribution.
     """
     saved = read_policy(path, role)
+    if saved.std is None:
+        require_one_each(path, saved.role, saved.sizes[-1])
     return saved.policy(activation_of(path, saved.role, activation), std)
 
 

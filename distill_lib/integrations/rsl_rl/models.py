@@ -19,9 +19,14 @@ from distill_lib.models.control import Policy
 from distill_lib.rl.environments import seed_to_evaluate
 from distill_lib.rl.evaluation import Returns
 
-from .agent import activation_of
+from .agent import activation_of, distribution_of, require_deviation, require_one_each
 from .env import GymVecEnv
 from .layouts import EPS, SavedPolicy, named_of, policy_of, read_policy, saved_of
+
+OR_TWO = (
+    ", or the distribution_cfg of its training: a Beta distribution, or a deviation that depends "
+    "on the state, has two outputs for each action"
+)
 
 __all__ = ["fill", "give_teacher", "load_model", "play", "write_policy"]
 
@@ -29,6 +34,11 @@ __all__ = ["fill", "give_teacher", "load_model", "play", "write_policy"]
 def raw(model: Any) -> MLPModel:
     """The model inside what ``torch.compile`` made of it."""
     return getattr(model, "_orig_mod", model)
+
+
+def two_each(model: MLPModel) -> bool:
+    """Whether the network says two numbers for each action, and not its mean alone."""
+    return model.distribution is not None and not isinstance(model.distribution.input_dim, int)
 
 
 def fits(model: MLPModel, state: Any) -> bool:
@@ -56,8 +66,15 @@ def fill(model: MLPModel, saved: SavedPolicy) -> None:
         saved: From :func:`read_policy`.
 
     Raises:
-        CheckpointError: layers of other sizes, with both sizes; a recurrent model.
+        CheckpointError: layers of other sizes, with both sizes; a recurrent model; a deviation that
+            the model's network would have to say.
     """
+    if saved.std is not None and two_each(model):
+        raise CheckpointError(
+            f"the model's {type(model.distribution).__name__} wants two numbers for each action, "
+            f"the {saved.role} of this {saved.kind} checkpoint says one and has a deviation beside "
+            "it: give the model a distribution_cfg with 'GaussianDistribution'"
+        )
     own = model.state_dict()
     state = saved.state_dict(log="distribution.log_std_param" in own)
     wanted = {k: tuple(v.shape) for k, v in own.items() if k.startswith("mlp.")}
@@ -69,6 +86,7 @@ def fill(model: MLPModel, saved: SavedPolicy) -> None:
             f"model {_arrows(wanted)}{' and ' + strange[0] if strange else ''}. Give the model "
             f"hidden_dims={saved.sizes[1:-1]}, {saved.sizes[0]} observations and "
             f"{saved.sizes[-1]} outputs"
+            f"{OR_TWO if saved.std is None and not two_each(model) else ''}"
         )
     normalized = "obs_normalizer._mean" in own
     if saved.normalizer is not None and not normalized:
@@ -96,10 +114,14 @@ def load_model(
         group: Name of the observation group that it will read.
 
     Raises:
-        CheckpointError: see :func:`read_policy`.
+        CheckpointError: see :func:`read_policy`; a network whose deviation depends on the state, or
+            with a Beta distribution.
         ValueError: an activation that RSL-RL does not know.
     """
     saved = read_policy(path, role)
+    if saved.std is None and saved.role != "critic":
+        require_one_each(path, saved.role, saved.sizes[-1])
+        require_deviation(saved.kind, saved.role, saved.sizes[-1], std=0.0)
     activation = activation_of(path, saved.role, activation)
     observations, *hidden, outputs = saved.sizes
     seen = TensorDict({group: torch.zeros(1, observations)}, batch_size=[1])
@@ -137,7 +159,8 @@ def give_teacher(runner: Any, path: str | Path, role: str | None = None) -> None
 
     Raises:
         CheckpointError: see :func:`read_policy` and :func:`fill`; for a teacher with a memory or
-            with images, a model of other layers.
+            with images, a model of other layers; another distribution than ``params/agent.yaml``
+            names.
         TypeError: a runner that distils nothing.
     """
     if not isinstance(teacher := raw(getattr(_alg(runner), "teacher", None)), MLPModel):
@@ -148,7 +171,14 @@ def give_teacher(runner: Any, path: str | Path, role: str | None = None) -> None
 
 def give(model: MLPModel, found: Checkpoint, role: str | None, path: Any) -> None:
     """Load one network of a checkpoint: as it is where all layers agree, else as a plain one."""
-    named = named_of(found, role, path)[1]
+    role, named = named_of(found, role, path)
+    told_of, has = distribution_of(path, role), type(model.distribution).__name__
+    whole = any(k.startswith("distribution.") for k in named)
+    if told_of not in (None, has) and not whole:
+        raise CheckpointError(
+            f"params/agent.yaml beside {path} says that the {role} has a {told_of}, the model has "
+            f"{'none' if model.distribution is None else has}: give it the same distribution_cfg"
+        )
     if model.distribution is None:
         named = {k: v for k, v in named.items() if not k.startswith("distribution.")}
     if fits(model, named):
