@@ -90,8 +90,8 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     asked = None if asked is None else torch.device(asked).type
     if IN_BACKWARD[-1] and func not in COPIES:
         asked = None  # autograd's own code thinks that it is on the CPU
-    # an index may come from the CPU
-    indices = func in INDEXED and not any(x.is_floating_point() for x in others)
+    # an index may come from the CPU, and vmap counts rows of tables there
+    indices = func in INDEXED | {aten.add.Tensor} and not any(x.is_floating_point() for x in others)
     if func not in COPIES | MAKE_THEIR_OWN and fars and others and not indices:
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, "
@@ -123,7 +123,7 @@ class Everywhere(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         asked = kwargs.get("device")
-        if any(isinstance(x, Far) for x in tensors) or (asked and torch.device(asked) == THERE):
+        if any(isinstance(x, Far) for x in tensors) or (asked and torch.device(asked).type == "cuda"):
             return computed(func, args, kwargs)
         out = func(*args, **kwargs)
         if IN_BACKWARD[-1] and not tensors:
@@ -219,6 +219,8 @@ def install() -> None:
     torch.cuda.get_device_name = lambda *_: "a second device"
     torch.cuda.get_device_capability = lambda *_: (9, 0)
     torch.cuda.get_rng_state_all = list
+    torch.cuda.get_rng_state = lambda *_: torch.get_rng_state()
+    torch.cuda.set_rng_state = lambda *_: None
     Everywhere().__enter__()
 
 

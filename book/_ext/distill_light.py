@@ -85,7 +85,7 @@ def fewer_icons(font: Path, codes: set[int]) -> None:
     """Leave these icons in a font."""
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every table
     options = subset.Options(name_IDs=[], hinting=False, notdef_outline=True)
-    with ttLib.TTFont(font) as icons:
+    with ttLib.TTFont(font, recalcTimestamp=False) as icons:
         only = subset.Subsetter(options)
         only.populate(unicodes=codes)
         only.subset(icons)

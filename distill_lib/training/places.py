@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["bring", "home_of", "settle_state"]
+from distill_lib import signals
+
+__all__ = ["bring", "carried", "home_of", "settle_state"]
 
 
 def home_of(modules: Iterable[Any]) -> torch.device | None:
@@ -37,6 +39,11 @@ def bring(undo: ExitStack, device: torch.device, home: torch.device | None, *wha
         if home is not None and home != device:
             undo.callback(one.to, home)
         one.to(device)
+
+
+def carried(answers: Any, device: torch.device) -> Any:
+    """What a teacher says, where the student is: one of the user's own may keep it on the CPU."""
+    return answers if device.type == "cpu" else signals.bring(answers, device)
 
 
 def settle_state(optimizer: Optimizer) -> None:

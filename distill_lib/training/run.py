@@ -40,7 +40,7 @@ from .before import (
 )
 from .history import History
 from .lesson import Lesson, allow_unused
-from .places import bring, home_of, settle_state
+from .places import bring, carried, home_of, settle_state
 from .processes import Streams, from_first
 from .rates import Rate, Rates, Settings, make_optimizer
 from .sharded import ready, reshard
@@ -307,7 +307,7 @@ class Run:
             return None
         modes = [(part, part.training) for part in self.shared]
         with torch.no_grad():
-            taught = self.teacher(batch)
+            taught = carried(self.teacher(batch), self.accelerator.device)
         set_modes(modes)
         return taught
 

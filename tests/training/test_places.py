@@ -124,6 +124,16 @@ def weights_and_caches_may_stay_behind() -> None:
         distill(net(), cache, batches(), Label(F.cross_entropy) + KD(losses.jsd), epochs=1)
 
 
+def answers_on_the_cpu_are_carried_there() -> None:
+    answers = torch.randn(48, 3)
+
+    def told(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"logits": answers[batch["index"].cpu()]}
+
+    told.fingerprint = lambda: "answers"
+    distill(net(), told, batches(), KD() + CE(), epochs=1)
+
+
 def what_is_kept_as_best_is_right() -> None:
     student = net()
     history = distill(student, net(1), batches(), KD(), epochs=3, keep_best="accuracy",
@@ -204,8 +214,9 @@ SCENES = {
         models_go_back, models_that_are_there_stay, also_after_an_error, an_optimizer_goes_along,
         projectors_averages_and_discriminators_go_along, stacked_students_go_along,
         weights_and_caches_may_stay_behind, what_is_kept_as_best_is_right,
-        training_is_the_same_there, students_play_from_there, students_are_rewarded_there,
-        students_write_there, features_of_transformers_are_matched_there,
+        training_is_the_same_there, answers_on_the_cpu_are_carried_there, students_play_from_there,
+        students_are_rewarded_there, students_write_there,
+        features_of_transformers_are_matched_there,
     )
 }  # fmt: skip
 
