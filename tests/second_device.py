@@ -122,8 +122,8 @@ class Everywhere(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        asked = kwargs.get("device")
-        if any(isinstance(x, Far) for x in tensors) or (asked and torch.device(asked).type == "cuda"):
+        made_there = kwargs.get("device") and torch.device(kwargs["device"]).type == "cuda"
+        if made_there or any(isinstance(x, Far) for x in tensors):
             return computed(func, args, kwargs)
         out = func(*args, **kwargs)
         if IN_BACKWARD[-1] and not tensors:

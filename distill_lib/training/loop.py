@@ -78,7 +78,8 @@ def distill(
     call once, with all epochs, and give ``each_epoch``. It is called after every walk over
     ``batches`` and at the end, with the number of that epoch, 1 for the first, and the history; its
     numbers stand in the history and go to the trackers. Modes, random generators and the order of
-    the batches are put back, so that training is the same with it and without. Of several
+    the batches are put back, so that training is the same with it and without. The models are then
+    on the accelerator's device, where :func:`~distill_lib.evaluate` asks them. Of several
     processes all call it, and the numbers of the first count.
 
     Args:
