@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 __all__ = [
     "as_path",
+    "as_stops",
     "check_between",
     "check_counts",
     "check_ids",
     "check_numbers",
+    "check_temperature",
     "checked",
     "told",
 ]
@@ -247,3 +249,33 @@ def check_counts(least: int = 1, **counts: int) -> None:
     for name, value in counts.items():
         if value < least:
             raise ValueError(f"{name} expected a whole number of {least} or more, got {value}")
+
+
+def check_temperature(temperature: Any) -> None:
+    """A temperature to write with: a number from 0, the most probable token, on.
+
+    Raises:
+        ValueError: anything else.
+    """
+    number = isinstance(temperature, Real) and not isinstance(temperature, bool)
+    if not (number and 0 <= temperature < float("inf")):
+        raise ValueError(
+            f"temperature expected a number from 0 on, got {told(temperature)}; 1 draws as the "
+            "model says, 0 takes the most probable token"
+        )
+
+
+def as_stops(stop: Any, pad: Any = 0) -> list[int]:
+    """The tokens that end a text, of one, of several, or of None.
+
+    Raises:
+        ValueError: what is no id, or a ``pad`` that is none.
+    """
+    ends = [stop] if not isinstance(stop, Iterable) else list(stop)
+    for name, one in [*(("stop", end) for end in ends if end is not None), ("pad", pad)]:
+        if not isinstance(one, Integral) or isinstance(one, bool) or one < 0:
+            raise ValueError(
+                f"{name} expected the id of a token, a whole number from 0 on, got {told(one)}; "
+                "such as tokenizer.eos_token_id"
+            )
+    return [int(end) for end in ends if end is not None]

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from distill_lib.arguments import checked
 
 from ._common import check_number, floor, full_precision
-from .response import jsd, kl, reverse_kl
+from .response import end_of, jsd, kl, reverse_kl
 
 __all__ = ["fused_divergence"]
 
@@ -89,7 +89,6 @@ def fused_divergence(
         >>> torch.allclose(values, kl(student=h @ w.T, teacher=-h @ w.T), rtol=1e-4)
         True
     """
-    slope = _slope(loss, options)
     check_number("fused_divergence: temperature", temperature, "a number > 0", _positive)
     mine = _side("student", student, student_head, student_bias)
     theirs = _side("teacher", teacher, teacher_head, teacher_bias)
@@ -105,6 +104,7 @@ def fused_divergence(
         raise ValueError(f"fused_divergence: chunk is a number of positions ≥ 1, got {chunk!r}")
     kept = torch.arange(positions, device=student.device)
     kept = kept if mask is None else kept[mask.reshape(-1).bool()]
+    slope = _slope(loss, options, dtype)
     plan = _Plan(slope, float(temperature), chunk, kept, dtype, torch.is_grad_enabled())
     flat = (student.reshape(positions, -1), *mine[1:])
     taught = (teacher.detach().reshape(positions, -1), *(_detached(x) for x in theirs[1:]))
@@ -237,11 +237,13 @@ def _mixed(beta: float, normalized: bool) -> Slope:
     return slope
 
 
-def _slope(loss: Loss, options: dict[str, Any]) -> Slope:
+def _slope(loss: Loss, options: dict[str, Any], dtype: torch.dtype) -> Slope:
     if loss is jsd:
         # jsd says what is wrong with its own arguments
         jsd(student=torch.zeros(1, 2), teacher=torch.zeros(1, 2), **options)
         beta, normalized = float(options.get("beta", 0.5)), options.get("normalized", False)
+        if normalized and (end := end_of(beta, dtype)) is not None:
+            beta = end
         if 0 < beta < 1:
             return _mixed(beta, normalized)
         return _forward if beta == 0 else _reverse

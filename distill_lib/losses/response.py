@@ -111,7 +111,8 @@ def jsd(
     gradient more than its direction. ``normalized=True`` divides by :math:`\beta (1 - \beta)`, and
     the value goes continuously from :math:`\mathrm{KL}(p \,\|\, q)` at 0 to
     :math:`\mathrm{KL}(q \,\|\, p)` at 1. Rounding is divided too: in float32, about
-    :math:`10^{-7} / \beta` remains of it near 0.
+    :math:`10^{-7} / \beta` remains of it near 0; nearer to an end than the precision of the numbers
+    it is the end itself.
 
     Args:
         student: [..., C], logits.
@@ -139,7 +140,10 @@ def jsd(
         tensor([0.3278])
     """
     check_logits("jsd", student, teacher)
-    check_number("jsd: beta", beta, "a number in [0, 1]", lambda number: 0 <= number <= 1)
+    hint = "0.5 is Jensen and Shannon's; kl and reverse_kl are the ends"
+    check_number("jsd: beta", beta, "a number in [0, 1]", lambda number: 0 <= number <= 1, hint)
+    if normalized and (end := end_of(beta, full_precision(student).dtype)) is not None:
+        beta = end
     if beta in (0, 1):
         limit = kl if beta == 0 else reverse_kl
         if not normalized:
@@ -155,6 +159,12 @@ def jsd(
     if normalized:
         return from_teacher / (1 - beta) + from_student / beta
     return beta * from_teacher + (1 - beta) * from_student
+
+
+def end_of(beta: float, dtype: torch.dtype) -> float | None:
+    """The end that a beta cannot be told from in a type's precision; None where it can."""
+    eps = torch.finfo(dtype).eps
+    return 0.0 if beta < eps else 1.0 if 1 - beta < eps else None
 
 
 def soft_cross_entropy(

@@ -189,6 +189,8 @@ def _check_sparse(student: Tensor, teacher: Tensor, ids: Tensor, rest: Tensor | 
         return
     classes = student.shape[-1]
     sums, ordered = full_precision(teacher).exp().sum(-1), ids.sort(-1).values
+    if rest is not None:
+        sums = sums + full_precision(rest).exp()
     outside = (ordered[..., 0] < 0) | (ordered[..., -1] >= classes)
     twice = (ordered[..., 1:] == ordered[..., :-1]).any(-1)
     over = ~(sums <= 1 + (1e-2 if teacher.itemsize < 4 else 1e-3))
@@ -203,7 +205,8 @@ def _check_sparse(student: Tensor, teacher: Tensor, ids: Tensor, rest: Tensor | 
         raise ValueError("sparse_divergence: a class is listed twice; its mass would count twice")
     raise ValueError(
         f"sparse_divergence expected log-probabilities, got some that sum to {sums.max():g}: take "
-        "logits.log_softmax(-1) over all classes, then the listed ones"
+        "logits.log_softmax(-1) over all classes, then the listed ones, and rest=None or the "
+        "logarithm of what they leave"
     )
 
 

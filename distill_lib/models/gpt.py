@@ -122,7 +122,10 @@ class SmallGPT(nn.Module):
     def _answers(self, x: Tensor, mask: Tensor | None, past: Past) -> Tensor:
         size, batch, length = x.shape
         if int(x.min()) < 0 or int(x.max()) >= self.vocabulary:
-            raise ValueError(f"ids run from {x.min()} to {x.max()} in {self.vocabulary} tokens")
+            raise ValueError(
+                f"ids run from {x.min()} to {x.max()} in {self.vocabulary} tokens, 0 to "
+                f"{self.vocabulary - 1}: is it the same tokenizer?"
+            )
         before = past.get("length", 0)
         past["length"] = total = before + length
         if total > self.length:

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_lib.arguments import check_counts, told
+from distill_lib.arguments import check_counts, check_temperature, told
 from distill_lib.masks import IGNORE, following
 from distill_lib.signals import eval_mode
 
-from .drafts import chances, check_temperature, check_vocabularies, leftwards, together
+from .drafts import chances, check_vocabularies, leftwards, together
 
 __all__ = ["acceptance", "tokens_a_call"]
 

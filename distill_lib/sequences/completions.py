@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_lib.arguments import told
+from distill_lib.arguments import as_stops, check_counts, check_temperature, checked, told
 from distill_lib.masks import IGNORE, following
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.teachers.live import Source, models_of
@@ -20,6 +20,7 @@ __all__ = ["Completions"]
 Texts = Tensor | Sequence[Tensor] | Callable[..., Tensor]
 
 
+@checked
 class Completions:
     r"""Prompts with the words of a corpus, of the teacher, or of the student, as batches.
 
@@ -96,11 +97,9 @@ class Completions:
         seeds: int | None = None,
         seed: int = 0,
     ) -> None:
-        counts = {"new": new, "batch_size": batch_size, "updates": updates, "rounds": rounds,
-                  "seeds": seeds}  # fmt: skip
-        for name, number in counts.items():
-            if number is not None and number < 1:
-                raise ValueError(f"{name} is at least 1, got {number}")
+        check_counts(new=new, batch_size=batch_size, updates=updates, rounds=rounds)
+        check_counts(seeds=1 if seeds is None else seeds)
+        check_temperature(temperature)
         self.own: Schedule = as_schedule(own)
         shares = [self.own(i / max(updates * rounds - 1, 1)) for i in range(updates * rounds)]
         if not all(0 <= share <= 1 for share in shares):
@@ -116,7 +115,7 @@ class Completions:
             )
         self.new, self.batch_size, self.updates, self.rounds = new, batch_size, updates, rounds
         self.temperature, self.pad, self.seed = temperature, pad, seed
-        self.stop: tuple[int, ...] = (stop,) if isinstance(stop, int) else tuple(stop or ())
+        self.stop: tuple[int, ...] = tuple(as_stops(stop, pad))
         self.student, self.writer = student, _writer(teacher)
         self.seeds: int | None = getattr(student, "seeds", None) if student is not None else seeds
         self.prompts: Any = prompts if callable(prompts) else padded(prompts, pad)
@@ -179,12 +178,14 @@ class Completions:
         ids, mask = prompts["ids"], prompts["mask"]
         if callable(self.texts):
             flat = self.texts(ids.flatten(0, -2), generator=self.generator)
-            if not isinstance(flat, Tensor) or flat.shape[:-1] != ids.flatten(0, -2).shape[:1]:
+            wanted = ids.flatten(0, -2).shape[:1]
+            real = isinstance(flat, Tensor) and flat.is_floating_point()
+            if not isinstance(flat, Tensor) or flat.shape[:-1] != wanted or real:
                 raise ValueError(
-                    f"texts expected one [n] for each of {ids.shape[:-1].numel()} prompts, "
+                    f"texts expected ids [n] for each of {ids.shape[:-1].numel()} prompts, "
                     f"got {told(flat)}"
                 )
-            words, live = self._cut(flat.to(ids.device), torch.ones_like(flat, device=ids.device))
+            words, live = self._cut(flat.to(ids.device), self._live(flat).to(ids.device))
             words, live = (x.view(*ids.shape[:-1], -1) for x in (words, live))
         else:
             words, live = (found[prompts["at"]] for found in self.texts)
@@ -215,7 +216,7 @@ class Completions:
                 "texts(prompts, generator)"
             )
         if isinstance(texts, Tensor):
-            words, live = texts, torch.ones_like(texts)
+            words, live = texts, None
         else:
             if not all(isinstance(t, Tensor) and t.ndim == 1 for t in texts):
                 raise TypeError("texts expected a list of ids [n_i], one text for each prompt")
@@ -225,15 +226,31 @@ class Completions:
         count = len(self.prompts[0])
         if words.ndim != 2 or len(words) != count or words.is_floating_point():
             raise ValueError(f"texts expected one for each of {count} prompts, got {told(words)}")
-        words, live = self._cut(words, live)
+        words, live = self._cut(words, self._live(words) if live is None else live)
         if not bool(live.any(-1).all()):
             raise ValueError(
                 f"text {int(live.any(-1).long().argmin())} is empty: there is no word to learn"
             )
         return words, live
 
+    def _live(self, words: Tensor) -> Tensor:
+        """All words, of a tensor that does not say how long its texts are."""
+        blank = (words == self.pad) & (self.pad not in self.stop)
+        empty = blank.all(-1) if words.shape[1] else blank.new_ones(len(words))
+        if bool(empty.any()):
+            raise ValueError(
+                f"text {int(empty.long().argmax())} is empty, or padding alone (pad={self.pad}): "
+                "there is no word to learn; give a list of texts [n_i], or another pad"
+            )
+        return torch.ones_like(words)
+
     def _cut(self, words: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
         """Words [..., new], and which of them count: those up to the first stop."""
+        if words.numel() and int(words.min()) < 0:
+            raise ValueError(
+                f"texts expected ids from 0 on, got {int(words.min())}: leave words that do not "
+                "count out of the texts"
+            )
         gap = self.new - words.shape[-1]
         words, live = (nn.functional.pad(x, (0, gap)) for x in (words.long(), live))
         over = torch.isin(words, torch.tensor(self.stop, dtype=torch.int64)).long()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_lib.arguments import check_counts, told
+from distill_lib.arguments import as_stops, check_counts, check_temperature
 from distill_lib.losses import full_precision
 from distill_lib.masks.tokens import base
 from distill_lib.models import SmallGPT
@@ -22,7 +22,6 @@ from .sampling import Prompts, padded
 __all__ = [
     "Speculation",
     "chances",
-    "check_temperature",
     "check_vocabularies",
     "leftover",
     "leftwards",
@@ -180,7 +179,7 @@ def speculate(
     check_counts(new=new, ahead=ahead)
     check_temperature(temperature)
     ids, mask = together(target, draft, *padded(prompts, pad))
-    ends = torch.tensor([stop] if isinstance(stop, int) else list(stop or ()), device=mask.device)
+    ends = torch.tensor(as_stops(stop, pad), dtype=torch.int64, device=mask.device)
     at = first = mask.sum(-1)  # where the next token of each text goes
     end, width = first + new, ids.shape[-1] + new
     # texts begin at the left: what stands after them changes nothing, and none needs a mask
@@ -295,12 +294,6 @@ def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
     device = like.device if generator is None else generator.device
     drawn = torch.rand(like.shape, dtype=like.dtype, device=device, generator=generator)
     return drawn.to(like.device)
-
-
-def check_temperature(temperature: float) -> None:
-    """A number from 0, the most probable token, on."""
-    if not (isinstance(temperature, (int, float)) and 0 <= temperature < math.inf):
-        raise ValueError(f"temperature expected a number from 0 on, got {told(temperature)}")
 
 
 def check_vocabularies(target: nn.Module, draft: nn.Module, ids: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_lib.arguments import check_counts, told
+from distill_lib.arguments import as_stops, check_counts, check_temperature, told
 from distill_lib.masks.tokens import base
 from distill_lib.models import SmallGPT
 from distill_lib.signals import accepts, eval_mode
@@ -51,8 +51,8 @@ def sample(
         padding; ``completion_mask``, 1 where the model wrote.
 
     Raises:
-        ValueError: a temperature below 0; prompts that are empty; logits that are nan; a model with
-            an encoder, or texts that are too long for it.
+        ValueError: a temperature below 0; a stop that is no id; prompts that are empty; logits that
+            are nan; a model with an encoder, or texts that are too long for it.
         TypeError: prompts that are no ids.
 
     Example:
@@ -62,12 +62,12 @@ def sample(
         torch.Size([2, 6])
     """
     check_counts(new=new)
-    if not (isinstance(temperature, (int, float)) and 0 <= temperature < math.inf):
-        raise ValueError(f"temperature expected a number from 0 on, got {told(temperature)}")
+    check_temperature(temperature)
+    stops = as_stops(stop, pad)
     ids, mask = padded(prompts, pad)
     device = next(model.parameters()).device
     ids, mask = ids.to(device), mask.to(device)
-    ends = torch.tensor([stop] if isinstance(stop, int) else list(stop or ()), device=device)
+    ends = torch.tensor(stops, dtype=torch.int64, device=device)
     said, live = [], []
     alive = torch.ones(ids.shape[:-1], dtype=torch.bool, device=device)
     with torch.no_grad(), eval_mode([model]):

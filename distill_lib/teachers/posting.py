@@ -23,6 +23,7 @@ __all__ = ["Post", "ServedError"]
 
 AGAIN = (408, 425, 429, 500, 502, 503, 504, 529)  # what may be otherwise a moment later
 LONGEST = 60.0  # seconds between two tries, whatever a server asks for
+MOST = 1e6  # seconds; the system's clocks hold no more than some years
 PART = 1 << 16
 QUOTED = 200  # characters of what a server says, in a message
 
@@ -70,8 +71,11 @@ class Post:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_counts(tries=tries, most=most)
-        if not (timeout > 0 and pause >= 0):
-            raise ValueError(f"expected timeout > 0 and pause >= 0, got {timeout} and {pause}")
+        if not (0 < timeout < MOST and 0 <= pause < MOST):
+            raise ValueError(
+                f"expected seconds timeout > 0 and pause >= 0, below {MOST:g}, got {timeout} and "
+                f"{pause}"
+            )
         local = _address(url)
         if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key):
             raise ValueError("key expected printable characters without spaces around them")
@@ -164,6 +168,9 @@ class Post:
         try:
             return json.loads(raw)
         except (ValueError, RecursionError):
+            text = raw.strip()  # without a length, only an object that is not closed tells
+            if not text or (text[:1] == b"{" and text[-1:] != b"}"):
+                raise _Again(f"broke off after {len(raw)} bytes") from None
             raise ServedError(
                 f"{self.url} answered something else than JSON: {self._quoted(raw[:QUOTED])}; does "
                 "the url end as the server wants it, such as in /v1?"

@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from distill_lib.arguments import check_counts, check_ids, checked, told
+from distill_lib.arguments import (
+    as_stops,
+    check_counts,
+    check_ids,
+    check_temperature,
+    checked,
+    told,
+)
 from distill_lib.signals import Batch, as_batch
 
 from .posting import Post, ServedError
@@ -166,6 +173,8 @@ class Served:
                 )
             if isinstance(number, bool) or not isinstance(number, (int, float)) or number > OVER:
                 raise self._wrong(f"tells {told(number)} as a logarithm of a probability")
+            if int(token) in found:
+                raise self._wrong(f"names token {int(token)} twice at one position")
             found[int(token)] = min(float(max(number, LEAST)), 0.0)
         total = sum(map(math.exp, found.values()))
         if not total <= 1 + OVER:  # also where it is nan
@@ -201,9 +210,8 @@ class Served:
             generator: Of a seed for each text, so that the server can repeat itself.
         """
         check_counts(new=new)
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"temperature expected a number from 0 on, got {temperature:g}")
-        ends = [stop] if isinstance(stop, int) else list(stop)
+        check_temperature(temperature)
+        ends = as_stops(stop, pad)
         ids, mask = _texts(prompts)
         seeds = torch.randint(2**31, ids.shape[:-1], generator=generator).flatten().tolist()
         rows = [

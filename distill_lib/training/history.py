@@ -8,7 +8,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["History"]
+__all__ = ["LARGEST", "History", "unlearnable"]
+
+LARGEST = 1e18  # the square of its gradient is still a float; what -inf on one side costs is not
+
+
+def unlearnable(step: int, parts: Mapping[str, float], clip: str) -> FloatingPointError:
+    """The error for a loss that no step may be taken on; ``clip`` names the setting that clips."""
+    bad = ", ".join(f"{k}={v:g}" for k, v in parts.items() if not abs(v) < LARGEST)
+    endless = any(not math.isfinite(v) for v in parts.values())
+    what = "not finite" if endless else "as large as a class that is excluded (-inf) on one side"
+    return FloatingPointError(
+        f"the loss is {what} at step {step} ({bad}); lower the learning rate, set {clip}, or look "
+        "at the inputs and the teacher's logits (sanity(teacher, batches))"
+    )
 
 
 class History:
@@ -48,14 +61,9 @@ class History:
         for step, row in self._fresh:
             plain = {k: next(numbers) if isinstance(v, Tensor) else v for k, v in row.items()}
             self.records.append({"step": step, **plain})
-            if not math.isfinite(plain.get("loss", 0.0)):
-                bad = ", ".join(f"{k}={v}" for k, v in plain.items() if not math.isfinite(v))
+            if not abs(plain.get("loss", 0.0)) < LARGEST:
                 self._fresh = []
-                raise FloatingPointError(
-                    f"the loss is not finite at step {step} ({bad}); lower the learning rate, set "
-                    "clip_norm, or look at the inputs and the teacher's logits "
-                    "(sanity(teacher, batches))"
-                )
+                raise unlearnable(step, plain, "clip_norm")
         self._fresh = []
 
     def note(self, numbers: Mapping[str, float]) -> None:

@@ -10,9 +10,19 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
-from trl_helpers import DistillationTrainer, GKDTrainer, gkd, llama, stable, texts, update, weights
+from trl_helpers import (
+    DistillationTrainer,
+    GKDTrainer,
+    gkd,
+    llama,
+    stable,
+    texts,
+    tokenizer,
+    update,
+    weights,
+)
 
-from distill_lib import CE, KD, Adversarial, Ensemble, Match, Teacher, distill, losses
+from distill_lib import CE, KD, Adversarial, Ensemble, LogRatio, Match, Teacher, distill, losses
 from distill_lib.integrations.trl import needs
 
 pytestmark = [
@@ -263,3 +273,60 @@ def test_the_student_writes_where_the_data_have_no_answers(tmp_path: Path) -> No
     """TRL divides by the number of the data's words, which is 0: see ``tests/peers``."""
     found = one_step(tmp_path, rows(*[0] * 8), KD(losses.jsd), lmbda=1.0)
     assert found.isfinite().all() and found.norm() > 1e-4
+
+
+def spoiled(number: float) -> nn.Module:
+    """A teacher of which one logit is no number that can be learned from."""
+    teacher = llama(16, 2, 5)
+
+    def spoil(module: Any, given: Any, output: Any) -> Any:
+        output.logits[..., 3] = number
+        return output
+
+    teacher.register_forward_hook(spoil)
+    found: nn.Module = teacher
+    return found
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("on_policy", [True, False])
+def test_a_loss_that_is_not_finite_ends_the_training(
+    tmp_path: Path, on_policy: bool, number: float
+) -> None:
+    """The Trainer leaves it out of its logs, and destroys all weights."""
+    make, kind = (stable, DistillationTrainer) if on_policy else (gkd, GKDTrainer)
+    student, own = llama(), {} if on_policy else {"lmbda": 0.0}
+    made = make(kind, tmp_path, student, spoiled(number), {"objective": KD()}, **own)
+    with pytest.raises(FloatingPointError, match=r"not finite at step 0 \(.*kd=.*sanity"):
+        made.train()
+    assert torch.equal(weights(student), weights(llama()))
+
+
+def test_a_word_that_the_teacher_excludes_ends_a_policy_gradient(tmp_path: Path) -> None:
+    teacher = spoiled(-float("inf"))
+    made = gkd(GKDTrainer, tmp_path, llama(), teacher, {"objective": LogRatio()}, lmbda=0.0)
+    with pytest.raises(FloatingPointError, match=r"excluded \(-inf\) on one side.*log_ratio="):
+        made.train()
+    student = llama()
+    k = {"objective": LogRatio(clip=5)}
+    moved = update(gkd(GKDTrainer, tmp_path, student, teacher, k, lmbda=0.0), student)
+    assert moved.isfinite().all() and moved.norm() > 1e-4
+
+
+def test_what_trl_lets_pass_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a teacher_model.*got None"):
+        gkd(GKDTrainer, tmp_path, llama(), None, {"objective": KD()})
+    with pytest.raises(ValueError, match=r"share of the batches, in \[0, 1\], got nan"):
+        gkd(GKDTrainer, tmp_path, llama(), llama(16, 2, 5), {"objective": KD()}, lmbda=float("nan"))
+
+
+@pytest.mark.parametrize("on_policy", [True, False])
+def test_two_tokenizers_of_one_size_in_another_order_are_refused(
+    tmp_path: Path, on_policy: bool
+) -> None:
+    make, kind = (stable, DistillationTrainer) if on_policy else (gkd, GKDTrainer)
+    other = tokenizer([*"jabcdefghi"])
+    assert len(other) == len(tokenizer())
+    with pytest.raises(ValueError, match="token 2 is 'a' for the student and 'j' for the teacher"):
+        make(kind, tmp_path, llama(), llama(16, 2, 5),
+             {"objective": KD(), "teacher_tokenizer": other})  # fmt: skip

@@ -118,6 +118,26 @@ def test_plain_jsd_refuses_the_ends_where_it_is_zero(beta: float, way_out: str) 
         losses.jsd(student=z, teacher=v, beta=beta)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("near", [1e-300, 1e-17, 1e-9])
+def test_normalized_jsd_is_its_end_where_beta_cannot_be_told_from_it(
+    near: float, dtype: torch.dtype
+) -> None:
+    """Rounding would be divided by beta: nothing but noise, or nan."""
+    z, v = torch.randn(2, 7, 5, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    for beta, limit in ((near, losses.kl), (1 - near, losses.reverse_kl)):
+        got = losses.jsd(student=z, teacher=v, beta=beta, normalized=True)
+        torch.testing.assert_close(got, limit(student=z, teacher=v), rtol=1e-5, atol=1e-5)
+        heads = {
+            "student_head": torch.eye(5, dtype=dtype),
+            "teacher_head": torch.eye(5, dtype=dtype),
+        }
+        got = losses.fused_divergence(
+            student=z, teacher=v, **heads, loss=losses.jsd, beta=beta, normalized=True
+        )
+        torch.testing.assert_close(got, limit(student=z, teacher=v), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("beta", [-0.1, 1.1, math.nan])
 @pytest.mark.parametrize("normalized", [False, True])
 def test_jsd_refuses_a_beta_outside_the_unit_interval(beta: float, normalized: bool) -> None:

@@ -233,3 +233,10 @@ def test_uld_gradient_equals_finite_differences() -> None:
 def test_uld_of_other_items_is_refused() -> None:
     with pytest.raises(ValueError, match="align"):
         uld(student=torch.zeros(3, 5), teacher=torch.zeros(4, 5))
+
+
+@pytest.mark.parametrize("rest", [math.nan, 5.0, -0.01])
+def test_a_rest_that_is_not_what_the_listed_leave_is_refused(rest: float) -> None:
+    known = {"teacher": torch.full((3, 2), 0.3).log(), "ids": torch.tensor([[0, 1]] * 3)}
+    with pytest.raises(ValueError, match=r"log-probabilities, got some that sum to.*rest=None"):
+        sparse_divergence(student=torch.zeros(3, 5), **known, rest=torch.full((3,), rest))

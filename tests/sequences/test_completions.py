@@ -16,7 +16,7 @@ from torch import Tensor
 from distill_lib import CE, KD, Teacher, distill, linear, losses
 from distill_lib.masks import IGNORE
 from distill_lib.models import SmallGPT, small_llama
-from distill_lib.sequences import Completions, Walks
+from distill_lib.sequences import Completions, Walks, sample, speculate
 
 WALKS = Walks(4)
 
@@ -198,11 +198,82 @@ def test_wrong_arguments_are_refused() -> None:
               texts=[torch.tensor([3]), torch.tensor([], dtype=torch.int64)])  # fmt: skip
     with pytest.raises(ValueError, match="a function too"):
         words(own=0.0, texts=torch.zeros(3, 4).long())
-    with pytest.raises(TypeError, match="a list of ids"):
+    with pytest.raises(TypeError, match="texts to be a tensor or a sequence of a tensor"):
         words(own=0.0, prompts=torch.zeros(1, 5).long(), texts=[[1, 2]])
-    with pytest.raises(ValueError, match="new is at least 1"):
+    with pytest.raises(ValueError, match="new expected a whole number of 1"):
         words(student, new=0)
     with pytest.raises(ValueError, match="expected ids"):
         next(iter(words(student, prompts=lambda n, generator: torch.zeros(n + 1, 5).long())))
-    with pytest.raises(ValueError, match="expected one"):
+    with pytest.raises(ValueError, match="texts expected ids"):
         next(iter(words(own=0.0, texts=lambda prompts, generator: torch.zeros(2, 3).long())))
+
+
+@pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize("who", ["sample", "speculate", "Completions"])
+def test_a_temperature_is_told_at_once(who: str, temperature: Any) -> None:
+    student, prompts = SmallGPT(16), torch.tensor([[1, 2]])
+    calls: dict[str, Any] = {
+        "sample": lambda: sample(student, prompts, 3, temperature=temperature),
+        "speculate": lambda: speculate(
+            student, SmallGPT(16, seed=1), prompts, 3, temperature=temperature
+        ),
+        "Completions": lambda: Completions(prompts, student, new=3, temperature=temperature),
+    }
+    with pytest.raises((TypeError, ValueError), match=r"temperature.* to be a number|from 0 on"):
+        calls[who]()
+
+
+@pytest.mark.parametrize("more", [{"stop": -1}, {"stop": [3, 1.5]}, {"stop": True}, {"pad": -100}])
+@pytest.mark.parametrize("who", ["sample", "speculate", "Completions"])
+def test_stops_and_padding_are_ids(who: str, more: dict[str, Any]) -> None:
+    student, prompts = SmallGPT(16), torch.tensor([[1, 2]])
+    calls: dict[str, Any] = {
+        "sample": lambda: sample(student, prompts, 3, **more),
+        "speculate": lambda: speculate(student, SmallGPT(16, seed=1), prompts, 3, **more),
+        "Completions": lambda: Completions(prompts, student, new=3, **more),
+    }
+    with pytest.raises((TypeError, ValueError), match=r"stop|pad"):
+        calls[who]()
+
+
+@pytest.mark.parametrize("new", [3.5, "3", 0, None])
+def test_a_number_of_words_is_a_whole_one(new: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="new"):
+        Completions(torch.tensor([[1, 2]]), SmallGPT(16), new=new)
+
+
+EMPTY: dict[str, tuple[Any, str]] = {
+    "padding alone": (torch.zeros(1, 3, dtype=torch.int64), "text 0 is empty, or padding alone"),
+    "no column": (torch.zeros(1, 0, dtype=torch.int64), "text 0 is empty"),
+    "left out": (torch.full((1, 3), -100), "ids from 0 on, got -100"),
+    "a list, left out": ([torch.tensor([3, -100])], "ids from 0 on, got -100"),
+    "reals": (torch.ones(1, 3), "texts expected one for each of 1 prompts"),
+}
+
+
+@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize("case", EMPTY)
+def test_texts_without_a_word_are_refused_whoever_gives_them(case: str, called: bool) -> None:
+    texts, says = EMPTY[case]
+    if called and isinstance(texts, list):
+        return
+    if called:
+        given_, says = texts, says.replace("one for each of 1 prompts", "ids")
+        texts = lambda prompts, generator: given_.expand(len(prompts), -1)  # noqa: E731
+    with pytest.raises(ValueError, match=says):
+        next(iter(Completions(torch.tensor([[1, 2]]), own=0.0, texts=texts, new=3)))
+
+
+def test_a_text_of_the_token_that_pads_is_one_where_its_length_is_told() -> None:
+    """Token 0 may be a word: a list of texts says how long they are, and so does a stop."""
+    cases: Any = (([torch.tensor([0, 0])], {}), (torch.zeros(1, 2).long(), {"stop": 0}))
+    for texts, more in cases:
+        made = Completions(torch.tensor([[1, 2]]), own=0.0, texts=texts, new=3, **more)
+        assert (next(iter(made))["shift_labels"] == 0).any()
+
+
+def test_words_that_the_model_does_not_know_are_told() -> None:
+    texts = torch.full((1, 3), 77)
+    found = Completions(torch.tensor([[1, 2]]), own=0.0, texts=texts, new=3, updates=1)
+    with pytest.raises(ValueError, match=r"77 in 16 tokens, 0 to 15: is it the same tokenizer"):
+        distill(SmallGPT(16), None, found, CE(), epochs=1)

@@ -51,6 +51,22 @@ def test_an_answer_that_breaks_off_is_tried_again() -> None:
         assert post(url)(ASK)["model"] == "teacher"
 
 
+@pytest.mark.parametrize("left", [0, 1, 7, -1])
+def test_an_answer_that_ends_too_early_is_tried_again(left: int) -> None:
+    """Also where the server never said how long it would be."""
+
+    def cut(n: int, answer: Answer) -> Answer:
+        return Answer(200, answer.body[:left]) if n == 0 else answer
+
+    with served(cut) as url:
+        assert post(url)(ASK)["model"] == "teacher"
+    with (
+        served(lambda n, answer: Answer(200, answer.body[:left])) as url,
+        pytest.raises(ServedError, match="no answer in 2 tries; the last time it broke off after"),
+    ):
+        post(url, tries=2)(ASK)
+
+
 def test_a_server_says_how_long_to_wait_up_to_a_minute() -> None:
     pauses: list[float] = []
     said = {0: "7", 1: "Wed, 21 Oct 2015 07:28:00 GMT", 2: "100000", 3: "9" * 5000}
@@ -115,9 +131,7 @@ def test_an_answer_has_a_size() -> None:
         post(url, most=50_000)(ASK)
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"<html>hello</html>", b"\xff\x00", b"[" * 50_000, b"9" * 50_000]
-)
+@pytest.mark.parametrize("body", [b"<html>hello</html>", b"\xff\x00", b"[" * 50_000, b"9" * 50_000])
 def test_what_is_no_json_is_refused(body: bytes) -> None:
     with (
         served(lambda n, answer: Answer(200, body)) as url,

@@ -15,6 +15,7 @@ from distill_lib.booktools.serving import Answer, serve
 from distill_lib.models import SmallGPT
 from distill_lib.sequences import sample
 from distill_lib.teachers import Cache, CacheError, Served, ServedError
+from distill_lib.terms import SparseKD
 
 MODEL = SmallGPT(16, seed=3)
 IDS = torch.randint(16, (4, 7), generator=torch.Generator().manual_seed(0))
@@ -194,6 +195,14 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "too much mass": (first(0.0), "sum to 1"),
     "too few": (at(2, lambda row: dict([*row.items()][:3])), "tells 3 tokens of 5: pass top=3"),
     "a negative token": (at(2, lambda row: {"-4": {"logprob": -1.0}}), "'-4'"),
+    "a token twice": (
+        at(2, lambda row: row | {f"token_id:{next(iter(row))}": {"logprob": -9.0}}),
+        "twice at one position",
+    ),
+    "an error told as vLLM did": (
+        lambda choice: {"object": "error", "message": "no such model", "code": 404},
+        "one of 'choices'.*no such model",
+    ),
     "an endless token": (at(2, lambda row: {"9" * 5000: {"logprob": -1.0}}), "by their text"),
 }  # fmt: skip
 
@@ -278,7 +287,21 @@ def test_counts_below_one_are_refused(wrong: dict[str, int]) -> None:
         asked("http://127.0.0.1:9/v1", **wrong)
 
 
-@pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf])
-def test_a_temperature_is_a_number_from_0_on(url: str, temperature: float) -> None:
+@pytest.mark.parametrize("stop", [-1, 1.5, [2, -3], True])
+def test_a_stop_is_an_id(url: str, stop: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="stop"):
+        asked(url).write(IDS, 3, stop=stop)
+
+
+def test_an_id_that_the_student_does_not_know_is_told() -> None:
+    change = at(2, lambda row: row | {"99999": {"logprob": -1.5}})
+    with serve(MODEL, vocabulary=16, length=40, spoil=spoiled(change)) as url:
+        said = asked(url)(IDS[:1])
+    with pytest.raises(ValueError, match=r"0 to 99999.*0 to 15: is it the same vocabulary"):
+        SparseKD(rest=False)(torch.zeros(1, 7, 16), said, {})
+
+
+@pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf, "1", True])
+def test_a_temperature_is_a_number_from_0_on(url: str, temperature: Any) -> None:
     with pytest.raises(ValueError, match="temperature"):
         asked(url).write(IDS, 3, temperature=temperature)

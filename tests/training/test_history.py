@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
-from distill_lib import History
+from distill_lib import KD, History, Teacher, distill
 from distill_lib.progress import bar, quiet
 
 
@@ -105,3 +109,19 @@ def test_a_bar_gives_the_items(
     assert list(bar([1, 2, 3], "work", 3, show=False)) == [1, 2, 3]
     assert list(bar(iter([1]), "work", None)) == [1]  # over before it would show
     assert capsys.readouterr().err == ""
+
+
+def test_a_loss_that_an_excluded_class_makes_is_named_as_that() -> None:
+    student, teacher = nn.Linear(2, 3), nn.Linear(2, 3)
+    batch = {"inputs": torch.ones(4, 2)}
+
+    def masked(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        logits: Tensor = model(batch["inputs"])
+        return logits.masked_fill(torch.tensor([False, False, True]), -torch.inf)
+
+    with pytest.raises(FloatingPointError, match=r"excluded \(-inf\) on one side at step 1 \(loss"):
+        distill(student, teacher, [batch], KD(), epochs=1, forward=masked)
+    both = Teacher(teacher, forward=masked)
+    student = nn.Linear(2, 3)
+    history = distill(student, both, [batch], KD(), epochs=1, forward=masked)
+    assert history.last["loss"] >= 0 and all(p.isfinite().all() for p in student.parameters())

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from distill_lib.masks.tokens import base
 from distill_lib.models.language import Words
 from distill_lib.teachers.live import Teacher
+from distill_lib.training.history import LARGEST, unlearnable
 
 __all__ = ["check_tokenizers"]
 
@@ -98,6 +99,17 @@ def check_ids(batch: Mapping[str, Any], teacher: Any) -> None:
                 f"the data hold token {int(ids.max())}, and the teacher knows {size} tokens, so "
                 f"that it has another tokenizer; {WAY_OUT}"
             )
+
+
+def check_learnable(loss: Tensor, parts: Mapping[str, Any], step: int) -> None:
+    """Whether a step may be taken on a loss: the Trainer leaves nan out of its logs and goes on.
+
+    Raises:
+        FloatingPointError: a loss that is not finite, or nearly; the message says of which term.
+    """
+    if not bool(loss.abs() < LARGEST):  # the Trainer asks the device as often
+        numbers = {k: float(v.detach()) for k, v in {"loss": loss, **parts}.items()}
+        raise unlearnable(step, numbers, "max_grad_norm")
 
 
 def check_rebuilt(model: nn.Module) -> None:

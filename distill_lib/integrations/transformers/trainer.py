@@ -58,6 +58,8 @@ class DistillationTrainer(Trainer):
 
     Raises:
         TypeError: an objective that is none.
+        FloatingPointError: in training, a loss that is not finite, or as large as -inf on one side
+            makes it.
         ValueError: a teacher that is the student, or has other classes or another tokenizer; a
             label or token out of range; attentions of a model that does not compute them; an
             optimizer that forgets projectors; a checkpoint of another teacher or objective; a loss
@@ -178,6 +180,7 @@ class DistillationTrainer(Trainer):
             taught = self._teacher_says(batch) if asked else None
             loss, parts = loss_of(said, taught, batch, progress=progress, denom=step)
         if step is not None:
+            checks.check_learnable(loss, parts, self.state.global_step)
             self._look_once(model, loss)
             for name, part in parts.items():
                 self._sums[name] = self._sums[name] + part if name in self._sums else part

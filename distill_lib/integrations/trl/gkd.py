@@ -74,7 +74,7 @@ class GKDTrainer(Ours, _Written):
 
     Raises:
         ModuleNotFoundError: no TRL.
-        ValueError: as the trainer of ours.
+        ValueError: as the trainer of ours; no ``teacher_model``; ``lmbda`` outside [0, 1].
 
     Reference:
         Agarwal et al., *On-policy distillation of language models*, 2024; Kim and Rush,
@@ -91,6 +91,11 @@ class GKDTrainer(Ours, _Written):
         teacher_tokenizer: Any = None,
         **settings: Any,
     ) -> None:
+        if teacher_model is None:
+            raise ValueError(
+                "GKDTrainer expected a teacher_model, which writes where seq_kd asks it to, got "
+                "None; without a teacher, distill_lib.integrations.transformers has a trainer"
+            )
         super().__init__(
             model,
             teacher_model,
@@ -99,6 +104,8 @@ class GKDTrainer(Ours, _Written):
             teacher_tokenizer=teacher_tokenizer,
             **settings,
         )
+        if not 0 <= self.lmbda <= 1:  # TRL lets nan pass, and then nobody writes
+            raise ValueError(f"lmbda is a share of the batches, in [0, 1], got {self.lmbda}")
 
     def _named(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """What a model reads of the batch, and its labels."""
