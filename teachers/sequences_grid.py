@@ -2,10 +2,12 @@
 
     python teachers/sequences_grid.py
 
-Three experiments that are too long for a page. `race`: each way to learn gets the same rates and
-batches, on students that the page does not use. `writers`: the same lessons on words of several
-writers, where own words might win: long ways, few prompts, a teacher with noise. `teachers`:
-fourteen teachers of one task, in seven styles and at two skills, teach six students each.
+Four experiments that are too long for a page. `race`: each way to learn gets the same rates and
+batches, on students that the page does not use. `control`: no teacher at all, a fixed negative
+advantage on improbable words, with the same trials and four more at lower rates. `writers`: the
+same lessons on words of several writers, where own words might win: long ways, few prompts, a
+teacher with noise. `teachers`: fourteen teachers of one task, in seven styles and at two skills,
+teach six students each.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from distill_lib.signals import pick
 
 FILE = Path(zoo.__file__).parent / "sequences_grid.jsonl"
 WALKS, SEEDS = Walks(5), 5
+LOWER = (3e-5, 1e-4)  # of the control alone, which higher rates destroy
 RATES, BATCHES, TEXTS, LOOKS = (3e-4, 1e-3, 3e-3), (16, 64), 5_120, (640, 1_280, 2_560, 5_120)
 MIXTURES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.0)  # how often a teacher's text goes in style x
 
@@ -117,13 +120,19 @@ METHODS: dict[str, tuple[float, Objective | Term, bool]] = {  # share of own wor
     "teacher's words (SFT)": (0.0, CE(), False),
     "reward alone (REINFORCE)": (1.0, Advantage("reward"), False),
 }
+CONTROL = {"no teacher, improbable words": (1.0, Advantage("none"), False)}
 
 
-def race() -> list[dict]:
+def control() -> list[dict]:
+    return race(CONTROL, LOWER + RATES)
+
+
+def race(methods=METHODS, rates: tuple[float, ...] = RATES) -> list[dict]:
     teacher = zoo.load_teacher("walks_gpt")
-    begun, rows = beginners().state_dict(), []
-    for name, (own, loss, asked) in METHODS.items():
-        for rate in RATES:
+    first, rows = beginners(), []
+    begun, start = first.state_dict(), scores(first)
+    for name, (own, loss, asked) in methods.items():
+        for rate in rates:
             for size in BATCHES:
                 students = SmallGPT(16, seeds=SEEDS)
                 students.load_state_dict(begun)
@@ -144,7 +153,8 @@ def race() -> list[dict]:
                     epochs=TEXTS // LOOKS[0], lr=rising(rate, TEXTS // size), optimizer=adam,
                     each_epoch=look,
                 )  # fmt: skip
-                rows.append({"method": name, "rate": rate, "batch": size, "scores": seen})
+                rows.append({"method": name, "rate": rate, "batch": size, "start": start,
+                             "scores": seen})  # fmt: skip
                 print(name, rate, size, {k: round(sum(v) / SEEDS, 3) for k, v in seen.items()},
                       flush=True)  # fmt: skip
     return rows
@@ -289,7 +299,7 @@ def many_teachers(students: int = 6, updates: int = 160) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["race", "writers", "teachers"])
+    parser.add_argument("parts", nargs="*", default=["race", "control", "writers", "teachers"])
     parts = parser.parse_args().parts
     torch.set_num_threads(1)
     rows: list[dict] = (
@@ -299,7 +309,8 @@ def main() -> None:
             "python": platform.python_version()}  # fmt: skip
     for part in parts:
         begun = time.process_time()
-        found = {"race": race, "writers": writers, "teachers": many_teachers}[part]()
+        found = {"race": race, "control": control, "writers": writers,
+                 "teachers": many_teachers}[part]()  # fmt: skip
         made["cpu_seconds"] = round(time.process_time() - begun)
         rows = [row for row in rows if row["part"] != part]
         rows += [{"part": part, **row, "made": made} for row in found]

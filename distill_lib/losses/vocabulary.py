@@ -203,10 +203,11 @@ def _check_sparse(student: Tensor, teacher: Tensor, ids: Tensor, rest: Tensor | 
         )
     if bool(twice.any()):
         raise ValueError("sparse_divergence: a class is listed twice; its mass would count twice")
+    beside = "" if rest is None else f" with rest {list(rest.shape)}"
     raise ValueError(
-        f"sparse_divergence expected log-probabilities, got some that sum to {sums.max():g}: take "
-        "logits.log_softmax(-1) over all classes, then the listed ones, and rest=None or the "
-        "logarithm of what they leave"
+        f"sparse_divergence expected log-probabilities, got some that sum to {sums.max():g}{beside}"
+        ": take logits.log_softmax(-1) over all classes, then the listed ones, and rest=None or "
+        "the logarithm of what they leave"
     )
 
 
