@@ -25,6 +25,7 @@ WINGS = (fusion, rl, rl_games, rsl_rl, skrl, transformers)
 # Results that only the library makes.
 ELSEWHERE = {
     *("fusion.Barrier", "rl.Video", "rl.Returns"),
+    *("rsl_rl.ActionTerm", "rsl_rl.Command", "rsl_rl.EnvSettings", "rsl_rl.ObservationTerm"),
     # RSL-RL's runner makes these, of its own classes
     *("rsl_rl.Distillation", "rsl_rl.Kickstarting"),
 }
@@ -98,6 +99,13 @@ def pendula() -> Any:
     return gym.make_vec("Pendulum-v1", 2, vectorization_mode="sync", vector_kwargs=mode)
 
 
+def described(folder: Path) -> Path:
+    """A run of Isaac Lab whose settings say nothing of interest."""
+    (folder / "run" / "params").mkdir(parents=True)
+    (folder / "run" / "params" / "env.yaml").write_text("decimation: 4")
+    return folder / "run" / "model.pt"
+
+
 def robots(folder: Path) -> dict[str, Call]:
     path, student = folder / "model.pt", Policy(2, 1, hidden=(4,), continuous=True)
     torch.save({"actor_state_dict": saved().state_dict(), "iter": 0, "infos": None}, path)
@@ -153,6 +161,7 @@ def robots(folder: Path) -> dict[str, Call]:
         ),
         "rsl_rl.play": (rsl_rl.play, {"policy": mlp(), "env": vector, "seed": 0}),
         "rsl_rl.read_policy": (rsl_rl.read_policy, {"path": path, "role": "actor"}),
+        "rsl_rl.read_env": (rsl_rl.read_env, {"path": described(folder), "role": "actor"}),
         "rsl_rl.write_policy": (
             rsl_rl.write_policy,
             {"policy": saved().policy("elu"), "runner": Runner(), "path": folder / "s.pt"},

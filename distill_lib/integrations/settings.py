@@ -1,4 +1,4 @@
-"""Settings of a training, as Isaac Lab writes them beside a checkpoint: ``params/agent.yaml``."""
+"""Settings of a training, as Isaac Lab writes them beside a checkpoint into ``params/``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from typing import Any
 from distill_lib.checkpoints import CheckpointError
 from distill_lib.models.control import ACTIVATIONS
 
-__all__ = ["agree", "inside", "known_activation", "read_settings", "settings_of"]
+__all__ = ["agree", "file_beside", "inside", "known_activation", "read_settings", "settings_of"]
 
-LARGEST = 2**18  # bytes; those of Isaac Lab have some thousand
+LARGEST = 2**19  # bytes; those of an agent have some thousand, of an environment up to 100,000
 
 
-def file_beside(path: str | Path) -> Path:
+def file_beside(path: str | Path, name: str = "agent.yaml") -> Path:
     """Where Isaac Lab writes the settings: beside the checkpoint, or beside its folder."""
-    beside, above = (
-        folder / "params" / "agent.yaml" for folder in Path(path).absolute().parents[:2]
-    )
+    beside, above = (folder / "params" / name for folder in Path(path).absolute().parents[:2])
     return above if above.is_file() and not beside.is_file() else beside
 
 
@@ -39,8 +37,12 @@ def settings_of(path: str | Path, activation: str | None) -> tuple[Path, Mapping
         return file, None
 
 
-def read_settings(file: Path) -> Mapping[str, Any]:
+def read_settings(file: Path, instead: str = "pass activation=") -> Mapping[str, Any]:
     """A YAML file as text, lists and mappings, whatever its tags say.
+
+    Args:
+        file: Its place.
+        instead: The way out for those who cannot read it.
 
     Raises:
         CheckpointError: it is too large, cannot be read or holds no mapping; there is no pyyaml.
@@ -48,14 +50,14 @@ def read_settings(file: Path) -> Mapping[str, Any]:
     try:
         import yaml
     except ImportError as error:
-        raise CheckpointError(f"reading {file} needs pyyaml; or pass activation=") from error
+        raise CheckpointError(f"reading {file} needs pyyaml; or {instead}") from error
     if file.stat().st_size > LARGEST:
         raise CheckpointError(f"{file} has more than {LARGEST} bytes, and no such file needs them")
     try:
         text = file.read_text(encoding="utf-8")
         found = yaml.load(text, yaml.BaseLoader)
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}; or pass activation=") from error
+        raise CheckpointError(f"{file} cannot be read: {error}; or {instead}") from error
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{file} holds no settings by name but {type(found).__name__}")
     return found

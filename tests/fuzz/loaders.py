@@ -31,7 +31,7 @@ from distill_lib.checkpoints import CheckpointError, load_checkpoint, verify, wr
 from distill_lib.compress import ExportError
 from distill_lib.data import DataError, TextDataset, fashion, hub, sources
 from distill_lib.data.packages import Package
-from distill_lib.integrations.rsl_rl import layouts
+from distill_lib.integrations.rsl_rl import envfile, layouts
 from distill_lib.teachers import CacheError
 
 MB = 2**20
@@ -102,6 +102,11 @@ def policy(folder: Path, content: bytes) -> None:
 def agent(folder: Path, content: bytes) -> None:
     put(folder, "params/agent.yaml", content)
     layouts.load_teacher(put(folder, "model_3.pt", seeds.rsl_rl_5()))
+
+
+def environment(folder: Path, content: bytes) -> None:
+    put(folder, "params/env.yaml", content)
+    envfile.read_env(folder / "model_3.pt").commands(torch.ones(1, 2), ["a_hip", "a_knee"])
 
 
 def in_folder(name: str) -> Callable[[Path, bytes], Any]:
@@ -280,6 +285,9 @@ LOADERS: dict[str, Loader] = {
     ),
     "RSL-RL, settings": Loader(
         seeds.agent, agent, CheckpointError, (formats.yaml,), room=160 * MB
+    ),
+    "Isaac Lab, environment": Loader(
+        seeds.environment, environment, CheckpointError, (formats.yaml,), room=160 * MB
     ),
     "folder, settings": Loader(seeds.settings, in_folder("config.json"), CheckpointError, (JSON,)),
     "folder, safetensors": Loader(

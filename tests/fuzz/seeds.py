@@ -111,6 +111,28 @@ algorithm: {a: !!python/object/apply:builtins.slice [null, 1.5, &x [2]], b: *x}
 """
 
 
+def environment() -> bytes:
+    return b"""sim: {dt: 0.005, gravity: !!python/tuple [0.0, 0.0, -9.81]}
+decimation: 4
+scene: {robot: {init_state: {joint_pos: {.*_hip: 0.1, .*_knee: -1.5}}}}
+observations:
+  policy:
+    concatenate_terms: true
+    history_length: null
+    speed: {func: 'mdp:speed', clip: !!python/tuple [-1.0, .inf], scale: 0.5, history_length: 2}
+    joints: {func: 'mdp:joint_pos_rel', clip: null, scale: !!python/tuple [1.0, 2.0]}
+actions:
+  legs:
+    class_type: 'mdp:JointPositionAction'
+    joint_names: [.*_hip, .*_knee]
+    scale: {.*_hip: 0.25}
+    offset: 0.0
+    clip: {.*: [-3.0, 3.0]}
+    use_default_offset: true
+events: {a: !!python/object/apply:builtins.slice [null, 1.5, &x [2]], b: *x}
+"""
+
+
 def training() -> bytes:
     def write(path: Path) -> None:
         distill(net(), net(1), DATA.batches(16), CE() + KD(), checkpoint=path, seed=0, epochs=1)

@@ -153,7 +153,7 @@ KNOWN = {
     "data/text.py _kept": "tokens",
     "integrations/rsl_rl/algorithm.py load": OURS,
     "integrations/rsl_rl/kickstart.py load": OURS,
-    "integrations/settings.py read_settings": "RSL-RL, settings",
+    "integrations/settings.py read_settings": "RSL-RL, settings; Isaac Lab, environment",
     "integrations/transformers/beside.py _note": "Trainer, note",
     "integrations/transformers/beside.py read": "Trainer, tensors",
     "rl/videos.py video": OURS,

@@ -2,6 +2,7 @@
 
 - :class:`GymVecEnv` shows RSL-RL any Gymnasium vector environment.
 - :func:`read_policy` and :func:`load_teacher` read the checkpoints of RSL-RL 2 to 5;
+  :func:`read_env` tells what such a policy saw and commanded in Isaac Lab;
   :func:`write_policy` writes a student for RSL-RL's own runner, and so for Isaac Lab's ``play.py``.
 - :class:`Distillation` is a drop-in for RSL-RL's algorithm of that name that minimizes an
   :class:`~distill_lib.Objective`; :class:`Kickstarting` adds one to its PPO.
@@ -16,10 +17,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 _HOMES = {
+    "ActionTerm": "envterms",
     "Adapter": "adapter",
+    "Command": "envterms",
     "Distillation": "algorithm",
+    "EnvSettings": "envfile",
     "GymVecEnv": "env",
     "Kickstarting": "kickstart",
+    "ObservationTerm": "envterms",
     "Pendula": "pendula",
     "SavedPolicy": "layouts",
     "check_spaces": "adapter",
@@ -28,16 +33,21 @@ _HOMES = {
     "load_model": "models",
     "load_teacher": "layouts",
     "play": "models",
+    "read_env": "envfile",
     "read_policy": "layouts",
     "upgrade": "layouts",
     "write_policy": "models",
 }
 
 __all__ = [
+    "ActionTerm",
     "Adapter",
+    "Command",
     "Distillation",
+    "EnvSettings",
     "GymVecEnv",
     "Kickstarting",
+    "ObservationTerm",
     "Pendula",
     "SavedPolicy",
     "check_spaces",
@@ -46,6 +56,7 @@ __all__ = [
     "load_model",
     "load_teacher",
     "play",
+    "read_env",
     "read_policy",
     "upgrade",
     "write_policy",
@@ -60,6 +71,8 @@ if TYPE_CHECKING:
     from .adapter import Adapter, check_spaces
     from .algorithm import Distillation
     from .env import GymVecEnv
+    from .envfile import EnvSettings, read_env
+    from .envterms import ActionTerm, Command, ObservationTerm
     from .kickstart import Kickstarting
     from .layouts import SavedPolicy, load_teacher, read_policy, upgrade
     from .models import fill, give_teacher, load_model, play, write_policy

@@ -31,6 +31,7 @@ from distill_lib.checkpoints.files import whole_file
 from distill_lib.models.control import Policy
 
 from .agent import activation_of, require_deviation, require_one_each
+from .envfile import require_sizes
 
 __all__ = ["EPS", "SavedPolicy", "load_teacher", "read_policy", "upgrade"]
 
@@ -153,11 +154,16 @@ def load_teacher(
     Raises:
         CheckpointError: see :func:`read_policy`; an activation that nobody tells, or of which two
             things are told; a ``params/agent.yaml`` that cannot be read; a network whose deviation
-            depends on the state, or with a Beta distribution.
+            depends on the state, or with a Beta distribution; a ``params/env.yaml`` that tells
+            other numbers of observations or actions.
+
+    Warns:
+        UserWarning: in the training, RSL-RL's wrapper cut the actions; see :func:`read_env`.
     """
     saved = read_policy(path, role)
     if saved.std is None:
         require_one_each(path, saved.role, saved.sizes[-1])
+    require_sizes(path, saved.role, saved.sizes[0], saved.sizes[-1])
     return saved.policy(activation_of(path, saved.role, activation), std)
 
 
