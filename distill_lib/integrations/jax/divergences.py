@@ -94,7 +94,8 @@ def jsd(
     ``beta`` at an end and ``normalized`` mean.
     """
     _check_flag("jsd: normalized", normalized)
-    check_number("jsd: beta", beta, "a number in [0, 1]", lambda number: 0 <= number <= 1)
+    hint = "0.5 is Jensen and Shannon's; kl and reverse_kl are the ends"
+    check_number("jsd: beta", beta, "a number in [0, 1]", lambda number: 0 <= number <= 1, hint)
     if beta in (0, 1):
         limit = kl if beta == 0 else reverse_kl
         if not normalized:
@@ -104,6 +105,10 @@ def jsd(
             )
         return limit(student=student, teacher=teacher, temperature=temperature)
     log_q, log_p = _both("jsd", student, teacher, temperature)
+    eps = float(np.finfo(log_q.dtype).eps)
+    if normalized and not eps <= beta <= 1 - eps:  # nothing but rounding would be divided
+        limit = kl if beta < eps else reverse_kl
+        return limit(student=student, teacher=teacher, temperature=temperature)
     log_m = jnp.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
     from_teacher = (jnp.exp(log_p) * (log_p - log_m)).sum(-1)
     from_student = (jnp.exp(log_q) * (log_q - log_m)).sum(-1)
