@@ -22,6 +22,7 @@ __all__ = [
     "nll",
     "policy_kl",
     "surrogate",
+    "whole",
 ]
 
 
@@ -206,6 +207,36 @@ def gaussian_entropy(gaussian: Tensor) -> Tensor:
     """
     _, log_std = _halves("gaussian_entropy", gaussian)
     return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+def whole(values: Tensor, items: Tensor) -> Tensor:
+    r"""What independent heads say together, one number an item.
+
+    .. math:: \log \pi(a \mid s) = \sum_i \log \pi_i(a_i \mid s), \qquad
+       H(\pi) = \sum_i H(\pi_i)
+
+    Args:
+        values: [..., A], logarithmic probabilities or entropies of A heads, or [...] of one.
+        items: [...], anything with one number an item.
+
+    Returns:
+        [...], the sum over the heads; what has one number an item already is left alone.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Example:
+        >>> whole(entropy(torch.zeros(1, 2, 4)), torch.zeros(1))
+        tensor([2.7726])
+    """
+    if values.shape == items.shape:
+        return values
+    if values.ndim != items.ndim + 1 or values.shape[:-1] != items.shape:
+        raise ValueError(
+            f"values of shape {list(values.shape)} are neither one number for each of "
+            f"{list(items.shape)} items nor one for each of their heads, [..., A]"
+        )
+    return values.sum(-1)
 
 
 def surrogate(*, log_prob: Tensor, old: Tensor, advantages: Tensor, clip: float = 0.2) -> Tensor:

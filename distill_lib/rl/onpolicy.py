@@ -91,7 +91,9 @@ class OnPolicy:
     Batches have ``inputs`` (what :class:`distill_lib.rl.Rollouts` would show), ``actions``,
     ``log_prob``, ``advantages`` (mean 0 and standard deviation 1 over the segment), ``returns``,
     ``index``, and ``privileged`` where the teacher has a group of its own. S stacked students have
-    their own environments, and batches [S, B, ...].
+    their own environments, and batches [S, B, ...]. In a MultiDiscrete of A heads the student says
+    ``logits`` [B, A, n], with -inf where a head has fewer actions or some are forbidden; its
+    ``actions`` are [B, A], and ``log_prob`` [B] is that of all heads together, their sum.
 
     Args:
         env: An id, or a function that makes one environment.
@@ -163,7 +165,7 @@ class OnPolicy:
         self.shape: tuple[int, ...] = (self.students, envs) if self.students else (envs,)
         self.envs: Any = make(env, self.number)
         self.space: Any = self.envs.single_action_space
-        check_action_space(self.space, heads=False)
+        check_action_space(self.space)
         self.reader: Reader = Reader(self.envs.single_observation_space)
         self.checked: bool = False
         self.seed = seed
@@ -254,8 +256,9 @@ class OnPolicy:
             last = say(self._see(self._final(info, done)), None)["value"]
             after = torch.where(done.view(self.shape), last, after)
         step = {
-            "inputs": mine, "actions": actions, "log_prob": of(said[name], actions),
-            "value": said["value"], "rewards": rewards.view(self.shape),
+            "inputs": mine, "actions": actions, "value": said["value"],
+            "log_prob": policies.whole(of(said[name], actions), said["value"]),
+            "rewards": rewards.view(self.shape),
             "following": torch.where(stopped.view(self.shape), 0.0, after),
             "done": done.view(self.shape),
         }  # fmt: skip

@@ -121,16 +121,16 @@ def _refuse(read: np.ndarray, alive: np.ndarray | None, group: str) -> None:
         )
 
 
-def check_action_space(space: gym.Space[Any], heads: bool = True) -> None:
-    """Whether a policy of this library can act in it; with several heads, where they may be.
+def check_action_space(space: gym.Space[Any]) -> None:
+    """Whether a policy of this library can act in it.
 
     Raises:
-        ValueError: another space than Discrete, MultiDiscrete or a Box of real numbers, with the
-            way out.
+        ValueError: another space than Discrete, MultiDiscrete of one axis or a Box of real numbers,
+            with the way out.
     """
     if isinstance(space, Discrete):
         return
-    if heads and isinstance(space, MultiDiscrete) and len(space.shape) == 1:
+    if isinstance(space, MultiDiscrete) and len(space.shape) == 1:
         return
     if isinstance(space, Box):
         if np.dtype(space.dtype).kind == "f":
@@ -152,8 +152,10 @@ def check_action_space(space: gym.Space[Any], heads: bool = True) -> None:
         )
     else:
         way = "map one of them to it with a gym.ActionWrapper"
-    kinds = "Discrete, MultiDiscrete of one axis" if heads else "Discrete"
-    raise ValueError(f"actions are {kinds} or Box of real numbers, got the space {space}; {way}")
+    raise ValueError(
+        "actions are Discrete, MultiDiscrete of one axis or Box of real numbers, got the space "
+        f"{space}; {way}"
+    )
 
 
 def legal(actions: Tensor, space: gym.Space[Any]) -> np.ndarray:

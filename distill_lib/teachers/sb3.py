@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -30,7 +31,8 @@ class SB3Policy(nn.Module):
     observations are normalized by the statistics of ``VecNormalize``. It says:
 
     - PPO, A2C and other actor-critics: ``logits`` [N, A], or ``mean`` [N, A] and ``gaussian``
-      [N, 2A], the mean and the logarithm of the standard deviation; and ``value`` [N].
+      [N, 2A], the mean and the logarithm of the standard deviation; and ``value`` [N]. In a
+      MultiDiscrete of A heads ``logits`` are [N, A, n], -inf where a head has fewer actions.
     - DQN: ``logits`` :math:`Q(s, \cdot) / \tau` [N, A]. Action values are no logits: greedy
       actions are right for every τ, the softmax is a choice. Rusu et al. take τ = 0.01.
     - SAC, TD3, DDPG and others with squashed actions: ``mean`` [N, A], the deterministic action in
@@ -136,6 +138,13 @@ class SB3Policy(nn.Module):
             return {"mean": action.flatten(1)}
         said = self.policy.get_distribution(x).distribution
         value = self.policy.predict_values(x).squeeze(-1)
+        if self.kind == "heads":
+            longest = max(one.logits.shape[-1] for one in said)
+            filled = [
+                nn.functional.pad(z, (0, longest - z.shape[-1]), value=-math.inf)
+                for z in (one.logits for one in said)
+            ]
+            return {"logits": torch.stack(filled, -2), "value": value}
         if self.kind == "discrete":
             return {"logits": said.logits, "value": value}
         gaussian = torch.cat([said.mean, said.stddev.log()], -1)
@@ -179,19 +188,22 @@ def _shape(space: Any) -> tuple[int, ...]:
 
 
 def _kind(policy: Any) -> str:
-    from gymnasium.spaces import Box, Discrete
+    from gymnasium.spaces import Box, Discrete, MultiDiscrete
     from stable_baselines3.common.policies import ActorCriticPolicy
     from stable_baselines3.dqn.policies import DQNPolicy
 
     space = policy.action_space
-    if not isinstance(space, (Box, Discrete)) or getattr(space, "start", 0) != 0:
+    heads = isinstance(space, MultiDiscrete) and len(space.shape) == 1
+    known = isinstance(space, (Box, Discrete)) or heads
+    if not known or bool((torch.as_tensor(getattr(space, "start", 0)) != 0).any()):
         raise ValueError(
-            f"actions are Discrete from 0 on, or Box; this policy acts in {space}: train it on an "
-            "environment whose actions a gym.wrappers.TransformAction lists as Discrete"
+            "actions are Discrete or MultiDiscrete from 0 on, or Box; this policy acts in "
+            f"{space}: train it on an environment whose actions a gym.wrappers.TransformAction "
+            "lists as Discrete"
         )
     critic = isinstance(policy, ActorCriticPolicy) and not hasattr(policy, "lstm_actor")
     if critic and not policy.squash_output:
-        return "gaussian" if isinstance(space, Box) else "discrete"
+        return "heads" if heads else "gaussian" if isinstance(space, Box) else "discrete"
     if isinstance(policy, DQNPolicy):
         return "values"
     if isinstance(space, Box) and not hasattr(policy, "lstm_actor") and hasattr(policy, "_predict"):

@@ -34,7 +34,8 @@ def _need(batch: Mapping[str, Any], name: str, who: str) -> Tensor:
 class Surrogate(Term):
     """The clipped surrogate of PPO: :func:`distill_lib.losses.policy.surrogate`.
 
-    Reads ``actions``, ``log_prob`` and ``advantages`` of the batch.
+    Reads ``actions``, ``log_prob`` and ``advantages`` of the batch. Actions [..., A] of several
+    heads, logits [..., A, n], have the probability of all heads together.
 
     Args:
         clip: ε in (0, 1).
@@ -65,7 +66,7 @@ class Surrogate(Term):
         )
         said = pick(student, self.on, "student")
         of = policy.gaussian_log_prob if self.on == "gaussian" else policy.log_prob
-        now = of(said, actions)
+        now = policy.whole(of(said, actions), old)
         return policy.surrogate(log_prob=now, old=old, advantages=advantages, clip=self.clip)
 
     def text(self) -> str:
@@ -108,6 +109,9 @@ class Value(Term):
 class Entropy(Term):
     """Entropy of the policy; subtract it to keep exploration alive.
 
+    Several heads, logits [..., A, n], have the sum of their entropies where the batch has a
+    ``log_prob`` [...], as those of :class:`distill_lib.rl.OnPolicy` have; else one each, [..., A].
+
     Args:
         on: The student's signal, ``logits`` or ``gaussian``.
     """
@@ -124,7 +128,9 @@ class Entropy(Term):
     ) -> Tensor:
         """[...] entropies in nats."""
         of = policy.gaussian_entropy if self.on == "gaussian" else policy.entropy
-        return of(pick(student, self.on, "student"))
+        found = of(pick(student, self.on, "student"))
+        old = batch.get("log_prob")
+        return policy.whole(found, old) if isinstance(old, Tensor) else found
 
     def text(self) -> str:
         """``H``."""
@@ -144,7 +150,9 @@ def PPO(
     .. math:: L = L^{\mathrm{clip}} + c_v\,(V - R)^2 - c_H\, H(\pi)
 
     A teacher is one more term: ``PPO() + linear(0.5, 0) * KD()`` is kickstarting. Its batches come
-    from :class:`distill_lib.rl.OnPolicy`.
+    from :class:`distill_lib.rl.OnPolicy`. Of A heads, probability and entropy are those of the
+    whole action, sums over the heads, and ``KD()`` is a mean over them: the divergence of whole
+    actions is A times that.
 
     Args:
         clip: ε of the surrogate.

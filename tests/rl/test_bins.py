@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from worlds import LENGTH, World
 
-from distill_lib import KD, Stacked, distill, losses, rl
+from distill_lib import KD, PPO, Stacked, distill, losses, rl
 from distill_lib.models import Policy
 
 BOX = spaces.Box(np.float32([-1, -2, 0]), np.float32([1, 2, 5]))
@@ -172,10 +172,126 @@ def test_one_action_is_left() -> None:
             rl.act(torch.tensor([wrong]))
 
 
-def test_segments_of_several_heads_are_refused_with_the_way_out() -> None:
+# ---- reinforcement with several heads ----
+
+
+class Masked(Heads):
+    """Heads of different sizes, a value, and actions that the observation forbids."""
+
+    def __init__(self, seen: int, counts: list[int], states: bool = False) -> None:
+        super().__init__(seen, len(counts), max(counts))
+        self.value, self.states = nn.Linear(seen, 1), states
+        there = torch.arange(max(counts)) < torch.tensor(counts).unsqueeze(-1)
+        self.free = torch.where(there, 0.0, -math.inf)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        logits = super().forward(x)["logits"] + self.free
+        if self.states:  # the first action of the first head is forbidden where x is negative
+            closed = torch.where(x[..., 0] < 0, -math.inf, 0.0)
+            logits = logits + nn.functional.pad(
+                closed[..., None, None], (0, logits.shape[-1] - 1, 0, logits.shape[-2] - 1)
+            )
+        return {"logits": logits, "value": self.value(x).squeeze(-1)}
+
+
+COUNTS = st.lists(st.integers(2, 5), min_size=1, max_size=4)
+
+
+@settings(max_examples=25)
+@given(COUNTS, st.integers(0, 99), st.booleans())
+def test_a_segment_of_heads_has_the_probability_of_whole_actions(
+    counts: list[int], seed: int, states: bool
+) -> None:
+    torch.manual_seed(seed)
+    policy = Masked(4, counts, states)
+    space = spaces.MultiDiscrete(counts, start=[7] * len(counts))
+    segment = rl.OnPolicy(lambda: World(SEEN, space), policy, envs=2, steps=5, batch_size=10)
+    batch = next(iter(segment))
+    said = policy(batch["inputs"])
+    heads = [
+        torch.distributions.Categorical(logits=said["logits"][:, i, :n])
+        for i, n in enumerate(counts)
+    ]
+    actions = batch["actions"].unbind(-1)
+    wanted = sum(d.log_prob(a) for d, a in zip(heads, actions, strict=True))
+    torch.testing.assert_close(batch["log_prob"], wanted)
+    if states:
+        assert not bool(((batch["inputs"][:, 0] < 0) & (actions[0] == 0)).any())
+    # before the first update the ratio is 1, and the entropy is that of all heads
+    parts = PPO(value=0.5, entropy=1.0)(said, None, batch)[1]
+    assert parts["surrogate"].item() == pytest.approx(-batch["advantages"].mean().item(), abs=1e-5)
+    entropy = sum(d.entropy() for d in heads).mean()  # type: ignore[union-attr]
+    assert abs(parts["entropy"].item()) == pytest.approx(entropy.item(), rel=1e-4)
+
+
+@settings(max_examples=25)
+@given(COUNTS, st.integers(0, 99))
+def test_heads_say_what_the_list_of_all_combinations_says(counts: list[int], seed: int) -> None:
+    """One head of all combinations is the same policy: same losses, same gradients."""
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(6, len(counts), max(counts), generator=draw, dtype=torch.float64)
+    for i, n in enumerate(counts):
+        logits[:, i, n:] = -math.inf
+    found = logits.clone().requires_grad_()
+    listed = logits.clone().requires_grad_()
+    flat = listed[:, 0, : counts[0]]
+    for i, n in enumerate(counts[1:], 1):
+        flat = (flat.unsqueeze(-1) + listed[:, i, None, :n]).flatten(1)
+    number = torch.randint(flat.shape[-1], (6,), generator=draw)
+    actions = torch.stack(torch.unravel_index(number, tuple(counts)), -1)
+    old, gain = torch.randn(2, 6, generator=draw, dtype=torch.float64)
+    rest = {"log_prob": old - 2, "advantages": gain}
+    both = [
+        (PPO(value=0, entropy=0.3)({"logits": z}, None, {**rest, "actions": a})[0], leaf)
+        for z, a, leaf in ((found, actions, found), (flat, number, listed))
+    ]
+    torch.testing.assert_close(both[0][0], both[1][0])
+    (one, two) = (torch.autograd.grad(loss, leaf)[0] for loss, leaf in both)
+    torch.testing.assert_close(one.nan_to_num(), two.nan_to_num())
+    assert bool(one[logits.isfinite()].isfinite().all())
+
+
+class Copy(gym.Env[Any, Any]):
+    """Shows two numbers, one-hot; a point for each head that repeats its number."""
+
+    observation_space = spaces.Box(0, 1, (5,), np.float32)
+    action_space = spaces.MultiDiscrete([2, 3])
+
+    def _see(self) -> np.ndarray:
+        self.wanted = np.array([self.np_random.integers(2), self.np_random.integers(3)])
+        return np.concatenate([np.eye(2)[self.wanted[0]], np.eye(3)[self.wanted[1]]]).astype("f4")
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._see(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        points = float((action == self.wanted).sum())
+        return self._see(), points, False, self.steps >= 8, {}
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_several_heads_learn_by_reinforcement(size: int | None) -> None:
+    made = [Masked(5, [2, 3]) for _ in range(size or 1)]
+    student: Any = made[0] if size is None else Stacked(made, ndim=2)
+    lessons = rl.OnPolicy(Copy, student, envs=8, steps=32, epochs=4, batch_size=64, gamma=0.5)
+    distill(student, None, lessons, PPO(entropy=0.001), epochs=25, lr=1e-2)
+    last = torch.tensor(lessons.log[-1]["return"])
+    assert bool((last > 15).all())  # of 16; by chance 6.7
+
+
+def test_heads_that_are_no_logits_are_named_before_the_first_step() -> None:
     env = lambda: World(SEEN, spaces.MultiDiscrete([3, 4]))  # noqa: E731
-    with pytest.raises(ValueError, match=r"unravel_index\(a, \(3, 4\)\)"):
-        rl.OnPolicy(env, Heads(4, 2, 4), envs=2, steps=4, batch_size=4)
+    for policy, says in (
+        (Policy(4, 7, critic=True), r"expected 'logits' of shape \[2, 2, 4\], the student says"),
+        (Masked(4, [4, 4]), "gives a chance to actions that are not there"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            rl.OnPolicy(env, policy, envs=2, steps=4, batch_size=4).collect()
+    with pytest.raises(ValueError, match="one number for each of"):
+        losses.policy.whole(torch.zeros(3, 2), torch.zeros(2))
 
 
 def test_what_cannot_be_discretized_is_refused() -> None:

@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from distill_lib import KD, Match, Teacher, distill, rl, zoo
+from distill_lib import KD, PPO, Match, Teacher, distill, losses, rl, zoo
 from distill_lib.teachers import SB3Policy
 
 sb3 = pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed")
@@ -38,6 +38,7 @@ class World(gym.Env[Any, Any]):
 VECTOR = spaces.Box(-3, 3, (4,), np.float32)
 LOW, HIGH = np.array([[-2.0, 0.0], [1.0, 5.0]], np.float32)
 TWO, REAL = spaces.Discrete(2), spaces.Box(LOW, HIGH)
+HEADS = spaces.MultiDiscrete([3, 2, 5])
 SPACES = {
     "vector": VECTOR,
     "double": spaces.Box(-3, 3, (4,), np.float64),
@@ -74,7 +75,8 @@ def acts(policy: Any, seen: np.ndarray, actions: Any) -> np.ndarray:
 
 
 CASES = [
-    *[("PPO", name, TWO) for name in SPACES], *[("A2C", name, REAL) for name in SPACES],
+    *[("PPO", name, TWO) for name in SPACES], ("PPO", "vector", HEADS), ("A2C", "image", HEADS),
+    *[("A2C", name, REAL) for name in SPACES],
     *[("DQN", name, TWO) for name in SPACES],
     *[(kind, name, REAL) for kind in ("SAC", "TD3", "DDPG") for name in ("vector", "image")],
 ]  # fmt: skip
@@ -112,6 +114,24 @@ def test_an_actor_critic_says_its_distribution_and_its_value() -> None:
             mean, log_std = said["gaussian"].chunk(2, -1)
             torch.testing.assert_close(mean, there.mean)
             torch.testing.assert_close(log_std, real.policy.log_std.expand_as(mean))
+
+
+def test_several_heads_have_the_probability_and_the_entropy_that_they_have_there() -> None:
+    seen = torch.as_tensor(sampled(VECTOR))
+    teacher = model("PPO", actions=HEADS)
+    nn.init.normal_(teacher.policy.action_net.weight)
+    said = SB3Policy(teacher)(seen)
+    there = teacher.policy.get_distribution(seen)
+    actions = there.sample()
+    for ours, theirs in (
+        (losses.policy.log_prob(said["logits"], actions), there.log_prob(actions)),
+        (losses.policy.entropy(said["logits"]), there.entropy()),
+    ):
+        torch.testing.assert_close(losses.policy.whole(ours, said["value"]), theirs)
+    batch = {"actions": actions, "log_prob": torch.zeros(9), "advantages": torch.ones(9)}
+    objective = PPO(clip=0.9, value=0, entropy=2.0)
+    wanted = -there.log_prob(actions).exp().clamp_max(1.9) - 2 * there.entropy()
+    torch.testing.assert_close(objective(said, None, batch)[0], wanted.mean())
 
 
 def test_noise_that_depends_on_the_state_is_its_gaussian_at_that_state() -> None:
@@ -178,9 +198,8 @@ def test_what_cannot_be_carried_is_refused_with_the_way_out() -> None:
     both = sb3.PPO("MultiInputPolicy", World(several, TWO), n_steps=8, batch_size=8, device="cpu")
     with pytest.raises(ValueError, match=r"several observations at once.*FlattenObs"):
         rl.evaluate(both, lambda: World(VECTOR, TWO), 1)
-    for actions in (spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)):
-        with pytest.raises(ValueError, match="actions are Discrete from 0 on, or Box"):
-            Teacher(model("PPO", actions=actions))
+    with pytest.raises(ValueError, match="actions are Discrete or MultiDiscrete from 0 on"):
+        Teacher(model("PPO", actions=spaces.MultiBinary(3)))
     with pytest.raises(
         ValueError, match=r"trained on observations \[4\], and is asked about \[6\]"
     ):
