@@ -141,12 +141,12 @@ class Lab:
             found.append(sum(g.square().sum() for g in grads if g is not None) ** 0.5)
         return float(sum(found) / seeds)
 
-    def train(self, objective: Objective, seed: int) -> nn.Module:
+    def train(self, objective: Objective, seed: int, rate: float = RATE) -> nn.Module:
         """A student; projections are trained along."""
         seed += self.shift
         torch.manual_seed(seed)
         net, batches = Pupil(), self.few.batches(BATCH, seed=seed, drop_last=True)
-        distill(net, self.teach, batches, objective, steps=STEPS, lr=cosine(RATE, 0),
+        distill(net, self.teach, batches, objective, steps=STEPS, lr=cosine(rate, 0),
                 optimizer=torch.optim.Adam)  # fmt: skip
         return net.eval()
 
