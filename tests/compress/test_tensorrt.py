@@ -174,10 +174,19 @@ def test_wrong_arguments(folder: Path, tmp_path: Path):
 
 
 def test_symmetric_grids_say_what_the_floats_say(folder: Path):
-    from distill_lib.compress import OnnxModel
+    import onnxruntime as ort
 
+    # as the file says it: fused, the sums of eight-bit numbers saturate on processors without VNNI
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     x = torch.randn(32, 4, generator=torch.Generator().manual_seed(3))
-    whole, small = (OnnxModel(folder / f"{n}.onnx")(x)["logits"] for n in ("float", "symmetric"))
+    said = []
+    for name in ("float", "symmetric"):
+        file = str(folder / f"{name}.onnx")
+        session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        told = {session.get_inputs()[0].name: x.numpy()}
+        said.append(torch.from_numpy(session.run(["logits"], told)[0]))
+    whole, small = said
     assert (whole - small).abs().max() < 0.05 * whole.abs().max() + 1e-3
 
 
