@@ -17,10 +17,11 @@ def unlearnable(step: int, parts: Mapping[str, float], clip: str) -> FloatingPoi
     """The error for a loss that no step may be taken on; ``clip`` names the setting that clips."""
     bad = ", ".join(f"{k}={v:g}" for k, v in parts.items() if not abs(v) < LARGEST)
     endless = any(not math.isfinite(v) for v in parts.values())
-    what = "not finite" if endless else "as large as a class that is excluded (-inf) on one side"
+    what = "not finite" if endless else f"beyond {LARGEST:g}"
     return FloatingPointError(
-        f"the loss is {what} at step {step} ({bad}); lower the learning rate, set {clip}, or look "
-        "at the inputs and the teacher's logits (sanity(teacher, batches))"
+        f"the loss is {what} at step {step} ({bad}); lower the learning rate, set {clip}, bring "
+        "targets to a scale near 1, or look at the inputs and the teacher's logits (sanity(teacher,"
+        " batches)): a class that is excluded (-inf) on one side alone costs as much"
     )
 
 

@@ -126,7 +126,8 @@ def distill(
             is trained; a checkpoint of another training; a number for ``keep_best``
             that is not there, or nan.
         OSError: a checkpoint that cannot be written, before the first step.
-        FloatingPointError: a loss that is not finite.
+        FloatingPointError: a loss that is not finite, or beyond 1e18, where squares of gradients
+            no longer fit.
         RuntimeError: another process failed, or is gone.
 
     Example:

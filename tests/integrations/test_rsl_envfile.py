@@ -278,8 +278,14 @@ def test_a_network_of_other_sizes_is_refused(tmp_path: Path) -> None:
     load_teacher(weights(path, 9, 2))
 
 
-def test_actions_that_the_wrapper_cut_are_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("env", ["whole", "sorted", "torn", "none"])
+def test_actions_that_the_wrapper_cut_are_told(tmp_path: Path, env: str) -> None:
+    """Also where only ``agent.yaml`` can be read."""
     agent = "clip_actions: 1.5\nactor: {activation: elu}"
-    path = weights(folder(tmp_path, environment(), agent))
+    path = weights(folder(tmp_path, environment(), agent, sort=env == "sorted"))
+    if env == "none":
+        (tmp_path / "params" / "env.yaml").unlink()
+    elif env == "torn":
+        (tmp_path / "params" / "env.yaml").write_text("{a: [")
     with pytest.warns(UserWarning, match=r"clip_actions: 1\.5: the training cut actions"):
         load_teacher(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -162,25 +163,35 @@ def require_sizes(path: str | Path, role: str, inputs: int, outputs: int) -> Non
     Warns:
         UserWarning: in the training, RSL-RL's wrapper put bounds on the actions.
     """
-    if not Path(path).is_file():
+    if not Path(path).is_file() or role == "critic":
         return
-    try:
-        found = read_env(path, role)
-    except CheckpointError:  # the weights tell enough
-        return
+    env, agent = (_written(path, name) for name in ("env.yaml", "agent.yaml"))
+    sizes = _sizes(env, _groups(agent, role))
     for what, has in (("observations", inputs), ("actions", outputs)):
-        if found.sizes.get(what, has) != has and role != "critic":
+        if sizes.get(what, has) != has:
             raise CheckpointError(
-                f"params/env.yaml beside {path} says {found.sizes[what]} {what}, and the {role} "
-                f"has {has}: the file is of another training; move the checkpoint"
+                f"params/env.yaml beside {path} says {sizes[what]} {what}, and the {role} has "
+                f"{has}: the file is of another training; move the checkpoint"
             )
-    if found.clip_actions is not None:
+    bound = None
+    with contextlib.suppress(CheckpointError):
+        bound = number(agent.get("clip_actions"), file_beside(path))
+    if bound is not None:
         warnings.warn(
-            f"params/agent.yaml beside {path} says clip_actions: {found.clip_actions:g}: the "
-            "training cut actions at that, before they were applied. If your environment does not, "
-            "cut them for this policy",
+            f"params/agent.yaml beside {path} says clip_actions: {bound:g}: the training cut "
+            "actions at that, before they were applied. If your environment does not, cut them for "
+            "this policy",
             stacklevel=4,
         )
+
+
+def _written(path: str | Path, name: str) -> Mapping[str, Any]:
+    """One of the files beside the weights, which tell enough where there is none to be read."""
+    file = file_beside(path, name)
+    try:
+        return read_settings(file) if file.is_file() else {}
+    except CheckpointError:
+        return {}
 
 
 def _groups(agent: Mapping[str, Any], role: str) -> list[str]:

@@ -58,8 +58,7 @@ class DistillationTrainer(Trainer):
 
     Raises:
         TypeError: an objective that is none.
-        FloatingPointError: in training, a loss that is not finite, or as large as -inf on one side
-            makes it.
+        FloatingPointError: in training, a loss that is not finite, or beyond 1e18.
         ValueError: a teacher that is the student, or has other classes or another tokenizer; a
             label or token out of range; attentions of a model that does not compute them; an
             optimizer that forgets projectors; a checkpoint of another teacher or objective; a loss
