@@ -13,8 +13,10 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 ROOT = Path(__file__).parents[2]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-NAMES = {"Qwen/Qwen3-1.7B": 32, "Qwen/Qwen3-0.6B": 16}
+NAMES = {  # their commits, and widths that a test can bear
+    "Qwen/Qwen3-1.7B": ("70d244cc86ccca08cf5af4e1e306ecf908b1ad5e", 32),
+    "Qwen/Qwen3-0.6B": ("c1899de289a04d12100db370d81485cdf75e47ca", 16),
+}
 RUN = """
 import sys
 from pathlib import Path
@@ -23,7 +25,8 @@ import bookcache
 
 page = bookcache.read(Path("chapters/language/large_vocabularies.md"))
 codes = [cell.source for cell in page.cells if cell.cell_type == "code"]
-wanted = [codes[0], *(c for c in codes if "save_pretrained" in c or "Qwen/Qwen3" in c)]
+marks = "save_pretrained", "AutoModelForCausalLM, name"
+wanted = [codes[0], *(c for c in codes if any(mark in c for mark in marks))]
 assert len(wanted) == 3
 for code in wanted:
     exec(code, globals())
@@ -37,7 +40,7 @@ def hub(tmp_path: Path) -> Path:
     """A cache as the hub's own client leaves it."""
     from distill_lib import zoo
 
-    for seed, (name, width) in enumerate(NAMES.items()):
+    for seed, (name, (commit, width)) in enumerate(NAMES.items()):
         torch.manual_seed(seed)
         config = transformers.Qwen3Config(
             vocab_size=512, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=1,
@@ -45,9 +48,7 @@ def hub(tmp_path: Path) -> Path:
             max_position_embeddings=512, initializer_range=0.1,
         )  # fmt: skip
         home = tmp_path / f"models--{name.replace('/', '--')}"
-        (home / "refs").mkdir(parents=True)
-        (home / "refs" / "main").write_text(COMMIT)
-        place = home / "snapshots" / COMMIT
+        place = home / "snapshots" / commit
         transformers.Qwen3ForCausalLM(config).save_pretrained(place)
         zoo.reference_tokenizer().save_pretrained(place)
     return tmp_path
@@ -74,6 +75,6 @@ def test_the_full_profile_reads_both_models_by_their_names_and_trains(hub: Path)
     done = ran(hub)
     assert done.returncode == 0, done.stderr[-2000:]
     *_, first, second = done.stdout.splitlines()
-    sizes = (f"Qwen3ForCausalLM {width}" for width in NAMES.values())
+    sizes = (f"Qwen3ForCausalLM {width}" for _, width in NAMES.values())
     assert first == " ".join([str(tuple(NAMES)), *sizes])
     assert second == "25 True"
