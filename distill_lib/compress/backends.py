@@ -57,7 +57,7 @@ def quantize_onnx(
     per_channel: bool = True,
     kinds: Sequence[str] | None = None,
     symmetric: bool = False,
-    target: str = "avx512_vnni",
+    target: str | None = None,
 ) -> OnnxModel:
     """Round the weights of an ONNX file to int8, and let it compute in integers.
 
@@ -77,7 +77,9 @@ def quantize_onnx(
         target: The CPU that will run the file: ``arm64``, ``avx512_vnni``, or ``avx2`` and
             ``avx512``. The last two add two products in 16 bits, which can overflow with weights of
             8 bits: the file is then right, and its answers there are not. So they get weights of 7
-            (ONNX Runtime's ``reduce_range``). ``lscpu | grep vnni`` tells which yours is.
+            (ONNX Runtime's ``reduce_range``), which are right on every CPU, and the default; with
+            ``symmetric``, which is for TensorRT, weights have 8. ``lscpu | grep vnni`` tells
+            whether yours takes 8.
 
     Returns:
         The new file, ready to be asked.
@@ -99,7 +101,7 @@ def quantize_onnx(
         raise ValueError(
             "symmetric grids are fixed beforehand: give batches= to find their ranges on"
         )
-    if target not in SEVEN_BITS:
+    if target is not None and target not in SEVEN_BITS:
         raise ValueError(
             f"target is one of {', '.join(SEVEN_BITS)}, got {target!r}; for TensorRT give batches= "
             "and symmetric=True"
@@ -117,7 +119,7 @@ def quantize_onnx(
             if kinds is not None and held.isdisjoint(kinds):
                 raise ValueError(f"none of kinds={list(kinds)} occurs: {', '.join(sorted(held))}")
             common: dict[str, Any] = {"per_channel": per_channel}
-            common["reduce_range"] = SEVEN_BITS[target]
+            common["reduce_range"] = SEVEN_BITS[target] if target else not symmetric
             common["weight_type"] = tools.QuantType.QInt8
             if batches is None:
                 # without examples the ranges are found anew in each run, for which ONNX Runtime has

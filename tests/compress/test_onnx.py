@@ -123,10 +123,11 @@ def test_calibration_wants_batches(written, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lessons", [None, batches()], ids=["dynamic", "static"])
 @pytest.mark.parametrize(
-    ("target", "most"), [("avx2", 64), ("avx512", 64), ("avx512_vnni", 127), ("arm64", 127)]
+    ("target", "most"),
+    [(None, 64), ("avx2", 64), ("avx512", 64), ("avx512_vnni", 127), ("arm64", 127)],
 )
 def test_weights_have_as_many_bits_as_the_cpu_can_add(
-    written, tmp_path: Path, lessons, target: str, most: int
+    written, tmp_path: Path, lessons, target: str | None, most: int
 ) -> None:
     small = quantize_onnx(written[1].path, tmp_path / "q.onnx", lessons, target=target)
     graph = onnx.load(small.path).graph
