@@ -2,7 +2,7 @@
 """The commands of the book, on Linux, macOS and Windows, with nothing but Python 3.11+.
 
     python make.py book       run every chapter once, build the site into _build/html
-    python make.py test       run the tests, with coverage of distill_lib
+    python make.py test       run the tests
     python make.py chinese    bring the Chinese catalogs up to the built pages, write their pages
     python make.py lab        JupyterLab on notebooks of your own, in lab; before a book, on sources
     python make.py paper      PDF and EPUB of the built site, into _build/paper (needs Chromium)
@@ -19,7 +19,8 @@
 
 Each command first makes .venv and installs what it needs. Environment variables: DISTILL_VENV
 (another place for .venv), DISTILL_JOBS (processes, 2), DISTILL_PROFILE (laptop or full),
-DISTILL_REPOSITORY (where the book lives, if the clone's origin does not say it).
+DISTILL_REPOSITORY (where the book lives, if the clone's origin does not say it), DISTILL_COVERAGE
+(1: the tests count which lines of distill_lib they run, and fail under 95 %).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -147,8 +149,10 @@ def book() -> None:
     for folder in ("html", ".doctrees"):
         shutil.rmtree(BUILD / folder, ignore_errors=True)
     failed += attempt(python(), "-c", JUPYTER_BOOK, "build", ".", "-n", "-W", "--keep-going")
-    failed += attempt(python(), "book/_tools/chinese.py")
-    failed += attempt(python(), "book/_tools/notebooks.py")
+    # Neither of these needs the other.
+    with ThreadPoolExecutor() as pool:
+        scripts = ("book/_tools/chinese.py", "book/_tools/notebooks.py")
+        failed += sum(pool.map(lambda script: attempt(python(), script), scripts))
     print(f"\nThe book: {(BUILD / 'html/index.html').as_uri()}", flush=True)
     if failed:
         problems = BUILD / "problems.txt"
@@ -164,7 +168,9 @@ def chinese() -> None:
 
 def test() -> None:
     setup()
-    coverage = ["--cov=distill_lib", "--cov-report=term", "--cov-fail-under=95"]
+    # Counting lines adds a third to the time of the library's tests, so it is asked for.
+    counted = ["--cov=distill_lib", "--cov-report=term", "--cov-fail-under=95"]
+    coverage = counted if os.environ.get("DISTILL_COVERAGE") else []
     module("pytest", "-n", JOBS, "--dist", "loadfile", "-q", *coverage, *sys.argv[2:])
 
 

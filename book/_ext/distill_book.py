@@ -20,6 +20,7 @@ import distill_chinese
 import distill_directives
 import distill_light
 import distill_marks
+import distill_once
 import distill_previews
 import distill_reading
 import distill_site
@@ -108,6 +109,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     distill_challenge.setup(app)
     distill_marks.setup(app)
     distill_chinese.setup(app)
+    distill_once.setup(app)
     distill_sources.setup(app)
     distill_site.setup(app)
     distill_light.setup(app)

@@ -22,8 +22,8 @@ def write(app: Sphinx, error: Exception | None) -> None:
     if error is not None or app.builder.name != "html" or app.config.language == chinese.LANGUAGE:
         return
     references: dict[str, dict[str, str]] = {}
-    for docname in sorted(app.env.found_docs):
-        references.update(resolved(app, docname))
+    for docname in sorted(app.env.found_docs, reverse=True):  # the last that says it is kept
+        resolve(app, docname, references)
     pages = {name: title.astext() for name, title in app.env.titles.items()}
     record = {"references": references, "numbers": numbers(app.env), "pages": pages}
     target = Path(app.outdir).parent / "xrefs.json"
@@ -36,22 +36,22 @@ def key(kind: str, target: str, title: str = "") -> str:
     return f"{kind}|{' '.join(target.lower().split())}|{' '.join(title.split())}"
 
 
-def resolved(app: Sphinx, docname: str) -> dict[str, dict[str, str]]:
-    """Each reference of one page, resolved alone in a document of its own."""
-    found = {}
-    for node in app.env.get_doctree(docname).findall(addnodes.pending_xref):
+def resolve(app: Sphinx, docname: str, found: dict[str, dict[str, str]]) -> None:
+    """Each reference of one page that is not yet known, alone in a document of its own."""
+    for node in reversed(list(app.env.get_doctree(docname).findall(addnodes.pending_xref))):
+        title = node.astext() if node.get("refexplicit") else ""
+        # Sphinx has made its quotes typographic, the source has not
+        title = title.translate({0x2019: "'", 0x2018: "'", 0x201C: '"', 0x201D: '"'})
+        name = key(node["reftype"], node["reftarget"], title)
+        if name in found:
+            continue
         document = new_document(docname)
         document.settings.env = app.env
         paragraph = nodes.paragraph("", "", node.deepcopy())
         document += paragraph
         app.env.resolve_references(document, docname, app.builder)
-        title = node.astext() if node.get("refexplicit") else ""
-        # Sphinx has made its quotes typographic, the source has not
-        title = title.translate({0x2019: "'", 0x2018: "'", 0x201C: '"', 0x201D: '"'})
-        name = key(node["reftype"], node["reftarget"], title)
         link = next(iter(document.findall(nodes.reference)), None)
         found[name] = {"text": paragraph.astext(), "uri": address(docname, link)}
-    return found
 
 
 def address(docname: str, link: Any) -> str:

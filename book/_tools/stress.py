@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import bookcache
-from execute import ONE_THREAD
+from execute import KEEP_MEMORY, ONE_THREAD
 from robustness import report
 
 SHIFTS, FEWER, LONG = 10, 5, 100.0  # seed shifts of a page; of one that takes so many seconds
@@ -219,7 +219,7 @@ def run(root: Path, path: Path, name: str) -> dict[str, Any]:
         own = {"DISTILL_QUIET": "1", "DISTILL_CLAIMS": "record", "PYTHONPATH": str(root)}
         done = subprocess.run(
             command,
-            env={**os.environ, **ONE_THREAD, **own, **variations()[name]},
+            env={**os.environ, **ONE_THREAD, **KEEP_MEMORY, **own, **variations()[name]},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

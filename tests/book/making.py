@@ -37,10 +37,11 @@ def copy_tiny(root: Path) -> Path:
     return root
 
 
-def run_in(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def run_in(root: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run in the tiny book, whose stand-in for the library comes first."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("COV_", "PYTEST_"))}
-    environment |= {"PYTHONPATH": str(root), "DISTILL_VENV": sys.prefix, "DISTILL_JOBS": "1"}
+    own = {"PYTHONPATH": str(root), "DISTILL_VENV": sys.prefix, "DISTILL_JOBS": "1"}
+    environment |= own | more
     done = subprocess.run(
         [sys.executable, *command],
         cwd=root,
@@ -54,5 +55,5 @@ def run_in(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def make(root: Path, command: str) -> subprocess.CompletedProcess[str]:
-    return run_in(root, "-c", MAKE.format(command))
+def make(root: Path, command: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return run_in(root, "-c", MAKE.format(command), **more)

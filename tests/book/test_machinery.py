@@ -114,11 +114,32 @@ def test_without_an_address_no_link_needs_one(built):
     assert "open in Colab" not in chapter and "tell us what is wrong" in chapter.replace("\n", " ")
 
 
-def test_with_an_address_the_links_lead_there(changed, monkeypatch):
-    monkeypatch.setenv("DISTILL_REPOSITORY", "https://github.com/someone/their-copy")
-    done = make(changed, "book")
-    assert done.returncode == 0, done.stdout
-    chapter = (changed / "_build/html/chapters/01_tiny.html").read_text()
+@pytest.fixture(scope="session")
+def planted(built, tmp_path_factory) -> Path:
+    """The tiny book where it lives at an address, with one more chapter before its own."""
+    root = tmp_path_factory.mktemp("planted") / "book"
+    shutil.copytree(built[0], root)
+    page = (root / CHAPTER).read_text().replace("ch-tiny", "ch-new").split("## The limit")[0]
+    page = page.replace("thm-", "new-").replace("def-", "newdef-").replace("eq-", "neweq-")
+    page = page.replace("sec-limit", "newsec")
+    (root / "chapters/planted.md").write_text(f"{page}\n## A section\n\n(newsec2)=\n### Below\n")
+    toc, line = root / "_toc.yml", "      - file: chapters/01_tiny.md"
+    toc.write_text(toc.read_text().replace(line, f"      - file: chapters/planted.md\n{line}"))
+    done = make(root, "book", DISTILL_REPOSITORY="https://github.com/someone/their-copy")
+    assert "01_tiny" in done.stdout
+    return root
+
+
+def test_a_planted_chapter_costs_one_line_of_the_table_of_contents(planted):
+    """It takes its place and its number; the one behind it counts on, and nothing else changes."""
+    html = planted / "_build/html/chapters"
+    assert (html / "planted.html").exists()
+    assert "Theorem 2.1" in (html / "01_tiny.html").read_text()
+    assert "planted" in (html / "01_tiny.html").read_text()  # the link to the page before it
+
+
+def test_with_an_address_the_links_lead_there(planted):
+    chapter = (planted / "_build/html/chapters/01_tiny.html").read_text()
     colab = (
         "https://colab.research.google.com/github/someone/their-copy/blob/notebooks/01_tiny.ipynb"
     )
@@ -131,9 +152,9 @@ def test_with_an_address_the_links_lead_there(changed, monkeypatch):
     assert 'rel="canonical" href="https://someone.github.io/their-copy/chapters' in chapter
     image = "https://someone.github.io/their-copy/_static/cards/01_tiny.png"
     assert f'property="og:image" content="{image}"' in chapter
-    with Image.open(changed / "_build/html/_static/cards/01_tiny.png") as card:
+    with Image.open(planted / "_build/html/_static/cards/01_tiny.png") as card:
         assert card.size == (1200, 630)
-    notebook = (changed / "_build/notebooks/01_tiny.ipynb").read_text()
+    notebook = (planted / "_build/notebooks/01_tiny.ipynb").read_text()
     assert "https://someone.github.io/their-copy/chapters/01_tiny.html" in notebook
 
 
@@ -147,13 +168,38 @@ def test_links_to_tests_lead_to_pages_of_the_site(built):
     assert 'href="test_tiny.py.html"' in (html / "sources/tests/index.html").read_text()
 
 
-def test_a_link_to_a_test_that_is_not_there_is_an_error(changed):
-    page = changed / "book/intro.md"
+@pytest.fixture(scope="session")
+def warned(built, tmp_path_factory) -> list[str]:
+    """What Sphinx warns of where links lead nowhere, an image says nothing and a cell raises."""
+    root = tmp_path_factory.mktemp("warned") / "book"
+    shutil.copytree(built[0], root)
+    page, chapter = root / "book/intro.md", root / CHAPTER
     links = "{src}`tests/none.py` {src}`tests/test_tiny.py::none`"
     page.write_text(f"{page.read_text()}\n{links}\n")
-    done = make(changed, "book")
+    text = chapter.read_text()
+    line = next(line for line in text.splitlines() if line.startswith(":alt:"))
+    chapter.write_text(text.replace(line + "\n", ""))
+    add_cell(root, "raise RuntimeError('planted')")
+    command = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+    done = run_in(root, "-c", command, "build", ".", "--all", "-n", "-W", "--keep-going")
     assert done.returncode != 0
-    assert "there is no tests/none.py" in done.stdout and "test_tiny.py has no none" in done.stdout
+    said = bookcache.plain(done.stdout)
+    assert "RuntimeError: planted" in said
+    return [line for line in said.splitlines() if re.search("WARNING|ERROR", line)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "there is no tests/none.py",
+        "test_tiny.py has no none",
+        "image without alt text",
+        "Executing notebook failed",
+    ],
+)
+def test_what_a_build_must_not_pass_over_is_a_warning(warned, words):
+    """With ``-W`` one of them is enough to fail it."""
+    assert any(words in line for line in warned), warned
 
 
 def test_mathjax_is_in_the_site_with_its_license(built):
@@ -370,42 +416,6 @@ def test_threads_may_ask_whether_a_page_has_changed():
         [sys.executable, "-c", THREADS], cwd=tools, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "1", done.stderr
-
-
-def test_a_raising_cell_fails_sphinx_too(changed):
-    add_cell(changed, "raise RuntimeError('planted')")
-    command = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
-    done = run_in(changed, "-c", command, "build", ".", "--all", "-n", "-W", "--keep-going")
-    assert done.returncode != 0
-    assert "RuntimeError: planted" in bookcache.plain(done.stdout)
-
-
-def test_a_planted_chapter_costs_one_line_of_the_table_of_contents(changed):
-    """It takes its place and its number; the one behind it counts on, and nothing else changes."""
-    page = (changed / CHAPTER).read_text().replace("ch-tiny", "ch-new").split("## The limit")[0]
-    page = page.replace("thm-", "new-").replace("def-", "newdef-").replace("eq-", "neweq-")
-    page = page.replace("sec-limit", "newsec")
-    (changed / "chapters/planted.md").write_text(f"{page}\n## A section\n\n(newsec2)=\n### Below\n")
-    toc = changed / "_toc.yml"
-    toc.write_text(toc.read_text().replace(
-        "      - file: chapters/01_tiny.md",
-        "      - file: chapters/planted.md\n      - file: chapters/01_tiny.md",
-    ))  # fmt: skip
-    done = make(changed, "book")
-    html = changed / "_build/html/chapters"
-    assert "01_tiny" in done.stdout and (html / "planted.html").exists()
-    assert "Theorem 2.1" in (html / "01_tiny.html").read_text()
-    assert "planted" in (html / "01_tiny.html").read_text()  # the link to the page before it
-
-
-def test_an_image_without_alt_text_fails_the_build(changed):
-    chapter = changed / CHAPTER
-    text = chapter.read_text()
-    line = next(line for line in text.splitlines() if line.startswith(":alt:"))
-    chapter.write_text(text.replace(line + "\n", ""))
-    done = make(changed, "book")
-    assert done.returncode != 0
-    assert "image without alt text" in done.stdout
 
 
 @pytest.fixture
