@@ -35,7 +35,7 @@ ONE_THREAD = dict.fromkeys(
 # nothing is learned. What has been asked for is kept instead. Other systems do not read these.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     "MALLOC_TOP_PAD_": str(2**26),
 }
 NOTE = (
