@@ -171,7 +171,8 @@ def test() -> None:
     # Counting lines adds a third to the time of the library's tests, so it is asked for.
     counted = ["--cov=distill_lib", "--cov-report=term", "--cov-fail-under=95"]
     coverage = counted if os.environ.get("DISTILL_COVERAGE") else []
-    module("pytest", "-n", JOBS, "--dist", "loadfile", "-q", *coverage, *sys.argv[2:])
+    # One more than cores: many a test waits for a browser or for another process.
+    module("pytest", "-n", str(int(JOBS) + 1), "--dist", "loadfile", "-q", *coverage, *sys.argv[2:])
 
 
 def lab() -> None:
