@@ -58,10 +58,8 @@ def keep_contents(found: dict[Any, str]) -> Callable[..., None]:
     return on_page
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     plugin: Any = pybtex.plugin
-    if not hasattr(plugin._load_entry_point, "cache_info"):
-        plugin._load_entry_point = cache(plugin._load_entry_point)
+    plugin._load_entry_point = cache(plugin._load_entry_point)
     app.connect("env-check-consistency", keep_trees, priority=100)
     app.connect("html-page-context", keep_contents({}), priority=100)  # before the theme's
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -38,6 +38,9 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     "MALLOC_TOP_PAD_": str(2**26),
 }
+# A page shows results, not the bars of those who waited for them; a bar that is a widget would have
+# the page ask the network for a script.
+NO_BARS = {"DISTILL_QUIET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 NOTE = (
     '<div class="dl-failed" role="note">'
     "<strong>This cell failed when these pages were built</strong> (%s). What follows it on this "
@@ -111,13 +114,7 @@ def run(root: Path, path: Path, target: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--root", str(root), "--worker", str(path), str(target)]
     process = subprocess.run(
         command,
-        # a page shows results, not the bars of those who waited for them; a bar that is a widget
-        # would have the page ask the network for a script
-        env={
-            **{**ONE_THREAD, **KEEP_MEMORY},
-            **{"DISTILL_QUIET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
-            **os.environ,
-        },
+        env={**ONE_THREAD, **KEEP_MEMORY, **NO_BARS, **os.environ},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
