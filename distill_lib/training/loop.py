@@ -99,7 +99,8 @@ def distill(
             scheduler of torch on the given optimizer, or a function from the optimizer to one,
             ``lambda optimizer: StepLR(optimizer, 100)``: it is stepped after every optimizer step,
             ``ReduceLROnPlateau`` after every epoch with the number of ``keep_best``.
-        optimizer: An instance, or a function from parameters to one; AdamW by default.
+        optimizer: An instance, or a function from parameters to one; AdamW by default, on the CPU
+            with ``fused=True``.
         clip_norm: Largest norm of the gradient.
         accelerator: 🤗 Accelerate's; by default one for the best device there is.
         checkpoint: A file that training can resume from, written after each epoch and at the end.

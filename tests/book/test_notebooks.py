@@ -327,25 +327,25 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.mark.site
-@pytest.mark.parametrize("name", ["errata_museum", "errata_language"])
-def test_a_notebook_runs_where_there_is_torch_alone(name, served, fresh, tmp_path):
-    """One that needs little and one that needs most; the library comes from the site."""
+def test_notebooks_run_where_there_is_torch_alone(served, fresh, tmp_path):
+    """One that needs little, then one that needs most; the library comes from the site."""
     empty = tmp_path / "empty"
     empty.mkdir()
     kept = ("PATH", "HOME", "TMPDIR", "LANG", "XDG_CACHE_HOME", "DISTILL_DATA")
     env = {k: v for k, v in os.environ.items() if k in kept or k.startswith("PIP_")}
     env |= {"OMP_NUM_THREADS": "1", "DISTILL_SITE": served, "HF_HUB_OFFLINE": "1"}
     env |= {"PIP_NO_COMPILE": "1"}  # most of what it brings is not imported
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(fresh), str(ROOT / f"_build/notebooks/{name}.ipynb")],
-        cwd=empty,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert re.search(r"[1-9]\d* claims hold; false: \[\]", done.stdout), done.stdout
+    for name in ("errata_museum", "errata_language"):
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, str(fresh), str(ROOT / f"_build/notebooks/{name}.ipynb")],
+            cwd=empty,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert re.search(r"[1-9]\d* claims hold; false: \[\]", done.stdout), done.stdout
 
 
 @pytest.mark.site

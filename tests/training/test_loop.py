@@ -18,6 +18,7 @@ from trainings import Killable, Killed
 
 from distill_lib import CE, KD, Match, Teacher, cosine, distill, linear, steps
 from distill_lib.data import Dataset
+from distill_lib.training.rates import make_optimizer
 
 
 def mlp() -> nn.Sequential:
@@ -41,7 +42,7 @@ def sgd(params: list[nn.Parameter]) -> torch.optim.Optimizer:
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": sgd,
     "AdamW": lambda params: torch.optim.AdamW(params, lr=0.01),
-    "default": lambda params: torch.optim.AdamW(params, lr=1e-3),
+    "default": lambda params: torch.optim.AdamW(params, lr=1e-3, fused=True),
 }
 
 
@@ -87,6 +88,18 @@ def test_history_holds_every_part() -> None:
     total = [a + 2 * b for a, b in zip(history["ce"], history["kd"], strict=True)]
     assert history["loss"] == pytest.approx(total, rel=1e-5)
     assert set(history["lr"]) == {0.01}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fused"), [(torch.float32, True), (torch.float64, True), (torch.complex64, None)]
+)
+def test_the_step_of_the_default_is_one_call_where_torch_has_it(kind, fused):
+    weights = nn.Parameter(torch.ones(3, dtype=kind))
+    optimizer = make_optimizer(None, [weights])
+    weights.grad = torch.ones_like(weights)
+    optimizer.step()
+    assert optimizer.defaults["fused"] is fused
+    assert (weights.abs() < 1).all()
 
 
 @pytest.mark.parametrize("schedule", [linear(0.1, 0.0), cosine(0.1, 0.0), steps({0: 1, 0.5: 2})])
