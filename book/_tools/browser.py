@@ -58,8 +58,8 @@ def opened(browser: Any, size: dict[str, int], **options: Any) -> Iterator[Any]:
     context.close()
 
 
-def visit(page: Any, site: Path, name: str) -> None:
-    page.goto((site / f"{name}.html").as_uri(), wait_until="load")
+def visit(page: Any, site: Path, name: str, fragment: str = "") -> None:
+    page.goto((site / f"{name}.html").as_uri() + fragment, wait_until="load")
     # Colors are measured when they have arrived, not on their way.
     page.add_style_tag(content="*, *::before, *::after { transition: none !important; }")
     page.evaluate("() => window.MathJax && MathJax.startup && MathJax.startup.promise")

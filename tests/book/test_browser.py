@@ -12,7 +12,8 @@ from typing import Any
 import bookcache
 import pytest
 import torch
-from browsing import CHAPTERS, CUT, PAGES, visit
+from accessible import COLORS, excludes_nobody, violations
+from browsing import CHAPTERS, PAGES, visit
 from making import ROOT
 
 from distill_lib import losses
@@ -20,72 +21,15 @@ from distill_lib.booktools import DirectionSlider
 
 pytestmark = pytest.mark.site
 
-RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
-COLORS = {"runOnly": {"type": "rule", "values": ["link-in-text-block", "color-contrast"]}}
-# Texts of one size and color on one ground have one contrast, which axe takes long to find: it is
-# asked about the first of each kind.
-FEWER = "axe.configure({rules: [{id: 'color-contrast', selector: '[data-kind]'}]})"
-KINDS = """() => {
-  const grounds = new Map([[null, ""]]), seen = new Set();
-  const ground = (box) => {
-    if (!grounds.has(box)) {
-      const s = getComputedStyle(box), below = ground(box.parentElement);
-      grounds.set(box, [s.backgroundColor, s.backgroundImage, s.opacity, below].join());
-    }
-    return grounds.get(box);
-  };
-  for (const box of document.querySelectorAll("body *")) {
-    delete box.dataset.kind;
-    const text = [...box.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
-    if (!(text || box.matches("input, textarea, select")) || !box.checkVisibility()) continue;
-    const s = getComputedStyle(box);
-    const kind = [s.color, s.fontSize, s.fontWeight, s.textShadow, ground(box)].join();
-    if (!seen.has(kind)) box.dataset.kind = "";
-    seen.add(kind);
-  }
-}"""
 DIRECTION = "dlDirection"
-# What scrolls to the right, and whose edge does not fade.
-UNTOLD = """() => [...document.querySelectorAll(".bd-article *")].filter((box) =>
-  box.checkVisibility() && /auto|scroll/.test(getComputedStyle(box).overflowX)
-  && box.scrollWidth > box.clientWidth + 1 && !box.classList.contains("dl-more")
-).map((box) => box.outerHTML.slice(0, 100))"""
 CONFIG = re.compile(r"(dl(?!Pole)\w+)\(root,(\{.*?\})\);\}\);", re.DOTALL)
 
 
-def violations(page: Any, rules: dict[str, Any] = RULES) -> list[str]:
-    """What axe-core finds serious or critical, with the first element of each."""
-    from axe_playwright_python.base import AXE_SCRIPT
-
-    page.evaluate(KINDS)
-    if not page.evaluate("'axe' in window"):
-        page.evaluate(AXE_SCRIPT)
-        page.evaluate(FEWER)
-    asked = {**rules, "resultTypes": ["violations"]}
-    found = page.evaluate("(asked) => axe.run(asked)", asked)
-    return [
-        f"{v['id']}: {v['nodes'][0]['html'][:200]} {v['nodes'][0]['failureSummary'][:300]}"
-        for v in found["violations"]
-        if v["impact"] in {"serious", "critical"}
-    ]
-
-
-@pytest.mark.parametrize("name", PAGES)
+# The chapters are asked in test_layout.py, whose visit this uses.
+@pytest.mark.parametrize("name", [name for name in PAGES if name not in CHAPTERS])
 def test_a_page_needs_no_network_and_excludes_nobody(page, site, name):
     visit(page, site, name)
-    assert page.outside == []
-    assert page.errors == []
-    assert page.locator("mjx-merror").count() == 0
-    assert violations(page) == []
-    page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    assert violations(page, COLORS) == []  # the rest of the rules does not see the theme
-    page.evaluate("window.looks = 0")
-    page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.evaluate(CUT) == 0
-    # the edges follow the new width in a frame after it
-    page.wait_for_function(f"!({UNTOLD})().length || ++window.looks > 50")
-    assert page.evaluate(UNTOLD) == []
+    excludes_nobody(page)
 
 
 @pytest.mark.parametrize("name", ["genindex", "search", "prf-prf"])
@@ -237,3 +181,11 @@ def test_one_faint_text_is_found(page, site):
     page.evaluate("document.querySelectorAll('.bd-article p')[20].style.color = '#ccc'")
     found = violations(page, COLORS)
     assert len(found) == 1 and found[0].startswith("color-contrast")
+
+
+def test_one_link_that_looks_like_its_text_is_found(page, site):
+    visit(page, site, CHAPTERS[0])
+    link = page.locator(".bd-article p > a.reference.internal:not(:has(*))").first
+    link.evaluate("(a) => { a.style.textDecoration = 'none'; a.style.color = '#2a2f3a'; }")
+    found = violations(page, COLORS)
+    assert len(found) == 1 and found[0].startswith("link-in-text-block"), found

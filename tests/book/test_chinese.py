@@ -14,11 +14,11 @@ import chinese
 import fragments
 import programs
 import pytest
+from accessible import ALL, COLORS, violations
 from babel.messages.pofile import read_po, write_po
 from browsing import PHONE, WIDE, opened, visit
 from making import ROOT, missing, run_in
 from markdown_it import MarkdownIt
-from test_browser import COLORS, RULES, violations
 from test_links import Links
 
 PAGES = chinese.pages(ROOT)
@@ -187,7 +187,7 @@ def test_a_chinese_page_is_whole_in_a_browser(screen, zh, name):
     visit(screen, zh, f"{chinese.FOLDER}/{name}")
     assert screen.outside == screen.lost == screen.errors == []
     assert screen.locator("mjx-merror").count() == 0
-    for theme, rules in {"light": RULES, "dark": COLORS}.items():
+    for theme, rules in {"light": ALL, "dark": COLORS}.items():
         screen.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
         assert violations(screen, rules) == []
         wide = screen.evaluate("document.documentElement.scrollWidth")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accessible import excludes_nobody
 from browsing import CHAPTERS, CUT, PHONE, WIDE, opened, visit
 
 pytestmark = pytest.mark.site
@@ -18,12 +19,14 @@ MOVES = """window.moved = 0; new PerformanceObserver((list) => {
 }).observe({type: "layout-shift", buffered: true});"""
 
 
-def read(browser: Any, site: Path, name: str, size: dict[str, int]) -> Iterator[Any]:
+def read(
+    browser: Any, site: Path, name: str, size: dict[str, int], fragment: str = ""
+) -> Iterator[Any]:
     with opened(browser, size) as page:
         page.name, page.size, page.asked = name, size, set()
         page.on("request", lambda r: page.asked.add(r.url.removeprefix("file://").split("?")[0]))
         page.add_init_script(MOVES)
-        visit(page, site, name)
+        visit(page, site, name, fragment)
         yield page
 
 
@@ -37,7 +40,25 @@ def wide(request: Any, browser: Any, site: Path) -> Iterator[Any]:
 
 @pytest.fixture(scope="module", params=CHAPTERS)
 def phone(request: Any, browser: Any, site: Path) -> Iterator[Any]:
-    yield from read(browser, site, request.param, PHONE)
+    # where more of a page lies above what was asked for than on a wide screen
+    yield from read(browser, site, request.param, PHONE, "#summary")
+
+
+def test_a_heading_is_where_it_was_asked_for(phone):
+    """The first of those who look at the phone: nothing has moved yet."""
+    lands(phone)
+
+
+@pytest.mark.parametrize("name", CHAPTERS[::6])
+def test_a_heading_is_where_it_was_asked_for_wide(browser, site, name):
+    for page in read(browser, site, name, WIDE, "#summary"):
+        lands(page)
+
+
+def lands(page: Any) -> None:
+    assert settled(page) < 0.1
+    top = page.locator("#summary").evaluate("(e) => e.getBoundingClientRect().top")
+    assert 0 <= top < page.size["height"] / 4
 
 
 def test_formulas_are_drawn(wide):
@@ -147,12 +168,15 @@ def test_nothing_jumps_while_a_page_loads(wide):
     assert settled(wide) < 0.1
 
 
-def test_nothing_jumps_while_a_page_loads_on_a_phone(phone):
-    assert settled(phone) < 0.1
+@pytest.mark.parametrize("name", CHAPTERS[::6])
+def test_nothing_jumps_while_a_page_loads_on_a_phone(browser, site, name):
+    """Each page was asked for a heading above; some here for their beginning."""
+    for page in read(browser, site, name, PHONE):
+        assert settled(page) < 0.1
 
 
 def test_a_printed_page_has_its_answers_and_its_number(wide, tmp_path):
-    """The last of those who look at the wide page: it changes it."""
+    """The last but one of those who look at the wide page: it changes it."""
     answers = wide.locator(".bd-article details", has_text="Answer").count()
     wide.emulate_media(media="print")
     wide.evaluate("window.dispatchEvent(new Event('beforeprint'))")
@@ -164,22 +188,14 @@ def test_a_printed_page_has_its_answers_and_its_number(wide, tmp_path):
     assert wide.eval_on_selector_all(".bd-article .cell_input", whole)
     divisible = "all => all.every((e) => getComputedStyle(e).overflowX === 'visible')"
     assert wide.eval_on_selector_all(".bd-article pre, .bd-article .cell_output", divisible)
-    if wide.name not in CHAPTERS[::4]:  # a PDF takes seconds, and what can be wrong is above
+    if wide.name not in CHAPTERS[::8]:  # a PDF takes seconds, and what can be wrong is above
         return
     sheets = wide.pdf(path=str(tmp_path / "wide.pdf"))
     assert sheets.count(b"/Type /Page\n") + sheets.count(b"/Type /Page ") > 5
 
 
-# On a phone more of a page lies above a heading; wide, where the question is the same, on some.
-LANDINGS = [(name, PHONE) for name in CHAPTERS] + [(name, WIDE) for name in CHAPTERS[::6]]
-
-
-@pytest.mark.parametrize(("name", "size"), LANDINGS)
-def test_a_heading_is_where_it_was_asked_for(page, site, name, size):
-    page.set_viewport_size(size)
-    page.add_init_script(MOVES)
-    page.goto((site / f"{name}.html").as_uri() + "#summary", wait_until="load")
-    page.evaluate("MathJax.startup.promise")
-    assert settled(page) < 0.1
-    top = page.locator("#summary").evaluate("(e) => e.getBoundingClientRect().top")
-    assert 0 <= top < size["height"] / 4
+def test_a_chapter_needs_no_network_and_excludes_nobody(wide):
+    """The last of those who look at the wide page: it takes away from it."""
+    wide.emulate_media(media="screen")
+    wide.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    excludes_nobody(wide)

@@ -10,8 +10,8 @@ from typing import Any
 
 import distill_previews
 import pytest
+from accessible import violations
 from browsing import CHAPTERS, PAGES, PHONE, WIDE, opened, visit
-from test_browser import violations
 
 TINY = "chapters/01_tiny"
 DATA = re.compile(r'<script type="application/json" id="dl-previews">(.*?)</script>', re.DOTALL)
