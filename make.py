@@ -183,8 +183,10 @@ def test() -> None:
     # Counting lines adds a third to the time of the library's tests, so it is asked for.
     counted = ["--cov=distill_lib", "--cov-report=term", "--cov-fail-under=95"]
     coverage = counted if os.environ.get("DISTILL_COVERAGE") else []
-    # One more than cores: many a test waits for a browser or for another process.
-    module("pytest", "-n", str(int(JOBS) + 1), "--dist", "loadfile", "-q", *coverage, *sys.argv[2:])
+    # One more than cores: many a test waits for a browser or for another process. Files keep their
+    # order, so that the slow ones of the book, which hold few tests each, do not come last.
+    spread = ["-n", str(int(JOBS) + 1), "--dist", "loadfile", "--no-loadscope-reorder"]
+    module("pytest", *spread, "-q", *coverage, *sys.argv[2:])
 
 
 def lab() -> None:
