@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from making import ROOT, copy_tiny, make, missing
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -19,10 +20,17 @@ from packaging.utils import canonicalize_name
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The tiny book after `make book`, and what that printed. Not to be changed by a test."""
-    root = copy_tiny(tmp_path_factory.mktemp("tiny") / "book")
-    done = make(root, "book")
-    assert done.returncode == 0, done.stdout
-    return root, done.stdout
+    base = tmp_path_factory.getbasetemp()
+    # One for all processes that run tests side by side.
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root, printed = folder / "tiny/book", folder / "tiny-printed.txt"
+    with FileLock(folder / "tiny.lock"):
+        if not printed.exists():
+            shutil.rmtree(root, ignore_errors=True)
+            done = make(copy_tiny(root), "book")
+            assert done.returncode == 0, done.stdout
+            printed.write_text(done.stdout, encoding="utf-8")
+    return root, printed.read_text(encoding="utf-8")
 
 
 @pytest.fixture
