@@ -20,8 +20,8 @@
 Each command first makes .venv and installs what it needs. Environment variables: DISTILL_VENV
 (another place for .venv), DISTILL_JOBS (processes, 2), DISTILL_PROFILE (laptop or full),
 DISTILL_REPOSITORY (where the book lives, if the clone's origin does not say it), DISTILL_COVERAGE
-(1: the tests count which lines of distill_lib they run, and fail under 95 %), DISTILL_EVERY_PAGE
-(1: the browser tests look at every page, not at every third).
+(1: the tests count which lines of distill_lib they run, and fail under 95 %), DISTILL_EVERYTHING
+(1: the browser tests look at every page, not at every third, and the tests that take minutes run).
 """
 
 from __future__ import annotations

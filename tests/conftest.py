@@ -19,6 +19,15 @@ settings.register_profile("distill", deadline=None, derandomize=True, max_exampl
 settings.load_profile("distill")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What makes an environment anew, or builds a book again and again, is asked for."""
+    if not os.environ.get("DISTILL_EVERYTHING"):
+        reason = "takes minutes; DISTILL_EVERYTHING=1 runs it, as the hosted workflow does"
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

@@ -27,8 +27,8 @@ __all__ = [
 PAGES = [page.removesuffix(".md") for page in bookcache.pages(ROOT)]
 CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
 # One style sheet draws all pages, and a browser takes half a minute for each: every third is looked
-# at, and all where DISTILL_EVERY_PAGE asks for it, as the hosted workflow does.
-STEP = 1 if os.environ.get("DISTILL_EVERY_PAGE") else 3
+# at, and all where DISTILL_EVERYTHING asks for it, as the hosted workflow does.
+STEP = 1 if os.environ.get("DISTILL_EVERYTHING") else 3
 LOOKED_AT = [*CHAPTERS[::STEP], *[page for page in PAGES if page not in CHAPTERS][::STEP]]
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 # How many formulas end outside of the screen, with nothing to scroll.

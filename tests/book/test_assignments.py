@@ -152,6 +152,7 @@ def test_a_student_gets_questions_and_no_answers(tmp_path):
 
 
 @pytest.mark.peers
+@pytest.mark.slow
 def test_a_right_answer_has_the_mark_and_a_listed_wrong_one_has_none(tmp_path):
     expected = {name: [1] + [0] * len(KNOWN[name].wrong) for name in SOME if name}
     assert by_otter("said = grading.graded(some)", tmp_path) == expected

@@ -327,6 +327,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.mark.site
+@pytest.mark.slow
 def test_notebooks_run_where_there_is_torch_alone(served, fresh, tmp_path):
     """One that needs little, then one that needs most; the library comes from the site."""
     empty = tmp_path / "empty"

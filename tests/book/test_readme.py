@@ -7,11 +7,13 @@ import shlex
 import shutil
 import subprocess
 
+import pytest
 from making import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_ten_lines_run_after_the_readmes_own_install_line(fresh, tmp_path):
     """Installed from a copy, as setuptools would leave a folder in the repository."""
     clone = tmp_path / "clone"

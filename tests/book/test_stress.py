@@ -31,6 +31,7 @@ def kept(root: Path) -> dict[str, dict[str, object]]:
     return json.loads((root / "book/robustness/01_tiny.json").read_text())
 
 
+@pytest.mark.slow
 def test_what_has_run_is_kept_and_only_what_changed_runs_again(tiny):
     first = stressed(tiny, "--only", "as built", "avx2")
     assert "01_tiny | as built" in first and "01_tiny | arithmetic avx2" in first
@@ -67,6 +68,7 @@ def test_what_the_book_has_just_computed_is_not_run_again(changed):
     assert "distill_lib/__init__.py" in kept(changed)["as built"]["files"]
 
 
+@pytest.mark.slow
 def test_a_page_that_fails_is_kept_as_failed_and_tried_again(tiny):
     page = tiny / CHAPTER
     page.write_text(page.read_text() + "\n```{code-cell}\n1 / 0\n```\n")
