@@ -1,6 +1,6 @@
 # Thin aliases: `python3 make.py TARGET` is the portable form, and works on Windows.
-TARGETS = book chinese test lab paper notebooks assignments slides bench fuzz stress teachers lint \
-  types setup clean
+TARGETS = book pages chinese test lab paper notebooks assignments slides bench fuzz stress teachers \
+  lint types setup clean
 PYTHON ?= python3
 
 .PHONY: help score $(TARGETS)

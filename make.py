@@ -2,6 +2,7 @@
 """The commands of the book, on Linux, macOS and Windows, with nothing but Python 3.11+.
 
     python make.py book       run every chapter once, build the site into _build/html
+    python make.py pages      only run the chapters; `book` then builds the site from that run
     python make.py test       run the tests
     python make.py chinese    bring the Chinese catalogs up to the built pages, write their pages
     python make.py lab        JupyterLab on notebooks of your own, in lab; before a book, on sources
@@ -152,6 +153,11 @@ def make_venv() -> None:
         ) from None
 
 
+def pages() -> None:
+    setup()
+    run(python(), "book/_tools/execute.py", "--jobs", JOBS)
+
+
 def book() -> None:
     setup()
     # A page or a claim that fails holds back no other: all is built, and the end is an error.
@@ -284,7 +290,7 @@ def clean() -> None:
     shutil.rmtree(BUILD, ignore_errors=True)
 
 
-COMMANDS = [book, chinese, test, lab, notebooks, teachers, lint, types, setup, clean]
+COMMANDS = [book, pages, chinese, test, lab, notebooks, teachers, lint, types, setup, clean]
 PROGRAMS = {  # which get the rest of the command line
     "assignments": ["book/_tools/assignments.py"],
     "bench": ["-m", "benchmarks"],
