@@ -61,6 +61,8 @@ PEERS = {
     "otter": "otter-grader==7.0.0 fica==0.4.1 ipylab==1.1.0 python-frontmatter==1.3.0 "
     "python-on-whales==0.81.0 wrapt==1.17.3",
 }
+# Debian 12 brings pip 23.0, which finds no way through what is needed, after minutes.
+PIP = "pip==25.3"
 JOBS = os.environ.get("DISTILL_JOBS", "2")
 TOOLS = (ROOT / "book/_tools", ROOT / "book/_ext")
 CHECKED = ["distill_lib", "tests", "book", "benchmarks", "challenge", "teachers", "make.py"]
@@ -118,6 +120,8 @@ def setup() -> None:
     if stamp.exists() and stamp.read_text() == digest:
         return
     print("Installing what the book needs; the first time this takes some minutes.", flush=True)
+    if not in_conda():
+        pip_install(PIP)
     # torch first and as pinned, so that no other package pulls in another build of it.
     torch = next(pin for pin in PINS.read_text().splitlines() if pin.startswith("torch=="))
     pip_install(torch)
