@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,3 +121,14 @@ def test_a_readers_notebook_survives_a_build(tmp_path, monkeypatch):
     (own / "a.ipynb").unlink()
     assert make.own_notebooks()
     assert (own / "a.ipynb").read_text() == "second"
+
+
+def test_each_pin_takes_the_oldest_python_that_is_promised():
+    """A version that wants 3.11.5 is not there for pip on Debian 12, which has 3.11.2."""
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    wanted = {
+        canonicalize_name(d.name): d.metadata["Requires-Python"] or "" for d in distributions()
+    }
+    pinned = {name: SpecifierSet(wanted[name]) for name in PINS if name in wanted}
+    assert len(pinned) > 100
+    assert [name for name, python in pinned.items() if not python.contains(oldest)] == []
