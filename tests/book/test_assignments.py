@@ -129,6 +129,7 @@ def test_counts_tell_a_lost_mark_from_a_kept_one():
 
 
 @pytest.mark.peers
+@pytest.mark.slow
 def test_a_student_gets_questions_and_no_answers(tmp_path):
     unanswered = by_otter(
         "assignments.make(target, some, 'pass')\n"

@@ -130,6 +130,7 @@ def planted(built, tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_planted_chapter_costs_one_line_of_the_table_of_contents(planted):
     """It takes its place and its number; the one behind it counts on, and nothing else changes."""
     html = planted / "_build/html/chapters"
@@ -138,6 +139,7 @@ def test_a_planted_chapter_costs_one_line_of_the_table_of_contents(planted):
     assert "planted" in (html / "01_tiny.html").read_text()  # the link to the page before it
 
 
+@pytest.mark.slow
 def test_with_an_address_the_links_lead_there(planted):
     chapter = (planted / "_build/html/chapters/01_tiny.html").read_text()
     colab = (
@@ -232,6 +234,7 @@ def test_a_changed_library_runs_the_chapter_again(changed):
     assert read_json(changed, "claims.json")[0]["value"] == 43
 
 
+@pytest.mark.slow
 def test_what_a_chapter_does_not_import_does_not_run_it_again(changed):
     """A module of its own, comments and docstrings; but weights and processes always."""
     (changed / "distill_lib/unused.py").write_text("OTHER = 1\n")
@@ -330,6 +333,7 @@ def test_a_failing_page_says_where_and_holds_no_other_back(broken):
     assert "It is (not computed)." in (broken[0] / "_build/notebooks/02_raises.ipynb").read_text()
 
 
+@pytest.mark.slow
 def test_a_failing_page_is_run_again_and_no_other(broken):
     again = run_in(broken[0], "book/_tools/execute.py")
     assert again.returncode == 1
@@ -359,6 +363,7 @@ def print(text):
 """
 
 
+@pytest.mark.slow
 def test_output_that_comes_in_pieces_fails_no_page(changed):
     """What a kernel of a busy machine prints comes in several messages."""
     add_cell(changed, PIECES)
@@ -381,6 +386,7 @@ claim("A late claim is {value}.", 1, at_least=2)
 """
 
 
+@pytest.mark.slow
 def test_output_that_comes_late_is_not_lost(changed):
     """A claim that nobody sees would hold; this one does not."""
     add_cell(changed, LATE)

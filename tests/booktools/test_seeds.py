@@ -46,6 +46,7 @@ def drawn(seed: int, shift: int) -> dict[str, object]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_shift_is_the_seed_moved_everywhere_but_in_what_is_stored():
     plain, moved, shifted = drawn(3, 0), drawn(1003, 0), drawn(3, 1000)
     fixed = {"stored", "report"}
