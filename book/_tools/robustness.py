@@ -20,7 +20,8 @@ HEAD = """\
 Would the claims of this book hold with other random seeds, or on another machine? Each page with
 code is run again and again, a page and a variation at a time: with all of its seeds shifted, with
 the arithmetic of other processors (PyTorch without vector instructions, and with AVX2 only), on two
-threads, and beside two processes that never rest. This page is written by `make stress` from these
+threads, and beside two processes that never rest; where a page reads the reference of the Python
+that runs it, also with another text. This page is written by `make stress` from these
 runs, which are kept in the repository; a page runs again when its code or the library has changed,
 its variations if that has moved a number of the page as built. The first table says which of these
 runs of the page's present code have been made so far, and of how many the library was what it is

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -93,7 +95,22 @@ def test_runs_of_other_code_say_nothing_about_a_page(tiny):
 def test_every_variation_that_the_page_promises():
     names = list(stress.variations())
     assert sum(name.startswith("seeds +") for name in names) == 10
-    assert {"arithmetic default", "arithmetic avx2", "two threads", "busy machine"} < set(names)
+    others = {"arithmetic default", "arithmetic avx2", "two threads", "busy machine"}
+    assert others | {"another text"} < set(names)
+
+
+def test_another_text_is_for_those_who_read_one(tmp_path):
+    """It lacks an eighth of the articles of the reference, and changes none."""
+    found: dict[str, dict[str, str]] = {}
+    exec(stress.ANOTHER_TEXT, found)
+    there = runpy.run_path(f"{sysconfig.get_path('stdlib')}/pydoc_data/topics.py")["topics"]
+    assert found["topics"].items() < there.items()
+    assert len(found["topics"]) == pytest.approx(len(there) * 7 / 8, abs=1)
+    page = tmp_path / "page.md"
+    page.write_text("no text")
+    assert stress.applies(page, "two threads") and not stress.applies(page, "another text")
+    page.write_text("train = reference_text()")
+    assert stress.applies(page, "another text")
 
 
 @pytest.mark.parametrize(
