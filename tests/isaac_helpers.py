@@ -1,5 +1,7 @@
-"""Checkpoints in the layouts of rl_games and skrl, by hand."""
+"""Checkpoints in the layouts of rl_games, skrl and Stable-Baselines3, by hand."""
 
+import io
+import zipfile
 from pathlib import Path
 
 import torch
@@ -50,3 +52,12 @@ def skrl_file(folder: Path, part: str = "policy", **changed) -> Path:
     state[part] = {k: v for k, v in (state.get(part, {}) | changed).items() if v is not None}
     torch.save(state, folder / "checkpoints" / "agent_1.pt")
     return folder / "checkpoints" / "agent_1.pt"
+
+
+def sb3_file(folder: Path) -> Path:
+    """A policy of TD3 whose settings nobody wrote down."""
+    content = io.BytesIO()
+    torch.save(layers("actor.mu.", [3, 5, 4, 2]), content)
+    with zipfile.ZipFile(folder / "agent.zip", "w") as file:
+        file.writestr("policy.pth", content.getvalue())
+    return folder / "agent.zip"

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from isaac_helpers import games_file, skrl_file
+from isaac_helpers import games_file, sb3_file, skrl_file
 from test_wrong_calls import ALL, Call, fault_of
 from torch import nn
 
 from distill_lib import KD, fusion, rl
-from distill_lib.integrations import rl_games, rsl_rl, skrl, transformers
+from distill_lib.integrations import rl_games, rsl_rl, sb3, skrl, transformers
 from distill_lib.models import Policy
 
 gym = pytest.importorskip("gymnasium")
 pytest.importorskip("rsl_rl", reason="rsl-rl-lib is not installed: python make.py setup")
 
-WINGS = (fusion, rl, rl_games, rsl_rl, skrl, transformers)
+WINGS = (fusion, rl, rl_games, rsl_rl, sb3, skrl, transformers)
 # Results that only the library makes.
 ELSEWHERE = {
     *("fusion.Barrier", "rl.Video", "rl.Returns"),
@@ -158,6 +158,16 @@ def robots(folder: Path) -> dict[str, Call]:
         "skrl.load_teacher": (
             skrl.load_teacher,
             {"path": skrl_file(folder), "activation": "elu", "inputs": "states"},
+        ),
+        "sb3.load_teacher": (
+            sb3.load_teacher,
+            {
+                "path": sb3_file(folder),
+                "activation": "relu",
+                "normalize": False,
+                "bounds": (-1, 1),
+                "temperature": 1.0,
+            },
         ),
         "rsl_rl.play": (rsl_rl.play, {"policy": mlp(), "env": vector, "seed": 0}),
         "rsl_rl.read_policy": (rsl_rl.read_policy, {"path": path, "role": "actor"}),

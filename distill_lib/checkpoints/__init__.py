@@ -36,6 +36,7 @@ def __dir__() -> list[str]:
 
 GROWTH = 32  # what an archive of Stable-Baselines3 may unpack to, in times its own bytes
 SETTINGS = 16 << 20  # the bytes that a text of settings may have; in memory it is 40 times as large
+SB3_TEXTS = ("action_space", "observation_space", "policy_class", "policy_kwargs")
 
 
 class CheckpointError(RuntimeError):
@@ -52,7 +53,9 @@ class Checkpoint:
             the like.
         tensors: Weights by name; for layouts of several models, with the model's name in front
             (``actor.mlp.0.weight``).
-        meta: Everything else that is plain data: iteration, configuration.
+        meta: Everything else that is plain data: iteration, configuration. Of a zip of
+            Stable-Baselines3, ``told`` has the texts that stand beside its pickled spaces and
+            settings.
     """
 
     kind: str
@@ -254,8 +257,12 @@ def _sb3(path: Path) -> Checkpoint:
             if names.get("data", 0) > SETTINGS:
                 raise CheckpointError(f"the settings in {path} say {names['data']} bytes")
             meta = _json(archive.read("data"), path) if "data" in names else {}
-    plain = {k: v for k, v in meta.items() if not (isinstance(v, dict) and ":serialized:" in v)}
-    return Checkpoint("sb3", tensors, plain)
+    pickled = {k: v for k, v in meta.items() if isinstance(v, dict) and ":serialized:" in v}
+    plain = {k: v for k, v in meta.items() if k not in pickled}
+    # beside a pickle, which nobody opens, stands what was in it as text
+    told = {k: {a: b for a, b in v.items() if a != ":serialized:"} for k, v in pickled.items()}
+    told = {k: v for k, v in told.items() if k in SB3_TEXTS and set(v) - {":type:"}}
+    return Checkpoint("sb3", tensors, {**plain, **({"told": told} if told else {})})
 
 
 def _folder(path: Path) -> Checkpoint:
