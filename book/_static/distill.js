@@ -21,6 +21,16 @@ document.addEventListener("DOMContentLoaded", () => {
     side.setAttribute("aria-label", "Book");
   }
 
+  // On a phone the rows of a wide table of sentences are cards (distill.css).
+  all(".bd-article table").forEach((table) => {
+    const names = [...table.querySelectorAll("thead th")].map((head) => head.textContent.trim());
+    const cells = [...table.querySelectorAll("tbody td")];
+    const sizes = cells.map((cell) => cell.textContent.trim().length).sort((a, b) => a - b);
+    if (names.length < 4 || sizes[sizes.length >> 1] < 20) return;
+    table.classList.add("dl-cards");
+    cells.forEach((cell) => { cell.dataset.column = names[cell.cellIndex] ?? ""; });
+  });
+
   // What scrolls can be reached with the keyboard (scrollable-region-focusable).
   const scrollers = ".bd-article pre, .bd-article table, .bd-article div.math, .cell_output, "
     + ".bd-article mjx-container[display], .bd-article [style*='overflow-x']";

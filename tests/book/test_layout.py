@@ -76,6 +76,33 @@ def test_no_formula_is_cut_on_a_phone(phone):
     assert phone.evaluate(CUT) == 0
 
 
+CARDS = """(tables) => tables.map((table) => ({
+  wide: table.scrollWidth > table.clientWidth,
+  cells: [...table.querySelectorAll("tbody td:not(:first-child)")].map((cell) => [
+    getComputedStyle(cell, "::before").content, cell.getBoundingClientRect().left]),
+  names: [...table.querySelectorAll("thead th")].map((head) => head.textContent.trim()),
+}))"""
+
+
+def test_a_table_of_sentences_is_cards_on_a_phone(phone):
+    """Nothing of it is to the side, and each cell says what it is about."""
+    for table in phone.locator(".dl-cards").evaluate_all(CARDS):
+        assert not table["wide"] and len({left for _, left in table["cells"]}) == 1
+        assert {name for name, _ in table["cells"]} == {f'"{n}"' for n in table["names"][1:]}
+
+
+def test_a_table_is_cards_where_its_cells_are_sentences_and_on_a_phone_alone(page, site):
+    page.set_viewport_size(PHONE)
+    visit(page, site, "chapters/policies/kickstarting")
+    tables = page.locator(".bd-article table.dl-cards")
+    assert tables.count() == 1 and page.locator(".bd-article table").count() > 1
+    row = tables.locator("tbody tr").first
+    display = "(e) => getComputedStyle(e).display"
+    assert row.evaluate(display) == "block"
+    page.set_viewport_size(WIDE)
+    assert row.evaluate(display) == "table-row" and tables.locator("th").first.is_visible()
+
+
 def test_a_formula_that_fits_again_does_not_fade(page, site):
     """A narrow window gives it a scroller with a fading edge; a wide one takes both away."""
     faded = ".bd-article mjx-container.dl-more:not([display])"
