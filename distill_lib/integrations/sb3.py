@@ -87,7 +87,7 @@ def load_teacher(
     spaces and bounds from the texts that stand beside the pickles of the settings. What is checked,
     and the memory it may take: see :func:`distill_lib.checkpoints.load_checkpoint`.
 
-    - PPO, A2C: a :class:`distill_lib.models.Policy` that says ``logits``, or ``mean`` and
+    - PPO, A2C: a :class:`distill_lib.zoo.Policy` that says ``logits``, or ``mean`` and
       ``gaussian``. The critic is left out.
     - DQN: one that says ``logits`` :math:`Q(s, \cdot)/\tau`.
     - SAC, TD3, DDPG: a module that says ``mean``, the deterministic action
