@@ -63,6 +63,7 @@ def ran(cache: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow  # the page itself runs so where there is no hub
 def test_without_the_models_smaller_ones_stand_in_and_it_is_said(tmp_path: Path) -> None:
     done = ran(tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

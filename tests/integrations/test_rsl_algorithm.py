@@ -588,6 +588,7 @@ def test_a_policy_that_the_runner_cannot_play_is_refused(tmp_path, policy, words
 
 
 @pytest.mark.peers
+@pytest.mark.slow
 def test_all_of_this_holds_in_the_release_that_isaac_lab_pins():
     home = Path(sys.prefix) / "peers" / "rsl_rl-5"
     if not home.is_dir():
