@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from distill_lib.arguments import told
 from distill_lib.checkpoints import Checkpoint, CheckpointError
 from distill_lib.models.control import Policy
 
-__all__ = ["assembled", "layers_of", "numbers"]
+__all__ = ["assembled", "bounds_of", "layers_of", "numbers"]
 
 OURS = 1e-8  # what Policy adds to the variance
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -52,6 +54,23 @@ def layers_of(weights: Mapping[str, Tensor], start: str, path: str | Path) -> li
             "Build it with its own library, and wrap it: Teacher(module, adapter)"
         )
     return [(named[f"{i}.weight"], named[f"{i}.bias"]) for i in wanted]
+
+
+def bounds_of(bounds: tuple[Any, Any], width: int) -> tuple[Tensor, Tensor]:
+    """Lowest and highest actions [A], from two numbers or two lists of them.
+
+    Raises:
+        ValueError: something else, or bounds that are not finite and in order.
+    """
+    try:
+        low, high = (torch.as_tensor(x, dtype=torch.float32).expand(width) for x in bounds)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"bounds expected two numbers, or two lists of {width}, got {told(bounds)}"
+        ) from error
+    if not bool((low < high).all() and (high - low).isfinite().all()):
+        raise ValueError(f"bounds expected low < high, finite, got {low.tolist()}, {high.tolist()}")
+    return low.clone(), high.clone()
 
 
 def assembled(

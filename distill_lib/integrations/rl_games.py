@@ -18,14 +18,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from distill_lib.arguments import checked, told
+from distill_lib.arguments import checked
 from distill_lib.checkpoints import CheckpointError, load_checkpoint
 from distill_lib.models.control import Policy
 
-from .actors import assembled, layers_of, numbers
+from .actors import assembled, bounds_of, layers_of, numbers
 from .settings import agree, inside, settings_of
 
 __all__ = ["load_teacher"]
@@ -141,14 +140,7 @@ def _stretched(
     """Actions in [−1, 1] as those between the bounds: the cut comes after, by the environment."""
     if log_std is None:
         raise ValueError("bounds are of real actions, and this policy has discrete ones")
-    try:
-        low, high = (torch.as_tensor(x, dtype=torch.float32).expand_as(log_std) for x in bounds)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"bounds expected two numbers, or two lists of {len(log_std)}, got {told(bounds)}"
-        ) from error
-    if not (low < high).all() or not (high - low).isfinite().all():
-        raise ValueError(f"bounds expected low < high, finite, got {low.tolist()}, {high.tolist()}")
+    low, high = bounds_of(bounds, len(log_std))
     half = (high - low) / 2
     weight, bias = head
     return (weight * half[:, None], bias * half + (low + high) / 2), log_std + half.log()

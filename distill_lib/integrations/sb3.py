@@ -27,7 +27,7 @@ from distill_lib.arguments import checked, told
 from distill_lib.checkpoints import SB3_TEXTS, Checkpoint, CheckpointError, load_checkpoint
 from distill_lib.models.control import ACTIVATIONS, Policy
 
-from .actors import Linear, assembled, layers_of, numbers
+from .actors import Linear, assembled, bounds_of, layers_of, numbers
 
 __all__ = ["load_teacher"]
 
@@ -275,25 +275,18 @@ def _bounds(
     texts: Mapping[str, Any], width: int, given: tuple[Any, Any] | None, path: str | Path
 ) -> tuple[Tensor, Tensor]:
     """Lowest and highest actions [A]."""
-    if given is None:
-        space = texts.get("action_space", {})
-        try:
-            pair = [[float(x) for x in str(space[k]).strip("[] ").split()] for k in ("low", "high")]
-        except (KeyError, ValueError):
-            pair = [[], []]
-        if any(len(side) != width for side in pair):
-            raise CheckpointError(
-                f"{path} does not tell the bounds of its {width} actions: pass bounds=(low, high)"
-            )
-    else:
-        pair = list(given)
+    if given is not None:
+        return bounds_of(given, width)
+    space = texts.get("action_space", {})
     try:
-        low, high = (torch.as_tensor(x, dtype=torch.float32).expand(width) for x in pair)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"bounds expected two numbers, or two lists of {width}, got {told(given)}"
-        ) from error
-    if not bool((low < high).all() and (high - low).isfinite().all()):
-        wrong = f"bounds expected low < high, finite, got {low.tolist()}, {high.tolist()}"
-        raise ValueError(wrong) if given is not None else CheckpointError(f"{path}: {wrong}")
-    return low.clone(), high.clone()
+        pair = [[float(x) for x in str(space[k]).strip("[] ").split()] for k in ("low", "high")]
+    except (KeyError, ValueError):
+        pair = [[], []]
+    if any(len(side) != width for side in pair):
+        raise CheckpointError(
+            f"{path} does not tell the bounds of its {width} actions: pass bounds=(low, high)"
+        )
+    try:
+        return bounds_of((pair[0], pair[1]), width)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
