@@ -21,17 +21,20 @@ from distill_lib import data
 from .setting import BATCH, LR, TEMPERATURE, WEIGHT, images, loader, models
 
 
-def ours(n: int = 6400, loaded: bool = True) -> tuple[Callable[[], None], nn.Module]:
+def ours(
+    n: int = 6400, loaded: bool = True, small: bool = False
+) -> tuple[Callable[[], None], nn.Module]:
     """``distill`` with an objective of labels and teacher.
 
     Args:
         n: Number of images.
         loaded: Take the batches of a DataLoader, as the loop by hand does; else the data set's own,
             as the book does. The other libraries bring their data loading with them, too.
+        small: As in :func:`benchmarks.setting.models`.
     """
     from distill_lib import CE, KD, Teacher, distill
 
-    student, teacher = models()
+    student, teacher = models(small)
     batches: Any = loader(n)
     if not loaded:
         train = data.load("fashion_mnist", split="train").subset(range(n))
@@ -44,9 +47,9 @@ def ours(n: int = 6400, loaded: bool = True) -> tuple[Callable[[], None], nn.Mod
     return run, student
 
 
-def by_hand(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
+def by_hand(n: int = 6400, small: bool = False) -> tuple[Callable[[], None], nn.Module]:
     """The ten lines that one writes without a library."""
-    student, teacher = models()
+    student, teacher = models(small)
     batches = loader(n)
     T, w = TEMPERATURE, WEIGHT
 
@@ -71,7 +74,7 @@ def by_hand(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
     return run, student
 
 
-def torchdistill_box(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
+def torchdistill_box(n: int = 6400, small: bool = False) -> tuple[Callable[[], None], nn.Module]:
     """torchdistill's distillation box, configured as its examples are."""
     import logging
 
@@ -79,7 +82,7 @@ def torchdistill_box(n: int = 6400) -> tuple[Callable[[], None], nn.Module]:
         from torchdistill.core.distillation import get_distillation_box
 
     logging.disable(logging.INFO)
-    student, teacher = models()
+    student, teacher = models(small)
     kd = {
         "key": "KDLoss",
         "kwargs": {

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .arguments import checked
+from .ties import home
 
 __all__ = ["Captured", "Signals", "as_batch", "call", "capture", "pick", "place", "tell"]
 
@@ -113,7 +114,7 @@ def as_batch(batch: Batch | None) -> Mapping[str, Any]:
 
 def place(batch: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
     """The batch with its tensors on the device of the model."""
-    device = next((p.device for p in model.parameters()), None)
+    device = home(model)
     if device is None:
         return batch
     return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["copied", "memory", "readers", "ties", "turned"]
+__all__ = ["copied", "home", "memory", "readers", "ties", "turned"]
 
 
 def memory(tensor: Tensor) -> Hashable:
@@ -29,6 +29,17 @@ def memory(tensor: Tensor) -> Hashable:
         elif size > 1:
             axes.append((stride, size))
     return (tensor.device, tensor.dtype, tensor.data_ptr(), *axes)
+
+
+def home(model: nn.Module) -> torch.device | None:
+    """The device of the first weight, without the names that ``parameters()`` makes on its way."""
+    parts: list[nn.Module | None] = [model]
+    for part in parts:
+        for weight in () if part is None else part._parameters.values():
+            if weight is not None:
+                return weight.device
+        parts.extend(() if part is None else part._modules.values())
+    return None
 
 
 def ties(model: nn.Module) -> dict[str, str]:

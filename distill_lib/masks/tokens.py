@@ -82,9 +82,11 @@ def base(model: nn.Module) -> Any:
 
 def decoder_inputs(batch: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
     """The batch with what a decoder reads, made of the labels as the model does it itself."""
+    if not _of_tokens(batch.get("labels")):  # most batches, of which nothing more is asked
+        return batch
     inner = base(model)
     given = any(batch.get(f"decoder_{key}") is not None for key in ("input_ids", "inputs_embeds"))
-    if given or not _of_tokens(batch.get("labels")) or not _is_encoder_decoder(inner):
+    if given or not _is_encoder_decoder(inner):
         return batch
     make = getattr(inner, "prepare_decoder_input_ids_from_labels", None) or _maker(inner)
     if make is None:

@@ -86,21 +86,20 @@ def act(
     if not least >= 0:
         raise ValueError(f"noise expected numbers ≥ 0, got {least}; 0 is greedy")
     noisy = bool((noise > 0).any()) if isinstance(noise, Tensor) else noise > 0
-    n = torch.as_tensor(noise, dtype=said.dtype, device=said.device) if noisy else torch.empty(0)
-    if name == "logits":
-        best = said.argmax(-1)
-        if not noisy:
-            return best
-        # the largest of logits plus Gumbel noise is a draw from their softmax
-        u = torch.rand(said.shape, generator=generator, device=said.device).clamp_min(1e-20)
-        return (said - n.unsqueeze(-1) * (-u.log()).log()).argmax(-1)
     if not noisy:
+        if name == "logits":
+            return said.argmax(-1)
         return said if name == "mean" else said.chunk(2, -1)[0]
     if name == "mean":
         raise ValueError(
             "noise needs a standard deviation, and the policy says only a mean; let it say "
             "'gaussian', the mean and the log standard deviation one after the other"
         )
+    n = torch.as_tensor(noise, dtype=said.dtype, device=said.device)
+    if name == "logits":
+        # the largest of logits plus Gumbel noise is a draw from their softmax
+        u = torch.rand(said.shape, generator=generator, device=said.device).clamp_min(1e-20)
+        return (said - n.unsqueeze(-1) * (-u.log()).log()).argmax(-1)
     mean, log_std = said.chunk(2, -1)
     draw = torch.randn(mean.shape, generator=generator, device=said.device)
     return mean + n.unsqueeze(-1) * log_std.exp() * draw

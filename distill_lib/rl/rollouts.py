@@ -252,17 +252,15 @@ class Rollouts:
             first = self.seed * 1_000_003 + self.round * stage.size
             seen = stage.begin(seed_to_learn(first))
             with bar(iter(int, 1), f"round {self.round + 1}", None) as shown, ExitStack() as walk:
-                drive = self._driver(stage, beta, walk)
+                drive, grouped = self._driver(stage, beta, walk), isinstance(seen, dict)
                 while stage.alive.any():
                     mine, theirs = group(seen, "student"), group(seen, "teacher")
                     actions = drive(mine, theirs)
-                    step = {"inputs": mine, "actions": actions, "at": everyone}
-                    if isinstance(seen, dict):
-                        step["privileged"] = theirs
-                    if not stage.alive.all():
-                        at = everyone[torch.from_numpy(stage.alive)]
-                        step = {k: v[at] for k, v in step.items()}
-                    steps.append(step)
+                    step = {"inputs": mine, **({"privileged": theirs} if grouped else {})}
+                    alive = torch.from_numpy(stage.alive)
+                    if not stage.alive.all():  # what is seen may be large: of those who play
+                        step = {k: v[alive] for k, v in step.items()}
+                    steps.append({**step, "actions": actions, "alive": alive})
                     stage.step(actions)
                     seen = stage.observation()
                     shown.update()
@@ -271,7 +269,9 @@ class Rollouts:
                 stage.close()
         self._note(torch.from_numpy(stage.returns), torch.from_numpy(stage.lengths), beta)
         found = {k: torch.cat([step[k] for step in steps]) for k in steps[0]}
-        at = found.pop("at")
+        alive = found.pop("alive")
+        found["actions"] = found["actions"][alive]
+        at = everyone.repeat(len(steps))[alive]
         owner, index = at // self.episodes, torch.arange(len(at))
         return {**found, "owner": owner, "episode": begun + at, "index": index}
 

@@ -169,8 +169,11 @@ class Teacher:
 
     def _settle(self) -> None:
         """Eval mode, also after somebody called ``train()`` on the model."""
-        if any(module.training for module in self.model.modules()):
-            self.model.eval()
+        parts: list[nn.Module | None] = [self.model]
+        for part in parts:  # by hand: modules() also names each, at the price of a small layer
+            if part is not None and part.training:
+                self.model.eval()
+            parts.extend([] if part is None else part._modules.values())
         if self.bn_train:
             for module in self.model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -222,8 +225,7 @@ class Teacher:
 
     def fingerprint(self) -> str:
         """SHA-256 of the model's weights, and whether the batch's statistics are used."""
-        found = fingerprint(self.model)
-        return f"{found}+bn_train" if self.bn_train else found
+        return fingerprint(self.model) + ("+bn_train" if self.bn_train else "")
 
     @checked
     def reveal(self, paths: Sequence[str]) -> Callable[[], None]:

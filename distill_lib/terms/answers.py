@@ -25,7 +25,7 @@ from .classes import (
     needs_classes,
     view_of,
 )
-from .given import both, takes
+from .given import both, takes, times_squared
 from .relations import among_kept, is_relational
 
 __all__ = ["DKD", "KD"]
@@ -47,7 +47,8 @@ class KD(Term):
             it takes one, ``labels`` likewise. Independent labels and binary models want
             ``losses.bernoulli_kl``, regression ``losses.mse_logits``.
         temperature: :math:`T > 0`, a number or a schedule; a pair is the student's and the
-            teacher's, and their product stands for :math:`T^2`.
+            teacher's, and their product stands for :math:`T^2`. Above about 1,000 it is refused
+            in float32, whose rounding would be as large as the loss.
         on: The signal of both, or a pair: the student's and the teacher's.
         transform: Applied to both logits first, such as :func:`distill_lib.losses.standardize`.
         axis: The axis of the classes, 1 for images [B, C, H, W]. By default the last; where the
@@ -163,7 +164,7 @@ class KD(Term):
         if theirs != T:
             v = losses.full_precision(v) * (T / theirs)
         values = loss(student=z, teacher=v, temperature=T, **options)
-        return values if T == theirs == 1.0 else T * theirs * values
+        return times_squared(values, T, theirs)
 
     def _among_kept(
         self, batch: Mapping[str, Any], *, student: Tensor, teacher: Tensor, **options: Any

@@ -17,7 +17,7 @@ from distill_lib.objective import Term, name_of
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.signals import DESCRIPTIVE, Signals, pick
 
-from .given import takes
+from .given import takes, times_squared
 
 __all__ = ["FusedKD", "SparseKD", "hidden_and_head"]
 
@@ -197,7 +197,7 @@ class FusedKD(Term):
         T = self.temperature(progress)
         kept = kept_of(mine[0].shape[:-1], self.labeled, self.about(batch))
         values = self._divergence(mine, theirs, T, kept)
-        return values if T == 1.0 else T * T * values
+        return times_squared(values, T, T)
 
     def text(self) -> str:
         """Such as ``fused kl(T=2)``."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distill_lib import DKD, KD, Schedule, linear, losses
+from distill_lib.signals import accepts
 
 ON_CLASSES = [
     *(losses.kl, losses.reverse_kl, losses.jsd, losses.soft_cross_entropy, losses.tvd),
@@ -192,3 +193,37 @@ def test_a_loss_may_take_any_keyword() -> None:
 
     z, v = pair(4, 3)
     torch.testing.assert_close(KD(loss, wide=2.0)(z, v)[0], 2 * (z - v).abs().mean())
+
+
+# ---- temperatures that rounding drowns ----
+
+
+@pytest.mark.parametrize("loss", [loss for loss in SOFTMAX if accepts(loss, "temperature")])
+@given(power=st.floats(-1, 40), seed=st.integers(0, 99), both=st.booleans())
+def test_a_high_temperature_is_computed_or_refused(
+    loss: Any, power: float, seed: int, both: bool
+) -> None:
+    """In float32 the value is that of float64 to a twentieth, at every temperature it accepts."""
+    torch.manual_seed(seed)
+    z, v = 3 * torch.randn(8, 10), 3 * torch.randn(8, 10)
+    T = 10.0**power
+    term = 1.0 * KD(loss, temperature=T if both else (T, 4.0))
+    batch = {"inputs": z, "labels": torch.zeros(8, dtype=torch.long)}
+    try:
+        found, _ = term({"logits": z}, {"logits": v}, batch)
+    except ValueError as error:
+        assert "center=True" in str(error)
+        assert (T if both else (4 * T) ** 0.5) > 900
+        return
+    exact, _ = term({"logits": z.double()}, {"logits": v.double()}, batch)
+    assert found.item() == pytest.approx(exact.item(), rel=0.05)
+
+
+def test_the_way_out_of_a_high_temperature_is_its_limit() -> None:
+    """Half the squared difference of centered logits, which the message names."""
+    z, v = pair(8, 10)
+    with pytest.raises(ValueError, match="center=True"):
+        KD(temperature=1e4)(z.float(), v.float())
+    limit, _ = (0.5 * KD(losses.mse_logits, center=True))(z, v)
+    high, _ = KD(temperature=1e5)(z, v)
+    assert high.item() == pytest.approx(limit.item(), rel=1e-3)
