@@ -1,15 +1,16 @@
 """Train image students under many teachers, and keep how good they became.
 
-    python teachers/resnet_grid.py           # all parts, 8 min of one core
+    python teachers/resnet_grid.py           # all parts, 50 min of one core
     python teachers/resnet_grid.py ladder    # one part anew
 
 The runs of the chapter on ResNets that take too long for the page, on Fashion-MNIST at 14 × 14
 pixels. ``tuning``: recipes for few labels, judged on training images that were held out. ``views``:
 which crops teacher and student see. ``few`` and ``many``: labels, the teacher's classes and its
-probabilities, for 300 images and for 12,000. ``ladder``: teachers of several lengths that have seen
-1,000 labels. ``assistants``: a network of middle size between teacher and student. ``born``:
-networks taught by networks of their own kind. Plain PyTorch. The parts were fixed after trials with
-some of them.
+probabilities, for 300 images and for 12,000. ``both``: the three for 300 images, each with trials
+of rates and crops, for two students. ``ladder``: teachers of several lengths that have seen 1,000
+labels. ``assistants``: a network of middle size between teacher and student. ``born``: networks
+taught by networks of their own kind. Plain PyTorch. The parts were fixed after trials with some of
+them.
 """
 
 from __future__ import annotations
@@ -66,10 +67,11 @@ def asked(net: nn.Module, x: Tensor) -> Tensor:
 def trained(
     make: Make, x: Tensor, z: Tensor, steps: int, *, T: float = 1, see: str = "clean",
     rate: float = RATE, decay: float = 0, seeds: int = S, loss: str = "kl", batch: int = BATCH,
+    first: int = 0,
 ) -> Stacked:  # fmt: skip
     """Students of views x [V, n, ...] and logits z [seeds or 1, V or 1, n, 10]."""
-    draws, nets = torch.Generator().manual_seed(0), []
-    for seed in range(seeds):
+    draws, nets = torch.Generator().manual_seed(first), []
+    for seed in range(first, first + seeds):
         torch.manual_seed(seed)
         nets.append(make())
     model = Stacked(nets, ndim=4).train()
@@ -117,6 +119,13 @@ def tuning(write: Callable[..., None]) -> None:
         write("tuning", score(nets, HELD), recipe=name)
 
 
+def known(part: str, of: dict[str, Any]) -> dict[str, Any] | None:
+    """What the file says of these settings."""
+    rows = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
+    found = (r for r in rows if r["part"] == part and all(r.get(k) == v for k, v in of.items()))
+    return next(({"accuracy": row["accuracy"]} for row in found), None)
+
+
 def put(
     write: Callable[..., None], of: int, kind: str, x: Tensor, z: Tensor, steps: int,
     see: str = "clean", T: float = 1,
@@ -132,6 +141,46 @@ def few(write: Callable[..., None]) -> None:
     put(write, 300, "labels", x, hot(y), 1_500, "fixed")
     put(write, 300, "hard", x, hot(z.argmax(-1)), 1_500)
     put(write, 300, "hard", x, hot(z.argmax(-1)), 1_500, "fixed")
+
+
+def both(write: Callable[..., None]) -> None:
+    """Each kind of lesson with its own trials, then five other students of the best.
+
+    Four rates, with crops and without; judged on the images that were held out. With crops, soft
+    targets are of the crop; hard ones are tried both ways, of the image as it is and of the crop.
+    What an earlier run has found stays.
+    """
+    at = torch.arange(START, START + 300)
+    large = views(TRAIN.inputs[at])
+    x = small(large.flatten(0, 1)).unflatten(0, (18, -1))
+    own = kept("fashion_resnet20", at)
+    moved = asked(zoo.load_teacher("fashion_resnet20"), large.flatten(0, 1)).view(1, 18, 300, 10)
+    alone, each = own[None, None], hot(moved.argmax(-1))
+    named = hot(own.argmax(-1))[None, None]
+    truth = hot(TRAIN.labels[at])[None, None]
+    lessons: dict[str, dict[Any, tuple[Tensor, str]]] = {
+        "labels": {False: (truth, "clean"), True: (truth, "fixed")},
+        "hard": {False: (named, "clean"), True: (named, "fixed"), "each": (each, "same")},
+        "soft": {False: (alone, "clean"), True: (moved, "same")},
+    }
+    makes: dict[str, Make] = {"depthwise": DepthwiseNet, "ResNet-8": lambda: ResNet(1, 8)}
+    for student in makes:
+        for kind, ways in lessons.items():
+
+            def run(of: dict[str, Any], seeds: int, first: int, *, ways: Any = ways) -> Stacked:
+                (z, see), T = ways[of["crops"]], 4 if of["kind"] == "soft" else 1
+                return trained(makes[of["student"]], x, z, 1_500, T=T, see=see, rate=of["rate"],
+                               seeds=seeds, first=first)  # fmt: skip
+
+            tried: list[tuple[float, dict[str, Any]]] = []
+            for rate in (3e-3, 1e-2, 3e-2, 1e-1):
+                for crops in ways:
+                    of = {"student": student, "kind": kind, "rate": rate, "crops": crops}
+                    found = known("trial", of) or score(run(of, 3, 100), HELD)
+                    tried.append((sum(found["accuracy"]) / 3, of))
+                    write("trial", found, **of)
+            of = max(tried, key=lambda one: one[0])[1]
+            write("both", known("both", of) or score(run(of, S, 0)), **of)
 
 
 def many(write: Callable[..., None]) -> None:
@@ -158,7 +207,7 @@ def seen(write: Callable[..., None]) -> None:
 
 
 def ladder(write: Callable[..., None]) -> None:
-    seeds, n = 3, 1_000
+    seeds, n = 5, 1_000
     own, other = TRAIN.per_class(100).index, torch.arange(START, START + n)
     x = {"own": small(TRAIN.inputs[own])[None], "other": small(TRAIN.inputs[other])[None]}
     crops = small(views(TRAIN.inputs[own]).flatten(0, 1)).unflatten(0, (18, -1))
@@ -172,7 +221,7 @@ def ladder(write: Callable[..., None]) -> None:
             write("ladder", score(taught, by=by), **of, on=on, T=T)
 
     truth = {on: TRAIN.labels[i] for on, i in (("own", own), ("other", other))}
-    for epochs, smooth in ((5, 0), (15, 0), (30, 0), (30, 1)):
+    for epochs, smooth in ((5, 0), (15, 0), (30, 0), (30, 1), (150, 0)):
         its = flat if smooth else labels
         nets = trained(lambda: ResNet(1, 8), crops, its, 20 * epochs, see="fixed", seeds=seeds,
                        batch=50)  # fmt: skip
@@ -181,11 +230,11 @@ def ladder(write: Callable[..., None]) -> None:
                                  (v.argmax(-1) == truth[on]).float().mean(-1).tolist()]
                  for on, v in z.items()}  # fmt: skip
         sure = z["own"].softmax(-1).amax(-1).mean(-1).tolist()
-        write("teacher", score(nets), epochs=epochs, smooth=smooth, sure=sure, **right)
-        teach(z, asked(nets, EXAM[0]), epochs=epochs, smooth=smooth)
+        write("teacher", score(nets), blocks=1, epochs=epochs, smooth=smooth, sure=sure, **right)
+        teach(z, asked(nets, EXAM[0]), blocks=1, epochs=epochs, smooth=smooth)
     name = "fashion_resnet20_1k"
     z = {"own": kept(name, own)[None], "other": kept(name, other)[None]}
-    teach(z, kept(name, TEST.index, "test.cache", TEST), epochs=150, smooth=0)
+    teach(z, kept(name, TEST.index, "test.cache", TEST), blocks=3, epochs=150, smooth=0)
 
 
 def assistants(write: Callable[..., None]) -> None:
@@ -241,6 +290,7 @@ PARTS = {
     "tuning": tuning,
     "views": seen,
     "few": few,
+    "both": both,
     "ladder": ladder,
     "many": many,
     "assistants": assistants,

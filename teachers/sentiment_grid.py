@@ -1,6 +1,6 @@
 """Train readers of film reviews with 1,000 labels and with a teacher of them; answers to the zoo.
 
-    python teachers/sentiment_grid.py           # all that is not there yet, 10 min of one core
+    python teachers/sentiment_grid.py           # all that is not there yet, 20 min of one core
     python teachers/sentiment_grid.py tables    # one part
 
 The runs of the chapter on sentiment that take too long for its page. ``<student>.<arm>`` of
@@ -216,9 +216,9 @@ def run(
     return chosen
 
 
-def copied(layers: int) -> nn.Module:
-    """Some of the teacher's own layers, with its table of words fixed."""
-    net = initialize(zoo.small_bert(PIECES, layers=layers, **SIZES), TEACHER)
+def copied(layers: int, body: nn.Module = TEACHER) -> nn.Module:
+    """Some of a model's own layers, the teacher's by default, with its table of words fixed."""
+    net = initialize(zoo.small_bert(PIECES, layers=layers, **SIZES), body)
     net.bert.embeddings.requires_grad_(False)
     return net
 
@@ -228,21 +228,29 @@ ARMS = ("labels", "soft", "hard")
 WIDE = (0.001, 0.01, 0.1, 1, 10, 30)
 
 
-def copies(write: Callable[..., None], layers: int) -> None:
-    """Copies of some layers, at the rates that were found with one."""
+def copies(
+    write: Callable[..., None], layers: int, name: str = "", steps: int = 60, adapted: bool = True
+) -> None:
+    """Copies of some layers, at the rates that were found with one.
+
+    Controls: the same layers of the packaged body, which no review has changed, and more steps.
+    """
     arms = ("labels", "soft")
     rates: Any = (1e-4, 4e-4)
     if layers > 1:
         rates = {arm: json.loads(NOTES[f"copy 1.{arm}"])["rate"] for arm in arms}
-    run(write, f"copy {layers}", lambda: copied(layers), arms, rates, steps=60, seeds=3,
-        fast=True)  # fmt: skip
+    body = TEACHER if adapted else minilm().eval()
+    run(write, name or f"copy {layers}", lambda: copied(layers, body), arms, rates, steps=steps,
+        seeds=3, fast=True)  # fmt: skip
 
 
 PARTS: dict[str, Callable[..., None]] = {
     "lines": lines,
     "tables": tables,
     "frozen": frozen,
-    **{f"copy {n}": functools.partial(copies, layers=n) for n in (1, 3)},
+    **{f"copy {n}": functools.partial(copies, layers=n) for n in (1, 2, 3)},
+    "plain 3": functools.partial(copies, layers=3, name="plain 3", adapted=False),
+    "long 3": functools.partial(copies, layers=3, name="long 3", steps=240),
 }
 
 

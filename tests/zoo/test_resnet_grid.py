@@ -19,8 +19,21 @@ def test_no_two_rows_have_the_same_settings():
 def test_there_are_students_enough_and_all_learned():
     for row in ROWS:
         if row["part"] != "made":
-            assert len(row["accuracy"]) == (3 if row["run"] in ("tuning", "ladder") else 5)
+            assert len(row["accuracy"]) == (3 if row["part"] in ("tuning", "trial") else 5)
             assert all(30 < a < 100 for a in row["accuracy"]), row
+
+
+def test_each_kind_of_lesson_had_its_trials_and_its_best_was_run():
+    trials = [row for row in ROWS if row["part"] == "trial"]
+    kinds = {(row["student"], row["kind"]) for row in trials}
+    assert len(kinds) == 6
+    for student, kind in kinds:
+        mine = {(r["rate"], r["crops"]): sum(r["accuracy"]) for r in trials
+                if (r["student"], r["kind"]) == (student, kind)}  # fmt: skip
+        assert len(mine) == (12 if kind == "hard" else 8)
+        (best,) = (row for row in ROWS if row["part"] == "both"
+                   and (row["student"], row["kind"]) == (student, kind))  # fmt: skip
+        assert mine[best["rate"], best["crops"]] == max(mine.values())
 
 
 def test_each_run_says_how_it_was_made():

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from distill_lib import zoo
 
 FILE = zoo.FOLDER / "sentiment_grid.safetensors"
-SEEDS = {"counting": 1, "static": 1, "tuned": 1, "frozen": 1, "copy 1": 3, "copy 3": 3}
+COPIES = {name: 3 for name in ("copy 1", "copy 2", "copy 3", "plain 3", "long 3")}
+SEEDS = {"counting": 1, "static": 1, "tuned": 1, "frozen": 1, **COPIES}
 
 
 def test_it_is_small_and_each_row_answers_all_test_texts():
