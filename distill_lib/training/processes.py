@@ -8,6 +8,7 @@ import io
 import os
 import random
 import socket
+import sys
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping
@@ -207,6 +208,8 @@ class _Roll:
                 _leave(self.wrapped)
                 self._all("", 2 * PATIENCE)
             said = self._verdict() if lost else None
+            if said is not None:  # at once: a launcher may end this process before its traceback
+                print(said, file=sys.stderr, flush=True)
             # the store may be in one of the processes: that one goes last
             self.store.set(f"heard {self.rank}", "")
             if self.rank == 0:
