@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["copied", "home", "memory", "readers", "ties", "turned"]
+__all__ = ["copied", "home", "memory", "parts", "readers", "ties", "turned"]
 
 
 def memory(tensor: Tensor) -> Hashable:
@@ -31,15 +31,19 @@ def memory(tensor: Tensor) -> Hashable:
     return (tensor.device, tensor.dtype, tensor.data_ptr(), *axes)
 
 
+def parts(model: nn.Module) -> Iterator[nn.Module]:
+    """All modules of a model, without the names that ``modules()`` makes on its way."""
+    found: list[nn.Module | None] = [model]
+    for part in found:
+        if part is not None:
+            yield part
+            found.extend(part._modules.values())
+
+
 def home(model: nn.Module) -> torch.device | None:
-    """The device of the first weight, without the names that ``parameters()`` makes on its way."""
-    parts: list[nn.Module | None] = [model]
-    for part in parts:
-        for weight in () if part is None else part._parameters.values():
-            if weight is not None:
-                return weight.device
-        parts.extend(() if part is None else part._modules.values())
-    return None
+    """The device of the first weight."""
+    weights = (weight for part in parts(model) for weight in part._parameters.values())
+    return next((weight.device for weight in weights if weight is not None), None)
 
 
 def ties(model: nn.Module) -> dict[str, str]:

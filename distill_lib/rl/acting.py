@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from distill_lib.arguments import checked, told
 from distill_lib.signals import Forward, Signals, call, eval_mode
 from distill_lib.stacked import Stacked
+from distill_lib.ties import home
 
 from .spaces import check_action_space
 
@@ -151,7 +152,7 @@ def asking(policy: Any) -> Iterator[Say]:
     module = policy if isinstance(policy, nn.Module) else None
     if not callable(policy) or isinstance(policy, type):
         raise ValueError(f"a policy is a module or a teacher, got {told(policy)}")
-    device = next((p.device for p in module.parameters()), None) if module else None
+    device = home(module) if module is not None else None
 
     def say(observations: Tensor, index: Tensor | None = None) -> Mapping[str, Any]:
         home = observations.device

@@ -36,6 +36,7 @@ from distill_lib.signals import (
     unwrapped,
 )
 from distill_lib.stacked import Stacked, fold, unfold
+from distill_lib.ties import parts
 
 from .sb3 import adapted
 
@@ -169,11 +170,8 @@ class Teacher:
 
     def _settle(self) -> None:
         """Eval mode, also after somebody called ``train()`` on the model."""
-        parts: list[nn.Module | None] = [self.model]
-        for part in parts:  # by hand: modules() also names each, at the price of a small layer
-            if part is not None and part.training:
-                self.model.eval()
-            parts.extend([] if part is None else part._modules.values())
+        if any(part.training for part in parts(self.model)):
+            self.model.eval()
         if self.bn_train:
             for module in self.model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
