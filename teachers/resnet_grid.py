@@ -147,8 +147,8 @@ def both(write: Callable[..., None]) -> None:
     """Each kind of lesson with its own trials, then five other students of the best.
 
     Four rates, with crops and without; judged on the images that were held out. With crops, soft
-    targets are of the crop; hard ones are tried both ways, of the image as it is and of the crop.
-    What an earlier run has found stays.
+    targets are of the crop; hard ones are tried both ways, of the image as it is and of the crop,
+    and labels as they are and smoothed. What an earlier run has found stays.
     """
     at = torch.arange(START, START + 300)
     large = views(TRAIN.inputs[at])
@@ -158,8 +158,9 @@ def both(write: Callable[..., None]) -> None:
     alone, each = own[None, None], hot(moved.argmax(-1))
     named = hot(own.argmax(-1))[None, None]
     truth = hot(TRAIN.labels[at])[None, None]
+    flat = (0.9 * F.one_hot(TRAIN.labels[at], 10) + 0.01).log()[None, None]
     lessons: dict[str, dict[Any, tuple[Tensor, str]]] = {
-        "labels": {False: (truth, "clean"), True: (truth, "fixed")},
+        "labels": {False: (truth, "clean"), True: (truth, "fixed"), "smooth": (flat, "fixed")},
         "hard": {False: (named, "clean"), True: (named, "fixed"), "each": (each, "same")},
         "soft": {False: (alone, "clean"), True: (moved, "same")},
     }

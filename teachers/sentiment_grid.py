@@ -235,10 +235,11 @@ def copies(
 
     Controls: the same layers of the packaged body, which no review has changed, and more steps.
     """
-    arms = ("labels", "soft")
+    arms = ARMS if steps > 60 else ("labels", "soft")
     rates: Any = (1e-4, 4e-4)
     if layers > 1:
-        rates = {arm: json.loads(NOTES[f"copy 1.{arm}"])["rate"] for arm in arms}
+        found = {arm: json.loads(NOTES[f"copy 1.{arm}"])["rate"] for arm in ("labels", "soft")}
+        rates = {**found, "hard": found["soft"]}
     body = TEACHER if adapted else minilm().eval()
     run(write, name or f"copy {layers}", lambda: copied(layers, body), arms, rates, steps=steps,
         seeds=3, fast=True)  # fmt: skip
