@@ -1,4 +1,7 @@
-"""``{student} NAME``: a student that runs in the page, made while the site is built."""
+"""``{student} NAME``: a student that runs in the page, made while the site is built.
+
+With ``:name:`` and ``:caption:`` it is a figure with a number, to which the text can refer.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from pathlib import Path
 
 import distill_chinese
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -16,6 +20,7 @@ class Student(SphinxDirective):
     """Its argument is a module of ``distill_lib.booktools.students``."""
 
     required_arguments = 1
+    option_spec = {"name": directives.unchanged_required, "caption": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
         from distill_lib.booktools import students
@@ -26,7 +31,14 @@ class Student(SphinxDirective):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         way = distill_chinese.way(self.env, FOLDER)
-        return [nodes.raw("", made.html.replace(students.STATIC, way), format="html")]
+        runs = nodes.raw("", made.html.replace(students.STATIC, way), format="html")
+        if "caption" not in self.options:
+            return [runs]
+        words, faults = self.state.inline_text(self.options["caption"], self.lineno)
+        figure = nodes.figure("", runs, nodes.caption(self.options["caption"], "", *words))
+        self.set_source_info(figure)
+        self.add_name(figure)
+        return [figure, *faults]
 
 
 def setup(app: Sphinx) -> None:

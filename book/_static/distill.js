@@ -25,8 +25,13 @@ document.addEventListener("DOMContentLoaded", () => {
   all(".bd-article table").forEach((table) => {
     const names = [...table.querySelectorAll("thead th")].map((head) => head.textContent.trim());
     const cells = [...table.querySelectorAll("tbody td")];
-    const sizes = cells.map((cell) => cell.textContent.trim().length).sort((a, b) => a - b);
-    if (names.length < 4 || sizes[sizes.length >> 1] < 20) return;
+    const middle = (some) => {
+      const sizes = some.map((cell) => cell.textContent.trim().length).sort((a, b) => a - b);
+      return sizes[sizes.length >> 1] ?? 0;
+    };
+    // Sentences everywhere, or a sentence at the head of each row, as in lists of claims.
+    const heads = cells.filter((cell) => cell.cellIndex === 0);
+    if (names.length < 4 || (middle(cells) < 20 && middle(heads) < 50)) return;
     table.classList.add("dl-cards");
     cells.forEach((cell) => { cell.dataset.column = names[cell.cellIndex] ?? ""; });
   });

@@ -4,6 +4,9 @@
   const page = document.documentElement, key = "dl-shown", values = ["text", "key", "all"];
   const folds = "details.dl-code, details.dl-before";
 
+  // On a first visit the theme finds no mode here, and complains to the console.
+  page.dataset.mode ||= "auto";
+
   // A page that is opened as a file may have no storage: the choice then holds for this page.
   const stored = (value) => {
     try {

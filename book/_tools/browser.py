@@ -44,6 +44,7 @@ def opened(browser: Any, size: dict[str, int], **options: Any) -> Iterator[Any]:
     page = context.new_page()
     page.outside, page.errors = [], []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda said: said.type == "error" and page.errors.append(said.text))
 
     def gate(route: Any) -> None:
         url = route.request.url

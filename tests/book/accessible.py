@@ -95,6 +95,7 @@ def excludes_nobody(page: Any) -> None:
     # the edges follow the new width in a frame after it
     page.wait_for_function(f"!({UNTOLD})().length || ++window.looks > 50")
     assert page.evaluate(UNTOLD) == []
+    assert violations(page, RULES) == []
     page.set_viewport_size(wide)
     for theme in ("dark", "light"):
         page.evaluate("(theme) => { document.documentElement.dataset.theme = theme; }", theme)

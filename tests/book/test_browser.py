@@ -41,7 +41,8 @@ def test_the_lists_fit_a_phone(page, site, name):
 
 def test_search_works_from_files(page, site):
     page.goto((site / "search.html").as_uri() + "?q=temperature", wait_until="load")
-    page.wait_for_selector("#search-results li")
+    first = page.wait_for_selector("#search-results li a")
+    assert first.get_attribute("href").startswith("chapters/foundations/temperature_and_kl.html")
     assert page.outside == []
 
 

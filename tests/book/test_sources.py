@@ -227,3 +227,14 @@ def test_yaml_files_parse():
     for path in all_files():
         if path.suffix in {".yml", ".yaml", ".cff"}:
             assert yaml.safe_load(path.read_text(encoding="utf-8")), path
+
+
+def test_every_work_of_the_bibliography_is_referred_to():
+    works = re.findall(r"^@\w+\{([^,]+),", (ROOT / "book/references.bib").read_text("utf-8"), re.M)
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in {*PAGES, *CHAPTERS})
+    asked = {
+        key.strip()
+        for keys in re.findall(r"\{cite:\w\}`([^`]+)`", pages)
+        for key in keys.split(",")
+    }
+    assert sorted(set(works) - asked) == []

@@ -42,11 +42,16 @@ def text_of(node: ast.expr) -> str:
     return "".join(map(str, parts))
 
 
+ALONE = re.compile(r"(It|They|Their|Its|That|Those|Then|With it|Without it)\b(?! of )")
+
+
 @coded
 def test_a_claim_is_a_sentence_with_its_number(path):
     for call, text in statements(path):
         assert text[0].isupper() or text[0].isdigit(), f"begins in lower case: {text}"
         assert text.endswith("."), f"no full stop: {text}"
+        # it is read alone on the scoreboard and in the robustness page
+        assert not ALONE.match(text), f"its subject stands in another claim: {text}"
         asked = {k.arg: k.value for k in call.keywords}
         if not isinstance(getattr(asked.get("equals"), "value", None), bool):
             assert "{value" in text, f"does not say its number: {text}"

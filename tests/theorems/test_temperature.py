@@ -156,7 +156,7 @@ def test_t3_at_low_temperature_it_vanishes_like_t_where_the_answers_differ() -> 
 
 
 def test_t3_at_low_temperature_it_vanishes_exponentially_where_they_agree() -> None:
-    """Both answers are within exp(-δ/T) of the same corner."""
+    """Both answers are within √2 (N - 1) exp(-δ/T) of the same corner."""
     z, v = torch.tensor([3.0, 0, 1]).double(), torch.tensor([4.0, 1, 0]).double()
     assert gradient(z, v, 0.1).norm().item() < 1e-8
 
