@@ -3,80 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .arguments import check_counts, checked, told
-from .masks import IGNORE, about, kept_of
-from .masks.tokens import aligned, decoder_inputs, said_by
-from .signals import Forward, Signals, as_batch, call, eval_mode, pick, place
-from .teachers.live import Source, models_of
-from .terms.classes import as_labels, class_axis, classes_last, needs_classes
-from .terms.scores import TASKS, calibration_error, number
+from .arguments import check_counts, checked
+from .signals import Forward, as_batch
+from .terms.classes import as_labels, class_axis
+from .terms.items import UNSTACK, Asked, Said, check_finite, walk
+from .terms.scores import TASKS, Score, calibration_error, number
 
 __all__ = ["agreement", "calibration_error", "evaluate", "linear_cka", "sanity"]
-
-Asked = nn.Module | Source | Callable[[Any], Signals]
-Models = Sequence[Asked]
-
-
-@torch.no_grad()
-def _walk(
-    models: Models,
-    batches: Iterable[Any],
-    forward: Forward | None,
-    on: str,
-    take: Callable[[list[Tensor], Any], None],
-    labels: str = "labels",
-    dense: bool = False,
-) -> None:
-    """Give what each model says of a batch, and the labels where there are any, to ``take``.
-
-    Of tokens, those that count are given as so many items, unless an axis was named (``dense``).
-    """
-    empty = True
-    for model in models:
-        if isinstance(model, type):
-            raise TypeError(f"expected a module or a teacher, got {told(model)}")
-    first = next((m for model in models for m in models_of(model)), None)
-    with eval_mode(models):
-        for batch in batches:
-            named, empty = aligned(batch, first), False
-            said = [
-                call(model, decoder_inputs(place(named, model), model), forward)
-                if isinstance(model, nn.Module)
-                else model(named)
-                for model in models
-            ]
-            for one in said:  # a wrapper around a causal model does not tell beforehand
-                said_by(one, named)
-            answers = [pick(one, on).float().cpu() for one in said]
-            found = named.get(labels)
-            kept = None if dense else _tokens(answers[0], named, labels)
-            if kept is not None:
-                answers = [one[kept] if one.shape[:2] == kept.shape else one for one in answers]
-                if isinstance(found, Tensor) and found.shape == kept.shape:
-                    found = found.cpu()[kept]
-            take(answers, found)
-    if empty:
-        raise ValueError("batches is empty: there is nothing to evaluate on")
-
-
-def _tokens(logits: Tensor, batch: Mapping[str, Any], labels: str) -> Tensor | None:
-    """[B, L] which tokens count, where the logits [B, L, C] are those of a text's tokens."""
-    shape, index = logits.shape[:2], batch.get("index")
-    keys = ("input_ids", "decoder_input_ids", "attention_mask")
-    found = (batch.get(key) for key in keys)
-    of_text = any(isinstance(x, Tensor) and x.shape == shape for x in found)
-    if logits.ndim != 3 or not of_text or (isinstance(index, Tensor) and index.ndim > 1):
-        return None
-    view = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in batch.items()}
-    known = {**view, "labels": view.get(labels)}
-    kept = kept_of(shape, True, about(known, ("logits",), labeled=True))
-    return torch.ones(shape, dtype=torch.bool) if kept is None else kept
 
 
 @checked
@@ -102,8 +41,11 @@ def evaluate(
     ``regression``  ``mae`` and ``mse`` over all numbers, ``n`` numbers
     ==============  ================================================================================
 
-    A class that neither labels nor answers name has no ``iou`` (nan), and is left out of the mean.
-    The model is asked in eval mode and left in the mode it was in.
+    A class that neither labels nor answers name has no ``iou`` (nan), and is left out of the mean;
+    a label that is never known has no ``label_accuracy`` (nan). The model is asked in eval mode and
+    left in the mode it was in. Nothing counts that ``batch["mask"]`` leaves out, one entry an item,
+    a place or a label, nor a text's padding; every token of a text is an item, and
+    ``batch["weight"]`` is not asked.
 
     Args:
         model: A module, or a teacher.
@@ -116,31 +58,46 @@ def evaluate(
         ignore_index: Labels equal to it are left out; by default -100, in regression nothing.
 
     Returns:
-        As above. For several networks in one (:class:`distill_lib.Stacked`), ``accuracy``, ``nll``
-        and ``ece`` of classes are lists.
+        As above. For several networks in one (:class:`distill_lib.Stacked`, ``Peers``),
+        ``accuracy``, ``nll`` and ``ece`` of classes are lists.
 
     Raises:
-        ValueError: no batches, no labels, labels outside the classes, one class, shapes that do
-            not fit, an unknown task.
+        ValueError: no batches, no labels, or nothing that counts; labels outside the classes or not
+            finite; answers that are nan or +inf; one class; shapes or masks that do not fit;
+            batches of different kinds; an unknown task.
+        TypeError: answers that are no real numbers, labels that are no class numbers.
 
     Example:
+        >>> from torch import nn
         >>> evaluate(nn.Identity(), [(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))])["accuracy"]
         1.0
     """
-    if task not in TASKS:
-        raise ValueError(f"task is one of {', '.join(map(repr, TASKS))}, got {task!r}")
-    score = TASKS[task](axis, ignore_index)
+    _check_task("evaluate", task, TASKS)
+    score = TASKS[task]("evaluate", axis, ignore_index)
+    walk("evaluate", {"model": model}, batches, forward, on, _adds(score, labels), labels)
+    return score.result()
 
-    def take(said: list[Tensor], found: Any) -> None:
-        if found is None:
+
+def _check_task(who: str, task: str, tasks: Iterable[str]) -> None:
+    if task not in tasks:
+        raise ValueError(f"{who}: task is one of {', '.join(map(repr, tasks))}, got {task!r}")
+
+
+def _adds(score: Score, key: str) -> Callable[[list[Said]], None]:
+    """What adds a batch to a score."""
+
+    def take(said: list[Said]) -> None:
+        (one,) = said
+        if one.batch.get(key) is None:
             raise ValueError(
-                f"evaluate needs labels: a batch is (inputs, labels) or has a {labels!r} entry"
+                f"{one.who} needs labels: a batch is (inputs, labels) or has a {key!r} entry"
             )
-        score.add(said[0], as_labels(found, "evaluate").cpu())
+        labels = as_labels(one.batch[key], one.who)
+        if not labels.ndim:
+            raise ValueError(f"{one.who} expected {key!r} with a label an item, got one number")
+        score.add(one, labels)
 
-    _walk([model], batches, forward, on, take, labels, dense=axis is not None)
-    found: dict[str, Any] = score.result()
-    return found
+    return take
 
 
 @checked
@@ -158,7 +115,9 @@ def agreement(
 
     .. math:: \frac1n \sum_i \mathbf 1 [\arg\max z_i = \arg\max v_i]
 
-    It is not accuracy: a student can be as good as its teacher and err elsewhere.
+    It is not accuracy: a student can be as good as its teacher and err elsewhere. Items are left
+    out as for :class:`distill_lib.KD`: by ``batch["mask"]``, by padding, and by labels of -100
+    where they have one entry a token or a place.
 
     Args:
         student: A module or a teacher.
@@ -170,46 +129,84 @@ def agreement(
         on: The signal of both.
 
     Returns:
-        A number in [0, 1]; a list for several networks in one.
+        A number in [0, 1]; a list for several networks in one (:class:`distill_lib.Stacked`).
 
     Raises:
-        ValueError: no batches, different classes, one class.
+        ValueError: no batches, or nothing that counts; different classes, one class, a doubt about
+            their axis; answers that are nan or +inf; a mask that does not fit.
+        TypeError: answers that are no real numbers.
 
     Reference:
         Stanton et al., *Does knowledge distillation really work?*, 2021.
 
     Example:
+        >>> from torch import nn
         >>> agreement(nn.Identity(), nn.Identity(), [(torch.eye(3), torch.arange(3))])
         1.0
     """
+    _check_task("agreement", task, ("classes", "labels"))
+    chosen = _choices if task == "classes" else _signs
     same: list[Tensor] = []
+    count: list[Tensor] = []
 
-    def take(said: list[Tensor], labels: Any) -> None:
-        z, v = (_items(one, task, axis) for one in said)
-        if z.shape[-2:] != v.shape[-2:]:
+    def take(said: list[Said]) -> None:
+        (mine, shape, kept), (yours, other, also) = (chosen(one, axis) for one in said)
+        if shape != other:
             raise ValueError(
-                f"student and teacher answered with {tuple(z.shape[-2:])} and "
-                f"{tuple(v.shape[-2:])} items x classes; agreement needs the same classes "
-                "in the same order"
+                f"student and teacher answered with {tuple(shape)} and {tuple(other)} items x "
+                "classes; agreement needs the same classes in the same order"
             )
-        if task == "labels":
-            same.append(((z > 0) == (v > 0)).float().mean(-1))
-        else:
-            same.append((z.argmax(-1) == v.argmax(-1)).float())
+        first, second = (one.answers.shape[: one.networks] for one in said)
+        several = first or second
+        if (second and several != second) or (count and count[0].shape != several):
+            raise ValueError(
+                f"agreement: {list(first)} networks beside {list(second)}: give one model, or as "
+                "many in every batch as the other side has"
+            )
+        equal = mine == yours
+        counted = (kept & also).expand(equal.shape)
+        equal = equal & counted
+        same.append(equal.flatten(len(several)).sum(-1))
+        count.append(counted.flatten(len(several)).sum(-1))
 
-    _walk([student, teacher], batches, forward, on, take, dense=axis is not None)
-    return number(torch.cat(same, dim=-1).mean(-1))
+    walk("agreement", {"student": student, "teacher": teacher}, batches, forward, on, take)
+    n = torch.stack(count).sum(0)
+    if not bool(n.all()):
+        raise ValueError(
+            "agreement: masks leave out all there is, or the batches have no items: there is "
+            "nothing to compare"
+        )
+    return number(torch.stack(same).sum(0).double() / n)
 
 
-def _items(logits: Tensor, task: str, axis: int | None) -> Tensor:
-    """[..., N, C] logits; where the classes were named, all else is items."""
-    if task not in ("classes", "labels"):
-        raise ValueError(f"agreement is of 'classes' or of 'labels', got task={task!r}")
-    logits = logits.unsqueeze(-1) if logits.ndim == 1 else logits
-    logits = classes_last(logits, class_axis(logits.shape, axis, None, "agreement"))
-    if task == "classes":
-        needs_classes("agreement", logits)
-    return logits if axis is None else logits.flatten(0, -2)
+def _choices(said: Said, axis: int | None) -> tuple[Tensor, torch.Size, Tensor]:
+    """[*networks, *items] the likeliest classes, [*items, C], and which of them count."""
+    labels = said.batch.get("labels")
+    logits, _ = said.classes(axis, labels)
+    shape = logits.shape[said.networks :]
+    items, of_text = shape[:-1], said.of_text(shape[:-1])
+    square = isinstance(labels, Tensor) and labels.shape == items and items[1:] == shape[-1:]
+    if axis is None and square and not of_text:
+        raise ValueError(
+            f"agreement: which axis of the logits {list(said.answers.shape)} beside labels "
+            f"{list(items)} is the classes? Say axis=1 for [B, C, L], axis=-1 for [B, L, C]"
+        )
+    kept = said.kept(items, of_text, labels, labeled=False)
+    check_finite(logits[kept.expand(logits.shape[:-1])], said.whose)
+    return logits.argmax(-1), shape, kept
+
+
+def _signs(said: Said, axis: int | None) -> tuple[Tensor, torch.Size, Tensor]:
+    """[*networks, *items, C] which labels are a yes, [*items, C], and which of them count."""
+    z, labels = said.answers, said.batch.get("labels")
+    if axis is not None:
+        class_axis(z.shape, axis, None, said.who)
+    z = z if z.ndim > said.networks + 1 else z.unsqueeze(-1)
+    shape = z.shape[said.networks :]
+    of_text = said.of_text(shape[:-1])
+    kept = said.kept(shape, of_text, labels, labeled=not of_text)
+    check_finite(z[kept.expand(z.shape)], said.whose, "labels")
+    return z > 0, shape, kept
 
 
 @torch.no_grad()
@@ -266,11 +263,18 @@ def sanity(
     at_least: float | None = None,
     limit: int = 20,
     forward: Forward | None = None,
+    *,
+    task: str = "classes",
+    axis: int | None = None,
+    on: str = "logits",
+    labels: str = "labels",
+    ignore_index: float | None = None,
 ) -> dict[str, Any]:
     """Catch a failing teacher before it teaches.
 
     Looks at the first batches: finite logits, the same answer twice, more than one answer,
-    labels within the classes, and an accuracy above that of always naming the commonest class.
+    labels within the classes, and an accuracy above that of always naming the commonest class, or
+    of each label the commoner answer.
 
     Args:
         teacher: A teacher, or a module (asked in eval mode).
@@ -278,42 +282,57 @@ def sanity(
         at_least: Accuracy that the teacher must reach.
         limit: How many batches are looked at.
         forward: ``forward(model, batch)``, for modules that are not called as ``model(inputs)``.
+        task: ``"classes"``, or ``"labels"`` for independent labels and for a yes or no, as
+            :func:`evaluate` has it.
+        axis: The axis of the classes, 1 for images [B, C, H, W]. By default the last.
+        on: The teacher's signal.
+        labels: The name of the labels in a batch.
+        ignore_index: Labels equal to it are left out; by default -100.
 
     Returns:
         The result of :func:`evaluate`, with ``majority``.
 
     Raises:
         ValueError: what is wrong, and what it usually means.
+        TypeError: answers that are no real numbers, labels that are no class numbers.
 
     Example:
+        >>> from torch import nn
         >>> sanity(nn.Identity(), [(torch.eye(3), torch.arange(3))])["accuracy"]
         1.0
     """
     check_counts(limit=limit)
+    _check_task("sanity", task, ("classes", "labels"))
     shown = [as_batch(batch) for batch in itertools.islice(iter(batches), limit)]
-    logits = _logits(teacher, shown, forward)
-    if not logits.isfinite().all():
-        share = 1 - logits.isfinite().float().mean().item()
-        raise ValueError(
-            f"{share:.1%} of the teacher's logits are not finite: half precision that overflows, "
-            "broken weights, or inputs that are not what it was trained on (Teacher(preprocess=…))"
-        )
-    if not torch.equal(logits, _logits(teacher, shown, forward)):
+    score = TASKS[task]("sanity", axis, ignore_index)
+    add = _adds(score, labels)
+    answers: list[Tensor] = []
+    again: list[Tensor] = []
+
+    def take(said: list[Said]) -> None:
+        if said[0].networks:
+            raise ValueError(f"sanity: answers {list(said[0].answers.shape)} {UNSTACK}")
+        add(said)
+        answers.append(said[0].answers)
+
+    for each in (take, lambda said: again.append(said[0].answers)):
+        walk("sanity", {"teacher": teacher}, shown, forward, on, each, labels)
+    # what a mask leaves out may be nan, which equals nothing
+    pairs = ((a.nan_to_num(), b.nan_to_num()) for a, b in zip(answers, again, strict=True))
+    if not all(torch.equal(a, b) for a, b in pairs):
         raise ValueError(
             "the teacher answers the same batch differently each time: dropout in train mode, "
             "random augmentation inside the model, or sampling. Targets must be deterministic"
         )
-    answers = logits.argmax(-1)
-    if len(logits) > 1 and (answers == answers[0]).all():
+    result = score.result()
+    true, told = score.habits()
+    if result["n"] > len(told) and bool((told.amax(-1) == told.sum(-1)).all()):
+        named = f"class {int(told.argmax())}" if task == "classes" else "the same"
         raise ValueError(
-            f"the teacher answers class {int(answers[0])} to everything: a head that was "
-            "never trained or loaded, or inputs that are not normalized as it expects "
-            "(Teacher(preprocess=…))"
+            f"the teacher answers {named} to everything: a head that was never trained or loaded, "
+            "or inputs that are not normalized as it expects (Teacher(preprocess=…))"
         )
-    result = evaluate(teacher, shown, forward)
-    labels = torch.cat([as_labels(batch["labels"], "sanity").cpu().flatten() for batch in shown])
-    known = labels[labels != IGNORE]
-    majority = known.bincount().max().item() / len(known)
+    majority = (true.amax(-1).sum().double() / true.sum()).item()
     if result["accuracy"] <= majority:
         raise ValueError(
             f"the teacher's accuracy {result['accuracy']:.3f} is not above that of always naming "
@@ -326,9 +345,3 @@ def sanity(
             f"{at_least}; check its card, its preprocessing and the data before distilling"
         )
     return {**result, "majority": majority}
-
-
-def _logits(model: Asked, batches: list[Any], forward: Forward | None) -> Tensor:
-    logits: list[Tensor] = []
-    _walk([model], batches, forward, "logits", lambda said, _: logits.append(said[0]))
-    return torch.cat(logits, dim=-2)

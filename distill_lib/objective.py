@@ -16,8 +16,11 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from .masks import about, check_tokens, count_like, kept_of, of_items, weighted, without_nan
+from .losses._common import as_count, check_axis, check_values
+from .masks import about, check_tokens, kept_of, of_items, weighted, without_nan
+from .masks.counting import count_like
 from .masks.tokens import said_by
 from .schedules import Schedule, as_schedule
 from .signals import Batch, Signals, as_batch, pick
@@ -91,16 +94,18 @@ class Term(nn.Module):
         """The signals of both."""
         return (*self.reads["student"], *self.reads["teacher"])
 
-    def counts(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """How much each label counts in the denominator; None: 1."""
+    def counts(
+        self, values: Tensor, batch: Mapping[str, Any], other: Mapping[str, Any]
+    ) -> Tensor | None:
+        """How much each label of another batch counts in the denominator; None: 1."""
         return None
 
     def count(self, values: Tensor, batch: Mapping[str, Any], other: Mapping[str, Any]) -> Tensor:
         """What a batch adds to the denominator, for a term that gave ``values`` for ``batch``."""
-        mine, theirs, about = self.counts(batch), self.counts(other), self.about(other)
-        if mine is None or theirs is None:
+        theirs, about = self.counts(values, batch, other), self.about(other)
+        if theirs is None:
             return count_like(values, self.labeled, self.about(batch), about)
-        shape = torch.Size([*values.shape[: values.ndim - mine.ndim], *theirs.shape])
+        shape = torch.Size([*values.shape[: values.ndim - theirs.ndim], *theirs.shape])
         kept = kept_of(shape, self.labeled, about)
         return (theirs.expand(shape) if kept is None else theirs * kept).sum()
 
@@ -230,7 +235,7 @@ class Objective(nn.Module):
 
         Raises:
             KeyError: a signal that is not there.
-            ValueError: shapes that do not fit, or no teacher where one is needed.
+            ValueError: shapes that do not fit, no teacher, a loss that averages by itself.
         """
         named = said_by(student, as_batch(batch))
         loss: Tensor | None = None
@@ -244,8 +249,8 @@ class Objective(nn.Module):
             summand = part if weight == 1.0 else weight * part
             loss = summand if loss is None else loss + summand
         if loss is None:
-            said = [student] if isinstance(student, Tensor) else student.values()
-            loss = next(v for v in said if isinstance(v, Tensor)).flatten()[:0].sum()
+            said = tree_leaves(dict(student) if isinstance(student, Mapping) else student)
+            loss = next(filter(torch.is_tensor, said), torch.zeros(1)).flatten()[:0].sum()
         return loss, parts
 
     @_typed_as(forward)
@@ -320,8 +325,10 @@ def _reduce(
     about = term.about(seen)
     if teacher is not None:
         found = {path: pick(teacher, path, "teacher") for path in term.reads["teacher"]}
+        check_axis(term, found, term.axis)
         teacher = {k: without_nan(v, term.axis, term.labeled, about) for k, v in found.items()}
     values = term.values(student, teacher, batch, progress)
+    check_values(term, values)
     check_tokens(term.text, values.shape, about, term.paths_read(), term.labeled, term.axis)
     values = weighted(term.text, batch, values)
     kept = kept_of(values.shape, term.labeled, about)
@@ -330,8 +337,8 @@ def _reduce(
     if isinstance(denom, Step):
         count: Tensor | float = denom.items(values, term, seen)
     elif denom is not None:
-        count = denom
-    elif term.counts(seen) is not None:
+        count = as_count(denom)
+    elif term.counts(values, seen, seen) is not None:
         count = term.count(values, seen, seen)
     else:
         count = values.numel() if kept is None else kept.sum()

@@ -11,6 +11,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from functools import partial
+from numbers import Real
 
 from .arguments import checked, told
 
@@ -19,11 +20,12 @@ __all__ = [
     "warmup",
 ]
 
+Operator = Callable[[float, float], float]
 
 # schedules are made of partials of these, not of closures: those cannot be pickled
 
 
-def _both(op: Callable[[float, float], float], left: Schedule, right: Schedule, s: float) -> float:
+def _both(op: Operator, left: Schedule, right: Schedule, s: float) -> float:
     return op(left(s), right(s))
 
 
@@ -69,7 +71,7 @@ class Schedule:
     is defined at the top of a file, not a lambda.
 
     Args:
-        function: From progress to a number. Progress is clamped to [0, 1] first.
+        function: From progress, clamped to [0, 1], to a number; another answer is refused then.
         name: How it is printed, such as ``"0.9→0.1"``.
 
     Example:
@@ -102,7 +104,13 @@ class Schedule:
                 f"progress expected a number in [0, 1], the share of the training that is done, "
                 f"got {told(progress)}"
             )
-        return float(self._function(share))
+        try:
+            number = float(self._function(share))
+            if not math.isfinite(number):
+                raise ValueError(f"got {number}")
+        except (ArithmeticError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{self} is no number at progress {share:g}: {error}") from error
+        return number
 
     def __repr__(self) -> str:
         return self.name
@@ -111,15 +119,14 @@ class Schedule:
         """The name in LaTeX."""
         return self.name.replace("→", r"\to ").replace("·", r"\cdot ")
 
-    def _with(
-        self, other: Schedule | float, op: Callable[[float, float], float], sign: str, swap: bool
-    ) -> Schedule:
-        if not isinstance(other, (Schedule, int, float)):
+    def _with(self, other: Schedule | float, op: Operator, sign: str, swap: bool) -> Schedule:
+        if not isinstance(other, (Schedule, int, float, Real)):
             return NotImplemented
         left, right = (as_schedule(other), self) if swap else (self, as_schedule(other))
-        if left.fixed is not None and right.fixed is not None:
-            return constant(op(left.fixed, right.fixed))
-        return Schedule(partial(_both, op, left, right), f"({left}{sign}{right})")
+        found = Schedule(partial(_both, op, left, right), f"({left}{sign}{right})")
+        if None in (left.fixed, right.fixed) and (op, right.fixed) != (operator.truediv, 0):
+            return found
+        return constant(found(0.0))  # a division by 0 is refused here
 
     def __add__(self, other: Schedule | float) -> Schedule:
         return self._with(other, operator.add, " + ", swap=False)
@@ -173,8 +180,8 @@ def as_schedule(value: Schedule | float) -> Schedule:
     """
     if isinstance(value, Schedule):
         return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return constant(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return constant(float(value))
     raise TypeError(
         f"expected a number or a schedule, got {type(value).__name__} {value!r}; "
         "wrap your own function as Schedule(function, 'name')"
@@ -251,10 +258,8 @@ def exp(start: float, end: float) -> Schedule:
 def _points(values: Mapping[float, float], who: str) -> tuple[list[float], list[float], str]:
     """Progress in order, the value at each, and the name."""
     if not isinstance(values, Mapping):
-        raise TypeError(
-            f"{who} expected a mapping from progress to value, such as {{0: 1, 0.5: 0.1}}, got "
-            f"{type(values).__name__} {values!r}"
-        )
+        wanted = "a mapping from progress to value, such as {0: 1, 0.5: 0.1}"
+        raise TypeError(f"{who} expected {wanted}, got {told(values)}")
     points = sorted((constant(at)(0.0), constant(value)(0.0)) for at, value in values.items())
     name = "→".join(f"{value:g}" for _, value in points)
     return [at for at, _ in points], [value for _, value in points], name
@@ -277,10 +282,7 @@ def steps(values: Mapping[float, float]) -> Schedule:
     """
     at, heights, name = _points(values, "steps")
     if not at or at[0] != 0.0 or at[-1] > 1.0:
-        raise ValueError(
-            "steps expected a mapping whose first step begins at 0 and none after 1, "
-            f"got {dict(values)}"
-        )
+        raise ValueError(f"steps expected a mapping from 0 on, to 1 at most, got {dict(values)}")
     return Schedule(partial(_stairs, at, heights), name)
 
 
@@ -306,9 +308,7 @@ def piecewise(values: Mapping[float, float]) -> Schedule:
     """
     at, heights, name = _points(values, "piecewise")
     if not at or at[0] < 0.0 or at[-1] > 1.0:
-        raise ValueError(
-            f"piecewise expected a mapping with points of progress in [0, 1], got {dict(values)}"
-        )
+        raise ValueError(f"piecewise expected a mapping from [0, 1], got {dict(values)}")
     return Schedule(partial(_interpolated, at, heights), name)
 
 

@@ -124,13 +124,38 @@ def _besides(model: nn.Module) -> dict[str, Any]:
 
 
 def fold(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A batch [S, B, ...] for several networks as one of [S·B, ...] for a single one."""
-    return {k: v.flatten(0, 1) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    """A batch [S, B, ...] for several networks as one of [S·B, ...] for a single one.
+
+    Raises:
+        ValueError: tensors that are not of the S·B items that ``index`` names.
+    """
+    tensors = {k: v for k, v in batch.items() if isinstance(v, Tensor)}
+    lead = tensors["index"].shape[:2] if "index" in tensors else None
+    for name, value in tensors.items():
+        if value.ndim < 2 or value.shape[:2] != (lead or value.shape[:2]):
+            raise ValueError(
+                f"an index {list(lead or ())} of two axes says that the batch is one of "
+                f"[S, B, ...], of S students and B items each, and batch[{name!r}] is "
+                f"{list(value.shape)}. For one student an index has one number an item, [B]: "
+                "index.flatten()"
+            )
+    return {k: v.flatten(0, 1) if k in tensors else v for k, v in batch.items()}
 
 
 def unfold(signals: Any, seeds: int) -> Any:
-    """What a single network said of a folded batch, with the axis of the seeds again."""
+    """What a single network said of a folded batch, with the axis of the seeds again.
+
+    Raises:
+        ValueError: a signal that has no answer an item.
+    """
     if isinstance(signals, Tensor):
+        if not signals.ndim:  # such as a loss that the model computed itself
+            return signals
+        if len(signals) % seeds:
+            raise ValueError(
+                f"asked for {seeds} students at once, a model answered with "
+                f"{list(signals.shape)}, which are not as many answers for each of them"
+            )
         return signals.reshape(seeds, -1, *signals.shape[1:])
     if isinstance(signals, Mapping):
         return {k: unfold(v, seeds) for k, v in signals.items()}

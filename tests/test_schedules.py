@@ -161,7 +161,7 @@ def test_exp_needs_positive_ends(ends: tuple[float, float]) -> None:
 
 @pytest.mark.parametrize("stairs", [{}, {0.5: 1}, {0: 1, 1.5: 2}, {-0.5: 1, 0: 2}])
 def test_steps_begin_at_zero_and_end_by_one(stairs: dict[float, float]) -> None:
-    with pytest.raises(ValueError, match="first step begins at 0"):
+    with pytest.raises(ValueError, match="expected a mapping from 0 on"):
         steps(stairs)
 
 

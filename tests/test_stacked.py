@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -184,3 +185,16 @@ def test_buffers_that_are_not_kept_are_unstacked_too() -> None:
     nets, x = [Tabled() for _ in range(3)], torch.randn(5, 4)
     for one, back in zip(nets, Stacked(nets, ndim=2).unstack(), strict=True):
         assert torch.equal(back(x), one(x))
+
+
+@pytest.mark.parametrize("shapes", [((8, 1), (8, 4)), ((8, 1), (8,)), ((3, 6), (6, 4))])
+def test_an_index_of_two_axes_is_of_several_students(shapes: Any) -> None:
+    batch = {"index": torch.zeros(shapes[0]).long(), "inputs": torch.zeros(shapes[1])}
+    with pytest.raises(ValueError, match=r"of S students and B items each, and batch\['inputs'\]"):
+        Teacher(net())(batch)
+
+
+def test_what_is_said_of_all_items_at_once_is_not_cut_apart() -> None:
+    assert unfold(torch.tensor(2.0), 3).shape == ()
+    with pytest.raises(ValueError, match=r"answered with \[1, 4\], which are not as many"):
+        unfold(torch.zeros(1, 4), 3)

@@ -6,6 +6,7 @@ With ``:name:`` and ``:caption:`` it is a figure with a number, to which the tex
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import distill_chinese
 from docutils import nodes
@@ -20,7 +21,10 @@ class Student(SphinxDirective):
     """Its argument is a module of ``distill_lib.booktools.students``."""
 
     required_arguments = 1
-    option_spec = {"name": directives.unchanged_required, "caption": directives.unchanged_required}
+    option_spec: ClassVar[dict[str, Any]] = {
+        "name": directives.unchanged_required,
+        "caption": directives.unchanged_required,
+    }
 
     def run(self) -> list[nodes.Node]:
         from distill_lib.booktools import students

@@ -82,7 +82,9 @@ class Checkpoint:
         """Copy the weights into a module, all of them.
 
         Raises:
-            CheckpointError: missing, unexpected or differently shaped weights, each by name.
+            CheckpointError: missing, unexpected or differently shaped weights, each by name; a
+                module on the device ``meta``, which holds no numbers; numbers that the module's
+                type does not hold, such as 1e300 in float32.
         """
         tensors = self.part(prefix) if prefix else self.tensors
         wanted = module.state_dict()
@@ -91,6 +93,20 @@ class Checkpoint:
             raise CheckpointError(
                 f"the {self.kind} checkpoint does not fit the model: {', '.join(odd[:8])}: one is "
                 "sparse, quantized, complex or without numbers, and the other is not"
+            )
+        if bare := sorted(k for k in tensors if wanted[k].is_meta):
+            raise CheckpointError(
+                f"the model has {', '.join(bare[:8])} on the device meta, where no numbers can be "
+                'put: call model.to_empty(device="cpu") first'
+            )
+        # what is no parameter and no buffer, the module reads in its own way
+        named = (module.named_parameters, module.named_buffers)
+        kept = {k for each in named for k, _ in each(remove_duplicate=False)} & tensors.keys()
+        if odd := sorted(k for k in kept if not _holds(wanted[k].dtype, tensors[k])):
+            raise CheckpointError(
+                f"the {self.kind} checkpoint has numbers that the model cannot hold, in "
+                f"{', '.join(odd[:8])}: {tensors[odd[0]].dtype} in the file, {wanted[odd[0]].dtype}"
+                " in the model. Make it of the file's type first, such as by model.double()"
             )
         try:
             module.load_state_dict(tensors, strict=False)
@@ -111,6 +127,20 @@ def _is_alike(found: Tensor, wanted: Tensor) -> bool:
         except RuntimeError:
             return False
     return True
+
+
+def _holds(wanted: torch.dtype, found: Tensor) -> bool:
+    """Whether a type holds the numbers of a tensor: rounded, but neither infinite nor others."""
+    if found.dtype == wanted or found.is_meta or found.layout != torch.strided:
+        return True
+    wider = found.is_floating_point() and wanted in (torch.float32, torch.float64)
+    if found.is_quantized or (wider and found.dtype != torch.float64):
+        return True
+    cast = found.to(wanted)
+    if wanted.is_floating_point or wanted.is_complex:
+        wide = torch.complex128 if wanted.is_complex else torch.float64
+        return torch.equal(cast.to(wide).isfinite(), found.to(wide).isfinite())
+    return torch.equal(cast.to(found.dtype), found)
 
 
 Shapes = Mapping[str, Sequence[int]]
@@ -299,9 +329,11 @@ def from_state(state: Any, path: str | Path = "the state") -> Checkpoint:
         meta = {k: v for k, v in state.items() if isinstance(v, (str, int, float, bool))}
         if (found := rsl_rl(state)) is not None:
             kind, tensors = found
-            norms = [k for k in state if str(k).endswith("norm_state_dict")]
-            extra = {k: numbers(state[k]) for k in norms if is_weights(state[k])}
-            return Checkpoint(kind, tensors, {**meta, **extra})
+            norms = {k: v for k, v in state.items() if str(k).endswith("norm_state_dict")}
+            norms = {k: v for k, v in norms.items() if v is not None and v != {}}
+            if odd := [k for k, v in norms.items() if not is_weights(v)]:
+                raise CheckpointError(f"{odd[0]} in {path} is no normalizer: no tensors by name")
+            return Checkpoint(kind, tensors, meta | {k: numbers(v) for k, v in norms.items()})
         if is_weights(state.get("policy")):
             return Checkpoint("skrl", skrl(state), meta)
         for key in ("state_dict", "model_state_dict", "model"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from distill_lib.arguments import as_path, checked
@@ -21,12 +22,28 @@ MOST = 64 << 20  # bytes of a manifest: some hundred thousand names
 def sums_of(folder: Path) -> dict[bytes, str]:
     """The SHA-256 of each file below a folder, by its path from there; links are followed."""
     found = {}
-    for path in sorted(folder.rglob("*")):
+    for path in _files(folder, ()) if folder.is_dir() else ():
         name = path.relative_to(folder).as_posix()
         # what a writer left, or is writing, is no part of what was saved
-        if path.is_file() and name != MANIFEST and not name.endswith(".part"):
+        if name != MANIFEST and not name.endswith(".part"):
             found[os.fsencode(name)] = sha256(path)
     return found
+
+
+def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """The files below a folder, also through links to folders that do not lead back above it."""
+    place = folder.resolve()
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            yield path
+        elif path.is_dir():
+            inside = path.resolve()
+            if any(one.is_relative_to(inside) for one in (*above, place)):
+                raise ValueError(
+                    f"{path} is a link to {inside}, a folder that it lies in itself, and has no "
+                    "end: take it away"
+                )
+            yield from _files(path, (*above, place))
 
 
 @checked
@@ -39,14 +56,15 @@ def write_manifest(folder: str | Path) -> str:
     program ``sha256sum``: ``sha256sum -c SHA256SUMS`` reads it too.
 
     Args:
-        folder: With the weights; folders in it count as well.
+        folder: With the weights; folders in it count as well, and those that it has links to.
 
     Returns:
         The SHA-256 of the manifest. Whoever keeps it elsewhere finds not only accidents but also
         files that somebody exchanged.
 
     Raises:
-        ValueError: no folder, one without files, or a name with a line break or backslash.
+        ValueError: no folder, one without files, a name with a line break or backslash, or a link
+            that leads back above itself.
         OSError: a file cannot be read, or the manifest not be written; an older one is whole.
     """
     folder = as_path(folder, "folder")
@@ -111,6 +129,8 @@ def verify(folder: str | Path, digest: str | None = None) -> None:
         found = sums_of(folder)
     except OSError as error:
         raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     faults = {
         "changed": [name for name in known.keys() & found.keys() if known[name] != found[name]],
         "missing": known.keys() - found.keys(),

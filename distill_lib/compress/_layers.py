@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from distill_lib.signals import suggest
 from distill_lib.ties import memory, readers
 
 __all__ = [
+    "check_finite",
     "check_share",
     "compute_weight",
     "layers_of",
@@ -207,6 +208,19 @@ def _size(param: Tensor) -> Sequence[int]:
 def _listed(rest: dict[str, nn.Module]) -> str:
     names = [f"{name} ({type(module).__name__})" for name, module in rest.items()]
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that rounding, or the others of their row, would spread.
+
+    Raises:
+        ValueError: a number that is not finite; names the weight.
+    """
+    for name, weight in weights.items():
+        if not bool(weight.isfinite().all()):
+            raise ValueError(
+                f"the weight {name!r} is not finite: it is broken, and would break its whole row"
+            )
 
 
 def check_share(value: float, name: str) -> None:

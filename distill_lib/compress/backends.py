@@ -17,7 +17,7 @@ from distill_lib.arguments import as_path, checked
 from distill_lib.checkpoints.files import written_whole
 from distill_lib.ties import copied, readers
 
-from ._layers import FUSED, name_the_rest
+from ._layers import FUSED, check_finite, name_the_rest
 from ._needs import need
 from .export import ExportError, OnnxModel
 
@@ -175,11 +175,12 @@ def _linear(model: nn.Module, what: str) -> dict[nn.Module, list[nn.Module]]:
     """The linear layers that torchao can round, each with those of the same weight."""
     found: dict[nn.Module, list[nn.Module]] = {}
     done: list[Tensor] = []
-    for module in model.modules():
+    for name, module in model.named_modules():
         if not isinstance(module, nn.Linear) or isinstance(module, FUSED):
             continue
         if not isinstance(module._parameters.get("weight"), nn.Parameter):
             raise ValueError(f"{what}: a weight is shared or rounded already: compress.bake first")
+        check_finite({f"{name}.weight".strip("."): module.weight})
         users = [user for _, user, _ in readers(model, module.weight)]
         if all(type(user) is type(module) for user in users) and module is users[0]:
             found[module] = users

@@ -43,8 +43,8 @@ class Report:
         parameters: Numbers that are learned; None for an ONNX file.
         nonzero: Those that are not zero; None for an ONNX file.
         bytes: Of the file, as it was really written.
-        macs: Multiplications with additions for one example, zeros included; None where the model
-            cannot tell.
+        macs: Multiplications with additions for one example, zeros included; None where they
+            cannot be counted: of an ONNX file, or where :func:`macs` is an error.
         latency: Milliseconds for the example on this machine.
     """
 
@@ -110,27 +110,34 @@ def _is_plain(value: Any) -> bool:
 def macs(model: nn.Module, example: Any) -> int:
     """Multiplications, each with an addition, of convolutions and products of matrices.
 
+    Those of recurrent layers, attention and ``nn.Bilinear`` included.
+
     Args:
         model: Any module; it is asked in eval mode.
         example: A tensor, or a batch.
+
+    Raises:
+        ValueError: an operator multiplies a weight with something, and how often is not known.
 
     Example:
         >>> macs(nn.Linear(8, 4), torch.zeros(1, 8))
         32
     """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
+    found, unknown = _products(model, example)
+    for operator, name in unknown.items():
+        raise ValueError(
+            f"macs knows no formula for {operator}, which reads the weight {name!r}: the number "
+            "would lack its products. Write it as linear layers or products of matrices; report "
+            "goes on without the number"
+        )
+    return found
+
+
+def _products(model: nn.Module, example: Any) -> tuple[int, dict[str, str]]:
+    from ._counting import products_of  # it takes long to import
 
     model = _plain(model)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # fused attention is counted by nobody
-    try:
-        ask, counter = _ask(model, example), FlopCounterMode(display=False)
-        with eval_mode([model]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            ask()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    return int(counter.get_total_flops()) // 2
+    return products_of(model, _ask(model, example))
 
 
 def _ask(model: nn.Module | OnnxModel, example: Any) -> Callable[[], Any]:
@@ -222,12 +229,13 @@ def report(
     once = {memory(p): p for p in reversed([*_plain(model).parameters()])}
     found = [p.detach() for p in reversed(once.values())]
     weights = [w if type(w) in plain else w.dequantize() for w in found]
+    products, unknown = _products(model, example)
     return Report(
         name or type(model).__name__,
         sum(weight.numel() for weight in weights),
         sum(int(weight.count_nonzero()) for weight in weights),
         size,
-        macs(model, example),
+        None if unknown else products,
         latency,
     )
 

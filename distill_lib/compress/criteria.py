@@ -6,7 +6,7 @@ network small, and :func:`prune_channels` makes a network that is really smaller
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from distill_lib.arguments import check_numbers, checked
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place, suggest
 
+from ._inputs import called, watched
 from ._layers import TABLES, check_share, patches, users_of, weights_of
 from .rounding import wide
 
@@ -37,9 +38,10 @@ class Masks(dict[str, Tensor]):
 
     @property
     def sparsity(self) -> float:
-        """The share of the weights that is removed."""
+        """The share of the weights that is removed; of no weights, none."""
         kept = sum(int(mask.sum()) for mask in self.values())
-        return 1 - kept / sum(mask.numel() for mask in self.values())
+        total = sum(mask.numel() for mask in self.values())
+        return 1 - kept / total if total else 0.0
 
     @checked
     @torch.no_grad()
@@ -231,7 +233,8 @@ def wanda(
         forward: ``forward(model, batch)``, as in :func:`distill_lib.distill`.
 
     Raises:
-        ValueError: no batches, or a layer that saw none of them.
+        ValueError: no batches, batches or weights that are not finite, or a layer that saw none
+            of them.
 
     Reference:
         Sun et al., *A simple and effective pruning approach for large language models*, 2024.
@@ -241,8 +244,8 @@ def wanda(
     scores = {}
     for name, weight in weights.items():
         if name not in squares:
-            layer = name.rpartition(".")[0]
-            raise ValueError(f"layer {layer!r} saw none of the batches: leave it out with layers=")
+            layer = called(name.rpartition(".")[0])
+            raise ValueError(f"{layer} saw none of the batches: leave it out with layers=")
         size = wide(weight.detach()).abs()
         scores[name] = size * squares[name].sqrt().to(size)
     return mask_lowest(scores, sparsity, scope)
@@ -258,7 +261,7 @@ def _input_squares(
     """The sum of squares of what each weight is multiplied by, in a shape that spreads over it."""
     sums: dict[str, Tensor] = {}
 
-    def keep(weight: str, name: str, module: nn.Module, x: Tensor) -> None:
+    def see(weight: str, name: str, module: nn.Module, x: Tensor) -> None:
         if isinstance(module, nn.Linear):
             found = x.double().flatten(0, -2).square().sum(0)
         elif isinstance(module, TABLES):  # its input is one-hot
@@ -271,16 +274,8 @@ def _input_squares(
             raise ValueError(f"wanda knows linear layers and 2D convolutions; {name!r} is neither")
         sums[weight] = sums[weight] + found if weight in sums else found
 
-    def hook(weight: str, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda module, args: keep(weight, name, module, args[0])
-
     users = [(weight, *user) for weight in names for user in users_of(model, weight)]
-    handles = [m.register_forward_pre_hook(hook(weight, name)) for weight, name, m in users]
-    try:
-        with eval_mode([model]):
-            for batch in batches:
-                call(model, place(as_batch(batch), model), forward)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with eval_mode([model]), watched(users, see):
+        for batch in batches:
+            call(model, place(as_batch(batch), model), forward)
     return sums

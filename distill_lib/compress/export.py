@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_lib.arguments import as_path, checked
+from distill_lib.arguments import as_path, checked, told
 from distill_lib.checkpoints.files import written_whole
 from distill_lib.signals import DESCRIPTIVE, as_batch, call, eval_mode
 
+from ._faithful import check_answers, check_sizes
+from ._graphs import check_names, opened, strip
 from ._needs import need
 from ._programs import UnsafeProgram, rebuilt
 from .runtime import ExportError, OnnxModel
@@ -63,7 +65,17 @@ def _example(example: Any, dynamic: Mapping[int, str]) -> dict[str, Tensor]:
     found = {k: v for k, v in named.items() if k not in DESCRIPTIVE and isinstance(v, Tensor)}
     if not found:
         raise ValueError(f"the example holds no inputs, only {', '.join(named) or 'nothing'}")
+    if empty := [name for name, v in found.items() if not v.numel()]:
+        raise ValueError(
+            f"the example's {empty[0]} is {told(found[empty[0]])}: nothing can be traced with no "
+            "items; give one at least"
+        )
     for axis in dynamic:
+        if axis < 0 or all(v.ndim <= axis for v in found.values()):
+            shapes = ", ".join(f"{name} {list(v.shape)}" for name, v in found.items())
+            raise ValueError(
+                f"dynamic names the axis {axis}, and no input has it: {shapes}; axes count from 0"
+            )
         found = {
             k: torch.cat([v, v], axis) if v.ndim > axis and v.shape[axis] == 1 else v
             for k, v in found.items()
@@ -123,6 +135,9 @@ def to_onnx(
 
     .. math:: \max_i |a_i - b_i| \le \varepsilon \cdot \max(1, \max_i |a_i|)
 
+    for the example, for one item more, and for one alone, where the model itself has an answer.
+    Infinities, such as those of masked actions, are to be in the same places; whole numbers equal.
+
     Args:
         model: The model; it is asked in eval mode and not changed. Shared or rounded weights are
             written as floats: :func:`bake` them first.
@@ -136,8 +151,10 @@ def to_onnx(
         The file, ready to be asked.
 
     Raises:
-        ExportError: an operator that ONNX lacks, by its name; a model that decides by values; or
-            answers that differ.
+        ExportError: an operator that ONNX lacks, by its name; a model that decides by values, or
+            by a size that may vary; answers that differ; or what ONNX, or ONNX Runtime, cannot
+            hold: complex numbers, bfloat16, one name for an input and an output.
+        ValueError: an example without items, or no input has an axis of ``dynamic``.
         OSError: the file cannot be written; an older one is whole.
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
     """
@@ -146,19 +163,19 @@ def to_onnx(
     free = _free(example, dynamic)
     inputs = _example(example, free)
     with eval_mode([model]), torch.no_grad():
-        outputs = _outputs(model, inputs)
-        view = _Answers(model, inputs, outputs)
+        view = _Answers(model, inputs, _outputs(model, inputs))
         view.train(False)
-        expected = view(*inputs.values())
+        check_names(inputs, dict(zip(view.outputs, view(*inputs.values()), strict=True)))
+        program = _traced(view, inputs, free, "cannot write this model as ONNX")
         with written_whole(path) as made:
             try:
                 with _quiet():
                     torch.onnx.export(
-                        view,
-                        tuple(inputs.values()),
+                        program,
+                        (),
                         str(made),
                         input_names=list(inputs),
-                        output_names=list(outputs),
+                        output_names=list(view.outputs),
                         dynamic_shapes=(_varying(inputs, free),),
                         dynamo=True,
                         external_data=False,
@@ -166,43 +183,34 @@ def to_onnx(
                     )
             except Exception as error:  # of many classes, each its own
                 raise ExportError(f"cannot write this model as ONNX: {_why(error)}") from error
-            _strip(made)
-            said = OnnxModel(made)(inputs).values()
-            for name, mine, theirs in zip(outputs, expected, said, strict=True):
-                gap = (mine - theirs).abs().max().item()
-                if not gap <= tolerance * max(1.0, mine.abs().max().item()):
-                    far = f"{gap:.2g}, more than {tolerance:g}"
-                    raise ExportError(f"ONNX Runtime's {name} is off by {far}")
+            strip(made)
+            file = opened(made)
+
+            def said(*values: Tensor) -> tuple[Tensor, ...]:
+                return tuple(file(dict(zip(inputs, values, strict=True))).values())
+
+            check_answers(view, said, inputs, free, tolerance, "ONNX Runtime's")
     return OnnxModel(path)
 
 
-def _strip(path: Path) -> None:
-    """Take out what the exporter notes for debugging, most of a small file, and weights twice."""
-    onnx = need("onnx", "compress.to_onnx")
-    model = onnx.load(path)
-    graph = model.graph
-    del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
-    for one in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        del one.metadata_props[:]
-        one.doc_string = ""
-    first: dict[tuple[Any, ...], str] = {}
-    same: dict[str, str] = {}
-    for one in list(graph.initializer):  # parameters that share their numbers come one by one
-        if len(one.dims) < 2:
-            continue  # each layer rounds its bias on a grid of its own
-        values, name = onnx.numpy_helper.to_array(one), one.name
-        kind = (one.data_type, str(values.dtype))
-        same[name] = first.setdefault((*kind, values.shape, values.tobytes()), name)
-        flipped = (*kind, values.T.shape, values.T.tobytes())
-        turned = first.get(flipped) if values.ndim == 2 else None
-        if same[name] != name:
-            graph.initializer.remove(one)
-        elif turned not in (None, name):
-            graph.initializer.remove(one)
-            graph.node.insert(0, onnx.helper.make_node("Transpose", [turned], [name], perm=[1, 0]))
-    for node in graph.node:
-        node.input[:] = [same.get(name, name) for name in node.input]
-    onnx.save(model, path)
+def _traced(
+    view: _Answers, inputs: Mapping[str, Tensor], axes: Mapping[int, str], failed: str
+) -> Any:
+    """The program of a model, for all the sizes that the model answers.
+
+    Raises:
+        ExportError: it cannot be traced, or only for some of them.
+    """
+    free = _varying(inputs, dict.fromkeys(axes, torch.export.Dim.DYNAMIC))
+    try:
+        with _quiet():
+            program = torch.export.export(
+                view, tuple(inputs.values()), dynamic_shapes=(free,), strict=False
+            )
+    except Exception as error:  # of many classes, each its own
+        raise ExportError(f"{failed}: {_why(error)}") from error
+    check_sizes(view, program, inputs, axes)
+    return program
 
 
 @checked
@@ -221,24 +229,21 @@ def to_exported(
         The bytes of the file.
 
     Raises:
-        ExportError: a model that decides by values, or an operator that cannot be traced.
+        ExportError: a model that decides by values, or by a size that may vary; or an operator that
+            cannot be traced.
+        ValueError: an example without items, or no input has an axis of ``dynamic``.
         OSError: the file cannot be written; an older one is whole.
     """
     axes = _free(example, dynamic)
     inputs = _example(example, axes)
-    free = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     with eval_mode([model]), torch.no_grad():
         view = _Answers(model, inputs, _outputs(model, inputs))
         view.train(False)
+        program = _traced(view, inputs, axes, "cannot export this model")
+        check_answers(view, program.module(), inputs, axes, 1e-4, "the program's")
         with written_whole(path) as made:
             try:
                 with _quiet():
-                    program = torch.export.export(
-                        view,
-                        tuple(inputs.values()),
-                        dynamic_shapes=(_varying(inputs, free),),
-                        strict=False,
-                    )
                     names = "\n".join([*view.inputs, "", *view.outputs])
                     torch.export.save(program, made, extra_files={"names.txt": names})
             except Exception as error:  # of many classes, each its own
@@ -260,7 +265,16 @@ class _Exported(nn.Module):
         given = {"inputs": inputs, **named} if inputs is not None else named
         if missing := [name for name in self.inputs if name not in given]:
             raise KeyError(f"the program asks for {missing}; the batch has {', '.join(given)}")
-        said = self.program(*[given[name] for name in self.inputs])
+        try:
+            said = self.program(*[given[name] for name in self.inputs])
+        except AssertionError as error:  # a guard of torch.export
+            names = {f"values_{i}": name for i, name in enumerate(self.inputs)}
+            why = re.sub(r"values_\d+", lambda found: names.get(found[0], found[0]), str(error))
+            shapes = ", ".join(f"{name} {told(given[name])}" for name in self.inputs)
+            raise ExportError(
+                f"the program was not made for this batch, {shapes} ({why}): give one of its size, "
+                "or export the model again, with an example like it and what varies in dynamic="
+            ) from error
         return dict(zip(self.outputs, said, strict=True))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distill_lib.arguments import checked
 from distill_lib.signals import Forward
 
-from ._layers import compute_weight, users_of, weights_of
+from ._layers import check_finite, compute_weight, users_of, weights_of
 from .quantization import Integers
 from .rounding import ends, grid, quantize, wide
 from .surgeon import products
@@ -53,10 +53,10 @@ def gptq(
         The model.
 
     Raises:
-        ValueError: bits outside 2 to 16, no batches, a layer that saw none of them, one that is
-            neither linear nor a 2D convolution without groups, one whose weight is also an
-            embedding's, or a damping that is not positive and finite. The model
-            is then as it was.
+        ValueError: bits outside 2 to 16, no batches, batches or weights that are not finite, a
+            layer that saw none of them, one that is neither linear nor a 2D convolution without
+            groups, one whose weight is also an embedding's, or a damping that is not positive and
+            finite. The model is then as it was.
 
     Reference:
         Frantar et al., *GPTQ: accurate post-training quantization for generative pre-trained
@@ -73,6 +73,7 @@ def gptq(
             f"damping is positive and finite, or no row has a solution; got {damping:g}"
         )
     weights = weights_of(model, layers, "gptq")
+    check_finite(weights)
     seen = products(model, list(weights), batches, forward)
     steps, rounded = {}, {}
     for name, weight in weights.items():

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_lib.arguments import checked
-from distill_lib.signals import as_batch, eval_mode, place
+from distill_lib.arguments import checked, told
+from distill_lib.signals import as_batch, eval_mode, place, suggest
 from distill_lib.ties import copied, memory, readers
 
+from ._inputs import input_of, with_input
 from ._layers import check_share
 from .plans import Plan, follow, plan_of
 
@@ -57,19 +58,21 @@ def unit_scores(
         Scores [H] of heads and [F] of hidden units, by the linear layer that reads them.
 
     Raises:
-        ValueError: a model of other layers, no batches, or a loss that no gradient comes from.
+        ValueError: a model of other layers, no batches, batches or weights that are not finite, or
+            a loss that no gradient comes from.
 
     Reference:
         Michel et al., *Are sixteen heads really better than one?*, 2019.
     """
     read: list[tuple[str, int, Tensor]] = []
 
-    def watch(name: str, groups: int) -> Callable[[nn.Module, tuple[Tensor, ...]], Any]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def watch(name: str, groups: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            x = input_of(args, kwargs)
             # of a frozen model, the first to be read is where gradients begin
-            x = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
+            x = x if x.requires_grad else x.detach().requires_grad_()
             read.append((name, groups, x))
-            return (x, *args[1:])
+            return with_input(args, kwargs, x)
 
         return hook
 
@@ -78,7 +81,9 @@ def unit_scores(
         heads = _heads(block)
         for part, groups in ((HEADS, heads), (UNITS, _linear(block, UNITS).in_features)):
             hook = watch(f"{name}.{part}", groups)
-            handles.append(block.get_submodule(part).register_forward_pre_hook(hook))
+            handles.append(
+                block.get_submodule(part).register_forward_pre_hook(hook, with_kwargs=True)
+            )
     sums: dict[str, Tensor] = {}
     try:
         with eval_mode([model]), torch.enable_grad():
@@ -99,6 +104,9 @@ def unit_scores(
             handle.remove()
     if not sums:
         raise ValueError("batches is empty: there is nothing to score from")
+    for name, worth in sums.items():
+        if not bool(worth.isfinite().all()):
+            raise ValueError(f"the scores of {name!r} are not finite: broken weights or batches")
     return sums
 
 
@@ -125,28 +133,31 @@ def prune_transformer(
         model: A model with layers as in BERT, of 🤗 transformers.
         heads: Share of each layer's heads to take out, in [0, 1); at least one is left.
         ffn: Share of each layer's hidden units to take out, in [0, 1).
-        scores: What they are worth, as :func:`unit_scores` gives it; by default the norms of the
-            weights that make and read them.
+        scores: What they are worth, as :func:`unit_scores` gives it; by default, and for layers
+            without scores, the norms of the weights that make and read them.
 
     Returns:
         The plan, for :func:`save_pruned`.
 
     Raises:
-        ValueError: shares outside their range, both zero, a model of other layers, or a weight that
-            several layers use and would cut differently. The model is then as it was.
+        KeyError: scores of a layer that the model does not have.
+        ValueError: shares outside their range, both zero, a model of other layers, scores that are
+            not finite or not one a head or unit, or a weight that several layers use and would cut
+            differently. The model is then as it was.
     """
     for share, name in ((heads, "heads"), (ffn, "ffn")):
         if share:
             check_share(share, name)
     if not heads and not ffn:
         raise ValueError("expected a share of heads or of hidden units to take out, got none")
+    scores = {} if scores is None else _checked_scores(model, scores)
     before, cuts = copied(model), _Cuts(model)
     for name, block in _blocks(model).items():
         if heads:
-            _plan_heads(cuts, block, heads, (scores or {}).get(f"{name}.{HEADS}"))
+            _plan_heads(cuts, block, heads, scores.get(f"{name}.{HEADS}"))
         if ffn:
             made, reads = _linear(block, "intermediate.dense"), _linear(block, UNITS)
-            worth = (scores or {}).get(f"{name}.{UNITS}")
+            worth = scores.get(f"{name}.{UNITS}")
             left = _best(_norms(made, reads) if worth is None else worth, ffn)
             cuts.add(made, 0, left)
             cuts.add(reads, 1, left)
@@ -159,6 +170,30 @@ def prune_transformer(
         attention.all_head_size = size  # type: ignore[assignment]
     follow(model)
     return plan_of(before, model)
+
+
+def _checked_scores(model: nn.Module, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The scores, each of a layer of the model and one for each of its heads or units."""
+    sizes = {}
+    for name, block in _blocks(model).items():
+        sizes[f"{name}.{HEADS}"] = _heads(block), "heads"
+        sizes[f"{name}.{UNITS}"] = _linear(block, UNITS).in_features, "units"
+    for name, worth in scores.items():
+        if name not in sizes:
+            raise KeyError(
+                f"the model has no heads or units that {name!r} reads, which the scores name."
+                f"{suggest(name, sizes)} Scores are by the names of the model that is cut: ask "
+                "unit_scores about that one"
+            )
+        number, what = sizes[name]
+        if worth.shape != (number,) or worth.is_complex():
+            raise ValueError(
+                f"the scores of {name!r} expected a number for each of its {number} {what}, "
+                f"got {told(worth)}"
+            )
+        if not bool(worth.isfinite().all()):
+            raise ValueError(f"the scores of {name!r} are not finite: broken weights or batches")
+    return dict(scores)
 
 
 class _Cuts:
@@ -217,6 +252,8 @@ def _norms(made: nn.Linear, reads: nn.Linear) -> Tensor:
 
 def _best(worth: Tensor, share: float) -> Tensor:
     """The units that stay, in their order."""
+    if not bool(worth.isfinite().all()):
+        raise ValueError("the norms of the weights are not finite: broken weights")
     left = max(round((1 - share) * len(worth)), 1)
     return worth.topk(left).indices.sort().values
 

@@ -26,7 +26,16 @@ from distill_lib.checkpoints import Checkpoint, CheckpointError, check_fit
 from distill_lib.checkpoints.files import whole_file
 
 from .huffman import decode, encode, lengths_of
-from .plans import all_names, as_json, once_written, planned, shapes_of_all, shrink
+from .plans import (
+    all_names,
+    as_json,
+    check_there,
+    once_written,
+    planned,
+    shapes_of_all,
+    shrink,
+    written_out,
+)
 
 __all__ = ["load_packed", "packed_sizes", "save_packed"]
 
@@ -96,7 +105,9 @@ def _words(tensor: Tensor) -> Array:
     if size not in WORDS or tensor.layout != torch.strided or tensor.is_quantized:
         what = f"a tensor of {tensor.dtype}" if size else f"of {type(tensor).__name__}"
         raise ValueError(f"plain tensors of up to 8 bytes a number can be packed, this is {what}")
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if tensor.is_meta:
+        raise ValueError("plain tensors can be packed, and on the meta device are no numbers")
+    flat = written_out(tensor).cpu().contiguous().reshape(-1)
     return np.asarray(flat.view(WORDS[size]).numpy().view(UNSIGNED[size]))
 
 
@@ -148,12 +159,14 @@ def save_packed(model: nn.Module, path: str | Path, plan: Mapping[str, Any] | No
         The bytes of the file.
 
     Raises:
-        ValueError: a state that is no tensor, or one of a kind that is not packed.
+        ValueError: a state that is no tensor, one of a kind that is not packed, or one on the meta
+            device.
         OSError: the file cannot be written; an older one is whole.
 
     Reference:
         Han et al., *Deep compression*, 2016.
     """
+    check_there(model, ValueError)
     header: dict[str, Any] = {"tensors": []}
     if plan is not None:
         header["plan"] = json.loads(as_json(plan))
@@ -194,8 +207,9 @@ def load_packed(model: nn.Module, path: str | Path) -> nn.Module:
         path: The file.
 
     Raises:
-        CheckpointError: no packed file, a torn one, or one of another model; the model is as it
-            was. What the file says is compared with the model before room is made for it.
+        CheckpointError: no packed file, a torn one, or one of another model, or a model on the meta
+            device; the model is as it was. What the file says is compared with the model before
+            room is made for it.
 
     Example:
         >>> import tempfile
@@ -208,6 +222,7 @@ def load_packed(model: nn.Module, path: str | Path) -> nn.Module:
         >>> torch.equal(net.weight, other.weight), size < 64 * 65 * 4 / 5
         (True, True)
     """
+    check_there(model)
     try:
         header, table, body = _opened(as_path(path).read_bytes(), model)
         shapes = planned(model, header.get("plan", {"shapes": {}, "sizes": {}}))

@@ -168,6 +168,7 @@ def save_pruned(model: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> 
         plan: As :func:`prune_channels` or :func:`plan_of` gave it.
 
     Raises:
+        ValueError: a state that is no plain tensor, or on the meta device.
         OSError: the file cannot be written; an older one is whole.
     """
     from safetensors.torch import save
@@ -178,11 +179,31 @@ def save_pruned(model: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> 
             raise ValueError(
                 f"{name!r} is no plain tensor: make the model plain before it is saved"
             )
-    once = {k: v.detach().contiguous() for k, v in state.items() if k not in same}
+    check_there(model, ValueError)
+    once = {k: written_out(v).contiguous() for k, v in state.items() if k not in same}
     data = save(once, {"plan": as_json(plan), "ties": json.dumps(same)})
     with whole_file(path) as file:
         file.write(data)
     return len(data)
+
+
+def written_out(tensor: Tensor) -> Tensor:
+    """The numbers that a tensor stands for, also where it is a conjugate or negative view."""
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
+def check_there(model: nn.Module, error: type[Exception] = CheckpointError) -> None:
+    """Refuse a model on the meta device: there are no numbers in it, and none can be read into it.
+
+    Raises:
+        CheckpointError: or the ``error``; it names a tensor.
+    """
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_meta:
+            raise error(
+                f"{name!r} is on the meta device, without room for numbers: make the model with "
+                'model.to_empty(device="cpu"), or on a device that has some'
+            )
 
 
 def as_json(plan: Mapping[str, Any]) -> str:
@@ -211,7 +232,8 @@ def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
         path: The file of :func:`save_pruned`.
 
     Raises:
-        CheckpointError: no such file, one without a plan, or the plan of another network.
+        CheckpointError: no such file, one without a plan, or the plan of another network; a
+            network on the meta device.
     """
     found = load_checkpoint(path)
     if "plan" not in found.meta:
@@ -223,6 +245,7 @@ def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the plan in {path} is torn: {error}") from error
     model = build()
+    check_there(model)
     tensors = all_names(found.tensors, same, model)
     shapes = planned(model, plan)
     check_fit("pruned", {k: v.shape for k, v in tensors.items()}, shapes)
@@ -297,4 +320,5 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     if one is other:
         return True
     alike = one.shape == other.shape and one.dtype == other.dtype
-    return alike and torch.equal(*(t.contiguous().view(-1).view(torch.uint8) for t in (one, other)))
+    both = (written_out(t).contiguous().view(-1).view(torch.uint8) for t in (one, other))
+    return alike and torch.equal(*both)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from distill_lib.arguments import checked
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place
 
-from ._layers import FUSED, compute_weight, layers_of, users_of, way_of, weights_of
+from ._inputs import called, input_of, with_input
+from ._layers import FUSED, check_finite, compute_weight, layers_of, users_of, way_of, weights_of
 from .rounding import FakeQuant, ends, grid, quantize, wide
 from .sharing import Shared
 
@@ -56,9 +58,11 @@ class Integers(nn.Module):
         return integers.to(torch.int8 if self.bits <= 8 else torch.int16), scale
 
 
-def _round_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _round_input(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     rounding = module.get_submodule("input_rounding")
-    return (rounding(args[0]), *args[1:])
+    return with_input(args, kwargs, rounding(input_of(args, kwargs)))
 
 
 @checked
@@ -88,7 +92,8 @@ def qat(
         The model.
 
     Raises:
-        ValueError: bits outside 2 to 16, or a layer that is shared or rounded already.
+        ValueError: bits outside 2 to 16, a layer that is shared or rounded already, or a weight
+            that is not finite.
 
     Example:
         >>> net = qat(nn.Linear(64, 1), weight_bits=2, activation_bits=None)
@@ -99,6 +104,7 @@ def qat(
     if activation_bits is not None:
         ends(activation_bits, False)
     chosen, weights = layers_of(model, layers), weights_of(model, layers, "qat")
+    check_finite(weights)
     users = [[module for _, module in users_of(model, name)] for name in weights]
     for modules in users:
         compute_weight(modules, _Rounded(weight_bits, 0 if per_channel else None))
@@ -119,7 +125,7 @@ def _round_inputs(layers: Mapping[str, nn.Module], bits: int) -> None:
         if not isinstance(module, (nn.Embedding, FUSED)):
             fake = FakeQuant(bits).to(module.get_parameter(ORIGINAL).device)
             module.add_module("input_rounding", fake.train(module.training))
-            module.register_forward_pre_hook(_round_input)
+            module.register_forward_pre_hook(_round_input, with_kwargs=True)
 
 
 @checked
@@ -135,9 +141,11 @@ def calibrate(
         forward: ``forward(model, batch)``, as in :func:`distill_lib.distill`.
 
     Raises:
-        ValueError: no batches, or a model that rounds no activations; the model is then as it was.
+        ValueError: no batches, some that are not finite, or a model that rounds no activations;
+            the model is then as it was.
     """
-    watchers = [m for m in model.modules() if isinstance(m, FakeQuant)]
+    named = {name: m for name, m in model.named_modules() if isinstance(m, FakeQuant)}
+    watchers = list(named.values())
     if not watchers:
         raise ValueError(
             "the model rounds no activations: call qat(model, activation_bits=…) first"
@@ -151,8 +159,13 @@ def calibrate(
         with eval_mode([model]):
             for batch in batches:
                 call(model, place(as_batch(batch), model), forward)
-        if not all(bool(watcher.low.isfinite()) for watcher in watchers):
-            raise ValueError("batches is empty, or does not reach every layer")
+        for name, watcher in named.items():
+            who = called(name.removesuffix("input_rounding").rstrip("."))
+            least, most = float(watcher.low), float(watcher.high)
+            if (least, most) == (math.inf, -math.inf):
+                raise ValueError(f"batches is empty, or does not reach every layer: not {who}")
+            if not math.isfinite(most - least):
+                raise ValueError(f"what {who} reads is not finite: broken weights or batches")
     except BaseException:
         for watcher, (low, high) in zip(watchers, before, strict=True):
             watcher.low.copy_(low)
@@ -173,7 +186,7 @@ def convert(model: nn.Module) -> nn.Module:
     :func:`quantize_onnx` makes models that compute in integers.
 
     Raises:
-        ValueError: no weight is rounded.
+        ValueError: no weight is rounded, or one is not finite; the model is then as it was.
 
     Example:
         >>> net = convert(qat(nn.Linear(8, 2), activation_bits=None))
@@ -183,6 +196,8 @@ def convert(model: nn.Module) -> nn.Module:
     found = _computed(model, _Rounded)
     if not found:
         raise ValueError("no weight of the model is rounded: call qat(model) first")
+    names = {module: f"{name}.weight".strip(".") for name, module in model.named_modules()}
+    check_finite({names[first]: first.get_parameter(ORIGINAL) for first, *_ in found})
     for modules in found:
         rounded, weight = way_of(modules[0]), modules[0].get_parameter(ORIGINAL)
         assert isinstance(rounded, _Rounded)
@@ -244,6 +259,8 @@ def bake(model: nn.Module, inputs: bool = True) -> nn.Module:
     for module in model.modules():
         if not inputs and _round_input in module._forward_pre_hooks.values():
             hooks = module._forward_pre_hooks
-            del hooks[next(key for key, hook in hooks.items() if hook is _round_input)]
+            key = next(key for key, hook in hooks.items() if hook is _round_input)
+            del hooks[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)
             del module._modules["input_rounding"]
     return model

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from math import gcd, lcm
+from dataclasses import dataclass
+from math import lcm
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from distill_lib.arguments import checked, told
-from distill_lib.signals import as_batch, call, eval_mode, suggest
+from distill_lib.arguments import checked
+from distill_lib.signals import suggest
 from distill_lib.ties import copied, readers
 
+from ._channels import Members, ask, check_runs, check_same, refused, restored, traceable
 from ._layers import check_share, layers_of, name_the_rest, weights_of
 from ._needs import need
+from ._worth import global_shares, importance_of, lowest, scored
 from .plans import Plan, plan_of
 
 __all__ = ["prune_channels"]
 
-IMPORTANCE = {
-    "magnitude": "GroupMagnitudeImportance",
-    "taylor": "GroupTaylorImportance",
-    "random": "RandomImportance",
-}
+TRANSPOSED = nn.modules.conv._ConvTransposeNd
+READERS = (nn.modules.conv._ConvNd, nn.Linear, nn.LSTM)
 UNEVEN = "a layer with groups sees its channels in another order, or only some of them"
 
 
@@ -42,8 +40,13 @@ def prune_channels(
 
     Layers that a residual connection adds have the same channels taken out. Where a convolution
     has groups, or a group norm, each group loses the channels at the same places. The answers
-    keep their shape: output layers are never cut, nor layers that share a weight with another.
-    Its parameters are new ones, so make optimizers afterwards.
+    keep their shape: output layers are never cut, nor layers that share a weight with another,
+    nor what ``nn.MultiheadAttention`` divides into heads.
+
+    The narrow model says what the wide one said with these channels at zero, norms over the
+    channels that are left; it is asked and compared, and a cut that means something else, as
+    where channels are shuffled on their way, is refused. Its parameters are new ones, so make
+    optimizers afterwards.
 
     Args:
         model: The model, in place.
@@ -62,14 +65,16 @@ def prune_channels(
     Raises:
         KeyError: a layer that the model does not have.
         ValueError: a ratio outside (0, 1), a layer that cannot be cut: an output, or one that is
-            tied to a layer in ``keep`` or to one that shares its weight; a model that cannot be
-            asked once it is cut. The model is then as it was.
+            tied to a layer in ``keep`` or to one that shares its weight; scores that are not
+            finite or not one a channel; a model that cannot be asked once it is cut, or says
+            something else. The model is then as it was.
         ModuleNotFoundError: torch-pruning is not installed.
 
     Reference:
         Fang et al., *DepGraph: towards any structural pruning*, 2023.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
         >>> prune_channels(net, torch.zeros(2, 8), 0.75)["shapes"]
         {'0.weight': [4, 8], '0.bias': [4], '2.weight': [4, 4]}
@@ -77,42 +82,42 @@ def prune_channels(
     tp = need("torch_pruning", "compress.prune_channels")
     layers = layers_of(model)
     weights_of(model)  # refuses those that are computed
+    layers |= {name: m for name, m in model.named_modules() if isinstance(m, TRANSPOSED)}
     shared = {n: m for n, m in layers.items() if len(readers(model, m.get_parameter("weight"))) > 1}
     ratios = {name: ratio[name] for name in ratio} if isinstance(ratio, Mapping) else ratio
     _check(layers, ratios, keep, round_to, scope)
-    score = _importance(tp, importance, model)
+    score = importance_of(tp, importance, model)
+    inputs = {"inputs": example} if isinstance(example, Tensor) else example
     before = copied(model)
-    with _restored(model), _traceable(model):
-        graph = _graph(tp, model, example)
-        groups = _groups(graph, layers, ratios, frozenset(keep), shared)
+    with restored(model), traceable(model):
+        graph = _graph(tp, model, inputs)
+        groups, left = _groups(graph, layers, ratios, frozenset(keep), shared)
         if not groups:
             raise ValueError(
                 "no layer is left to cut: each is an output, kept, or tied to these"
+                + "".join(f"; {name!r} is left, for {why}" for name, why in left.items())
                 + (f"; {', '.join(shared)} share a weight" if shared else "")
             )
         if not isinstance(ratios, dict):
             done = [m.get_parameter("weight") for name, m in layers.items() if name not in shared]
             name_the_rest(model, done, "prune_channels", known="layers with a weight of their own")
-        scores = [score(group) for group, *_ in groups]
-        if odd := [one for one in scores if not isinstance(one, Tensor) or one.ndim != 1]:
-            raise TypeError(f"importance expected to score channels [C], got {told(odd[0])}")
-        # of channels in blocks, those at one place of all blocks go together, or none of them
-        scores = [
-            one.view(blocks, -1).mean(0) for one, (*_, blocks) in zip(scores, groups, strict=True)
-        ]
-        shares = [share for _, share, _ in groups]
+        scores = [scored(tp, importance, score, group) for group in groups]
+        shares = [group.share for group in groups]
         if scope == "global" and not isinstance(ratios, dict):
-            shares = _global_shares(scores, ratios)
-        for (group, _, blocks), worth, share in zip(groups, scores, shares, strict=True):
-            # places of a block, such that blocks times places is a multiple of round_to
-            step = round_to // gcd(round_to, blocks)
-            left = max(round((1 - share) * len(worth) / step), 1) * step
-            if left < len(worth):
-                lowest = worth.argsort()[: len(worth) - left].cpu()
-                gone = (lowest + len(worth) * torch.arange(blocks)[:, None]).flatten().tolist()
-                root = group[0].dep
-                graph.get_pruning_group(root.target.module, root.handler, gone).prune()
-        _check_runs(model, example)
+            shares = global_shares(scores, ratios)
+        gone = [
+            (group, lowest(worth, share, group.blocks, round_to))
+            for group, worth, share in zip(groups, scores, shares, strict=True)
+        ]
+        members = Members(model)
+        for group, channels in gone:  # all by their places in the wide model, before one is cut
+            with refused(group.names):
+                members.add(graph, _part(graph, group, channels), group.names)
+        for group, channels in gone:
+            with refused(group.names):
+                _part(graph, group, channels).prune()
+        check_runs(model, inputs)
+        check_same(before, model, members, inputs)
     for param in model.parameters():
         param.grad = None  # of the shapes of before
     return plan_of(before, model)
@@ -134,70 +139,14 @@ def _check(
         raise ValueError(f"scope is 'layer' or 'global', round_to ≥ 1; got {scope!r}, {round_to}")
 
 
-def _importance(tp: Any, importance: str | Callable[[Any], Tensor], model: nn.Module) -> Any:
-    if not isinstance(importance, str):
-        return importance
-    if importance not in IMPORTANCE:
-        raise ValueError(f"importance is one of {', '.join(IMPORTANCE)}, got {importance!r}")
-    if importance == "taylor" and all(p.grad is None for p in model.parameters()):
-        raise ValueError("taylor weighs weights by gradients: call backward() on a loss first")
-    return getattr(tp.importance, IMPORTANCE[importance])()
-
-
-@contextmanager
-def _traceable(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and gradients for all: torch-pruning follows the graph of autograd."""
-    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    model.requires_grad_(True)
-    try:
-        with eval_mode([model]), torch.enable_grad():
-            yield
-    finally:
-        for name in frozen:
-            model.get_parameter(name).requires_grad_(False)
-
-
-@contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Each module with the parameters, buffers and sizes that it had, if something fails."""
-    was = [(vars(m), dict(vars(m)), dict(m._parameters), dict(m._buffers)) for m in model.modules()]
-    try:
-        yield
-    except BaseException:
-        for now, attributes, params, buffers in was:
-            now.update(attributes)
-            now["_parameters"].update(params)
-            now["_buffers"].update(buffers)
-        raise
-
-
-def _check_runs(model: nn.Module, example: Any) -> None:
-    try:
-        with torch.no_grad():
-            _forward(model, {"inputs": example} if isinstance(example, Tensor) else example)
-    except Exception as error:  # whatever the model's own code raises on other sizes
-        raise ValueError(
-            f"with channels taken out the model cannot be asked any more ({error}): something in "
-            "it counts on its sizes. Leave the layers around it out with keep="
-        ) from error
-
-
-def _forward(module: nn.Module, inputs: Any) -> list[Tensor]:
-    said = module(*inputs) if isinstance(inputs, tuple) else call(module, as_batch(inputs))
-    found = [said] if isinstance(said, Tensor) else list(_tensors(said.values()))
-    return [one for one in found if one.requires_grad]
-
-
-def _graph(tp: Any, model: nn.Module, example: Any) -> Any:
+def _graph(tp: Any, model: nn.Module, inputs: Any) -> Any:
     """Torch-pruning's graph of which channels go with which."""
-    if isinstance(example, Tensor):
-        example = {"inputs": example}
     owned = {id(p) for m in model.modules() if _known(tp, m) for p in m.parameters(recurse=False)}
     free = [p for p in model.parameters() if id(p) not in owned]
-    _forward(model, example)  # what the model itself does not take is its own error
+    ask(model, inputs)  # what the model itself does not take is its own error
     try:
         return tp.DependencyGraph().build_dependency(
-            model, example, forward_fn=_forward, ignored_params=free, verbose=False
+            model, inputs, forward_fn=_graded, ignored_params=free, verbose=False
         )
     except Exception as error:  # of many classes, whatever its tracing stumbles over
         raise ValueError(
@@ -206,16 +155,28 @@ def _graph(tp: Any, model: nn.Module, example: Any) -> Any:
         ) from error
 
 
+def _graded(model: nn.Module, inputs: Any) -> list[Tensor]:
+    return [one for one in ask(model, inputs) if one.requires_grad]
+
+
 def _known(tp: Any, module: nn.Module) -> bool:
     return bool(tp.ops.module2type(module) != tp.ops.OPTYPE.ELEMENTWISE)
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from _tensors(value)
+@dataclass(frozen=True)
+class Group:
+    """Channels that are cut together."""
+
+    found: Any  # as torch-pruning has them
+    share: float
+    blocks: int  # equal parts that lose the channels at the same places
+    names: list[str]  # of the layers that make them
+
+
+def _part(graph: Any, group: Group, channels: list[int]) -> Any:
+    """Torch-pruning's group of some of the channels."""
+    root = group.found[0].dep
+    return graph.get_pruning_group(root.target.module, root.handler, channels)
 
 
 def _groups(
@@ -224,14 +185,19 @@ def _groups(
     ratios: dict[str, float] | float,
     keep: frozenset[str],
     shared: Mapping[str, nn.Module],
-) -> list[tuple[Any, float, int]]:
-    """The groups of tied channels that are to be cut, each with its share and its blocks."""
+) -> tuple[list[Group], dict[str, str]]:
+    """The groups of tied channels that are to be cut; and why layers are not, that could be."""
     names = {module: name for name, module in layers.items()}
-    found = []
-    for group in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
+    found, left = [], {}
+    seen: set[str] = set()
+    for group in _tied(graph, names, ratios, keep):
         targets = [(one.dep.target.module, one.dep.handler) for one in group]
         tied = [names[m] for m, f in targets if m in names and graph.is_out_channel_pruning_fn(f)]
-        read = any(graph.is_in_channel_pruning_fn(f) for m, f in targets if m in names)
+        seen.update(tied)
+        # through a norm, say, or a depthwise convolution they go on
+        read = any(
+            isinstance(m, READERS) and not graph.is_out_channel_pruning_fn(f) for m, f in targets
+        )
         kept = [name for name in tied if name in keep]
         sharing = [names[m] for m, _ in targets if m in shared.values()]
         if isinstance(ratios, dict):
@@ -247,12 +213,60 @@ def _groups(
             share = next(iter(given.values()))
         else:
             share = ratios
-        blocks = _blocks(graph, group)
-        if isinstance(ratios, dict) and not blocks:
-            raise ValueError(f"{tied[0]!r} cannot be cut: {UNEVEN}")
-        if read and not kept and not sharing and blocks:
-            found.append((group, share, blocks))
-    return found
+        why, blocks = _whole(graph, group), _blocks(graph, group)
+        why = why or ("" if blocks else UNEVEN)
+        if isinstance(ratios, dict) and why:
+            raise ValueError(f"{tied[0]!r} cannot be cut: {why}")
+        if read and not kept and not sharing:
+            if why:
+                left[tied[0]] = why
+            else:
+                found.append(Group(group, share, blocks, tied))
+    if isinstance(ratios, dict) and (unseen := [name for name in ratios if name not in seen]):
+        raise ValueError(f"{unseen[0]!r} cannot be cut: the model does not ask it of the example")
+    return found, left
+
+
+def _tied(
+    graph: Any,
+    names: Mapping[nn.Module, str],
+    ratios: dict[str, float] | float,
+    keep: frozenset[str],
+) -> Iterator[Any]:
+    """Torch-pruning's groups, each with all of its channels, in the order of the first layers."""
+    seen: set[Any] = set()
+    for module in graph.module2node:
+        kept = not isinstance(ratios, dict) and names.get(module) in keep
+        if module not in names or module in seen or kept:
+            continue
+        pruner = graph.get_pruner_of_module(module)
+        channels = [*range(pruner.get_out_channels(module))]
+        try:
+            with refused([names[module]]):
+                group = graph.get_pruning_group(module, pruner.prune_out_channels, channels)
+        except ValueError:
+            if isinstance(ratios, dict) and names[module] not in ratios:
+                continue  # nobody asked for it
+            raise
+        outs = (one.dep for one in group if graph.is_out_channel_pruning_fn(one.dep.handler))
+        seen.update(dep.target.module for dep in outs)
+        yield group
+
+
+def _whole(graph: Any, group: Any) -> str:
+    """Why torch-pruning cannot cut a layer among these; empty where it can."""
+    for one in group:
+        module = one.dep.target.module
+        made = graph.is_out_channel_pruning_fn(one.dep.handler)
+        if isinstance(module, nn.MultiheadAttention):
+            return "nn.MultiheadAttention would be cut across its heads"
+        if isinstance(module, nn.LSTM) and made:
+            return "the units of an LSTM cannot be cut"
+        if isinstance(module, TRANSPOSED) and module.groups > 1:
+            return "a transposed convolution with groups cannot be cut"
+        if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1:
+            return f"a LayerNorm over {list(module.normalized_shape)} counts on its sizes"
+    return ""
 
 
 def _blocks(graph: Any, group: Any) -> int:
@@ -296,10 +310,3 @@ def _refuse(given: Mapping[str, float], tied: list[str], kept: list[str], read: 
         )
     if len(set(given.values())) > 1:
         raise ValueError(f"{', '.join(given)} are tied and are cut alike: give one ratio")
-
-
-def _global_shares(scores: list[Tensor], ratio: float) -> list[float]:
-    """The share of each group when the least important channels of all are taken out."""
-    total = torch.cat(scores)
-    bar = total.sort().values[max(round(ratio * len(total)) - 1, 0)]
-    return [float((worth <= bar).sum()) / len(worth) for worth in scores]

@@ -12,7 +12,8 @@ from distill_lib.arguments import checked
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place
 from distill_lib.ties import memory
 
-from ._layers import TABLES, patches, users_of
+from ._inputs import watched
+from ._layers import TABLES, check_finite, patches, users_of
 from .criteria import Masks
 from .rounding import wide
 
@@ -49,9 +50,9 @@ def refit(
 
     Raises:
         KeyError: the model lacks a parameter of the masks.
-        ValueError: masks of other shapes, no batches, a layer that saw none of them, one that is
-            neither linear nor a 2D convolution without groups, or a damping that is not positive.
-            The model is then as it was.
+        ValueError: masks of other shapes, no batches, batches or weights that are not finite, a
+            layer that saw none of them, one that is neither linear nor a 2D convolution without
+            groups, or a damping that is not positive. The model is then as it was.
 
     Reference:
         Hassibi and Stork, *Second order derivatives for network pruning*, 1993; Frantar and
@@ -66,6 +67,7 @@ def refit(
     if not damping > 0:
         raise ValueError(f"damping is positive, or rows may have no solution; got {damping:g}")
     kept = _once(model, masks)
+    check_finite({name: model.get_parameter(name) for name in kept})
     seen = products(model, list(kept), batches, forward)
     for name in kept:
         if name not in seen:
@@ -118,24 +120,16 @@ def products(
     """
     sums: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def watch(weight: str, name: str, module: nn.Module) -> Any:
-        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            found = _seen(name, module, args[0])
-            if weight in sums:
-                found = (sums[weight][0] + found[0], sums[weight][1] + found[1])
-            sums[weight] = found
-
-        return module.register_forward_pre_hook(hook)
+    def see(weight: str, name: str, module: nn.Module, x: Tensor) -> None:
+        found = _seen(name, module, x)
+        if weight in sums:
+            found = (sums[weight][0] + found[0], sums[weight][1] + found[1])
+        sums[weight] = found
 
     users = [(weight, *user) for weight in names for user in users_of(model, weight)]
-    handles = [watch(*user) for user in users]
-    try:
-        with eval_mode([model]):
-            for batch in batches:
-                call(model, place(as_batch(batch), model), forward)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with eval_mode([model]), watched(users, see):
+        for batch in batches:
+            call(model, place(as_batch(batch), model), forward)
     return sums
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .alignment import Axes, align, permute, symmetries
 from .batchnorm import fold_batchnorm, refresh_batchnorm
-from .combine import Barrier, Concatenate, Vote, barrier, greedy_soup, soup
+from .combine import Barrier, Vote, barrier, greedy_soup, soup
+from .joined import Concatenate
 
 __all__ = [
     "Axes",

@@ -17,8 +17,9 @@ from distill_lib.ties import copied, memory, ties
 
 __all__ = ["Axes", "symmetries"]
 
-# operators that treat every number, or every channel, alike
-POOLS = frozenset(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg") for n in (1, 2))
+# along how many of its last axes an operator mixes the entries; it treats those of others alike
+POOLS = {f"{kind}_pool{n}d": n for kind in ("max", "avg", "adaptive_avg") for n in (1, 2)}
+CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 SINGLE = (
     "relu",
     "relu_",
@@ -31,8 +32,7 @@ SINGLE = (
     "hardtanh",
     "clamp",
 )
-ALIKE = POOLS | {*SINGLE, "dropout", "clone", "contiguous", "detach", "neg", "add", "add_", "sub"}
-CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
+ALIKE = {*POOLS, *SINGLE, "dropout", "clone", "contiguous", "detach", "neg", "add", "add_", "sub"}
 
 
 @checked
@@ -109,16 +109,18 @@ class _Tracer:
 
     def visit(self, node: Any) -> None:
         inputs, known = node.all_input_nodes, len(self.places)
-        op = str(node.target).split(".")[1] if "." in str(node.target) else ""
+        space, _, rest = str(node.target).partition(".")
+        op = rest.partition(".")[0] if space == "aten" else ""
         found: _Units | None = None
         if op == "linear" or op in CONVOLUTIONS:
             found = self._layer(node, op)
         elif op == "batch_norm" and inputs[0] in self.seen:
             found = self.seen[inputs[0]]
-            for parameter in node.args[1:5]:
-                self.place(parameter, 0, found.group, found.block)
+            if found.axis == 1:  # it has a scale for each entry there, and one for all elsewhere
+                for parameter in node.args[1:5]:
+                    self.place(parameter, 0, found.group, found.block)
         elif op in ALIKE:
-            found = self._alike(node, inputs)
+            found = self._alike(op, inputs)
         elif op == "mean" and inputs[0] in self.seen and len(node.args) > 1:
             found = self._mean(node)
         elif op in ("flatten", "view", "reshape") and inputs[0] in self.seen:
@@ -135,9 +137,10 @@ class _Tracer:
     def _layer(self, node: Any, op: str) -> _Units | None:
         x, weight, bias = (*node.args[:3], None)[:3]
         grouped = op in CONVOLUTIONS and len(node.args) > 6 and node.args[6] != 1
-        if weight.name not in self.names or grouped:
+        flat = weight.meta["val"].ndim < 2  # one output, which has no axis
+        if weight.name not in self.names or grouped or flat:
             return None
-        axis = node.meta["val"].ndim - 1 if op == "linear" else 1
+        axis = node.meta["val"].ndim - 1 - CONVOLUTIONS.get(op, 0)  # 0 for one image alone
         units = self.seen.get(x)
         if units is not None and units.axis == axis:
             self.place(weight, 1, units.group, units.block)
@@ -148,7 +151,7 @@ class _Tracer:
         self.place(bias, 0, group)
         return _Units(group, axis)
 
-    def _alike(self, node: Any, inputs: Sequence[Any]) -> _Units | None:
+    def _alike(self, op: str, inputs: Sequence[Any]) -> _Units | None:
         wide = [one for one in inputs if one.meta["val"].numel() > 1]
         units = [self.seen[one] for one in wide if one in self.seen]
         shapes = {tuple(one.meta["val"].shape) for one in wide}
@@ -156,14 +159,16 @@ class _Tracer:
             return None
         if len({(one.axis, one.block) for one in units}) > 1:
             return None
+        if units[0].axis >= len(shapes.pop()) - POOLS.get(op, 0):  # windows over the units
+            return None
         for other in units[1:]:
             self.tie(units[0].group, other.group)
         return units[0]
 
     def _mean(self, node: Any) -> _Units | None:
         units, x = self.seen[node.args[0]], node.args[0].meta["val"]
-        dims = [d % x.ndim for d in node.args[1]]
-        if units.axis in dims:
+        dims = [d % x.ndim for d in node.args[1] or ()]
+        if not dims or units.axis in dims:  # none is all
             return None
         kept = len(node.args) > 2 and node.args[2]
         return _Units(units.group, units.axis - (0 if kept else sum(d < units.axis for d in dims)))

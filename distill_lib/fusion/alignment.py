@@ -48,7 +48,8 @@ def permute(model: nn.Module, groups: Iterable[Axes], orders: Iterable[Tensor]) 
 
     Raises:
         TypeError: groups or orders that are none.
-        ValueError: not an order for each group, or one that names a unit twice or not at all.
+        ValueError: not an order for each group, or one that names a unit twice or not at all; or
+            groups of a model of other sizes.
         KeyError: groups of another model.
     """
     state, groups, orders = dict(model.state_dict()), list(groups), list(orders)
@@ -64,6 +65,13 @@ def permute(model: nn.Module, groups: Iterable[Axes], orders: Iterable[Tensor]) 
             raise ValueError(f"expected an order of {axes.size} units, each once; got {order}")
         if missing_ones := [name for name, *_ in axes.places if name not in state]:
             raise KeyError(f"the model has no {missing_ones[0]!r}: the groups are another model's")
+        for name, axis, block in axes.places:
+            shape, long = list(state[name].shape), axes.size * block
+            if not 0 <= axis < len(shape) or shape[axis] != long:
+                raise ValueError(
+                    f"{name!r} is {shape}, and its axis {axis} was to be {long} long, of "
+                    f"{axes.size} units: the groups are another model's; ask symmetries() anew"
+                )
         _move(state, axes, order)
     return _with(model, state)
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+import torch.fx
+from torch import Tensor, nn
 
 from distill_lib.arguments import checked
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place, suggest
@@ -17,6 +18,14 @@ from distill_lib.ties import copied, readers
 __all__ = ["fold_batchnorm", "refresh_batchnorm"]
 
 NORMS = nn.modules.batchnorm._BatchNorm
+# what a layer's answers have axes of, with items and features, and which norm takes just those
+LAYERS: dict[type[nn.Module], tuple[int, type[nn.Module]]] = {
+    nn.Linear: (2, nn.BatchNorm1d),
+    nn.Conv1d: (3, nn.BatchNorm1d),
+    nn.Conv2d: (4, nn.BatchNorm2d),
+    nn.Conv3d: (5, nn.BatchNorm3d),
+}
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @checked
@@ -35,7 +44,8 @@ def refresh_batchnorm(
         The model, in the mode that it was in.
 
     Raises:
-        ValueError: no batches, or a model without statistics; the model is then as it was.
+        ValueError: no batches, nan in them, or a model without statistics; the model is then as it
+            was.
     """
     norms = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
     if not norms:
@@ -52,6 +62,8 @@ def refresh_batchnorm(
                 call(model, place(as_batch(batch), model), forward)
         if not seen:
             raise ValueError("batches is empty: there is nothing to estimate statistics from")
+        if not all(x.isfinite().all() for norm in norms for x in norm.buffers()):
+            raise ValueError("the statistics are not finite: look for nan or inf in the batches")
     except BaseException:
         for norm, tensors in zip(norms, before, strict=True):
             for tensor, old in zip(norm.buffers(), tensors, strict=True):
@@ -71,8 +83,10 @@ def fold_batchnorm(model: nn.Module, pairs: Sequence[tuple[str, str]] | None = N
        b' = \beta + \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} (b - \mu)
 
     Only where the copy says what the model says: a layer or a normalization that is used twice, a
-    layer that something else reads as well, or whose weight is also another's, stays as it is. If
-    that leaves nothing to fold, a warning says why.
+    layer that something else reads as well, or whose weight is also another's, stays as it is, and
+    so does either with a hook or a ``forward`` of its own. If that leaves nothing to fold, a
+    warning says why. A normalization is over axis 1, which the features of a linear layer are in
+    [B, C] alone: where one was folded, answers of other shapes are an error of the copy.
 
     Args:
         model: The model.
@@ -80,7 +94,8 @@ def fold_batchnorm(model: nn.Module, pairs: Sequence[tuple[str, str]] | None = N
             that cannot be traced it is on you that each pair is used once, and directly.
 
     Returns:
-        The copy; each folded normalization is an identity.
+        The copy; each folded normalization is an identity. After a linear layer, or one of
+        sequences, it looks at the shape, and raises ValueError for one that it is not for.
 
     Raises:
         KeyError: a name of a pair that the model does not have.
@@ -107,10 +122,51 @@ def fold_batchnorm(model: nn.Module, pairs: Sequence[tuple[str, str]] | None = N
             fuse_linear_bn_eval if isinstance(known[layer], nn.Linear) else fuse_conv_bn_eval
         )
         folded = fuse(known[layer], known[norm])
+        axes, fixed = next(v for kind, v in LAYERS.items() if isinstance(known[layer], kind))
+        passed = nn.Identity() if axes > 3 and isinstance(known[norm], fixed) else Passed(axes)
         for name, module in known.items():  # a module may have two names
             if module is known[layer] or module is known[norm]:
-                _replace(found, name, folded if module is known[layer] else nn.Identity())
+                _replace(found, name, folded if module is known[layer] else passed)
     return found
+
+
+class Passed(nn.Identity):
+    """Where a normalization was folded that took shapes of which one alone could be folded.
+
+    Args:
+        axes: How many the answers have: 2 after a linear layer, [B, C], 3 after one of sequences.
+
+    Raises:
+        ValueError: when it is called with another number of them.
+    """
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, input: Tensor) -> Tensor:
+        return of_axes(input, self.axes)
+
+    def extra_repr(self) -> str:
+        return f"axes={self.axes}"
+
+
+def of_axes(x: Tensor, axes: int) -> Tensor:
+    """The tensor, if it has so many axes; one step for torch.fx, which cannot see them.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if x.ndim != axes:
+        raise ValueError(
+            "a batch normalization, which is over axis 1, was folded into the layer before it; "
+            f"there axis 1 is the features in answers of {axes} axes alone, and these are "
+            f"{list(x.shape)}. Leave it out: fold_batchnorm(model, pairs=[…]) with the others"
+        )
+    return x
+
+
+torch.fx.wrap("of_axes")
 
 
 def _foldable(model: nn.Module) -> list[tuple[str, str]]:
@@ -157,8 +213,6 @@ def _checked(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> list[tuple[s
 
 def _traced(model: nn.Module) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """What can be folded, and why the other normalizations cannot, from the graph of the model."""
-    import torch.fx
-
     graph = torch.fx.symbolic_trace(model).graph
     known = dict(model.named_modules())
     # read as a module, or by its parameters: F.linear(x, self.layer.weight)
@@ -191,10 +245,17 @@ def _traced(model: nn.Module) -> tuple[list[tuple[str, str]], dict[str, str]]:
     return found, {n: reason for n, reason in why.items() if n not in {b for _, b in found}}
 
 
-def _unfit(model: nn.Module, layer: nn.Module, norm: nn.Module) -> str:
+def _unfit(model: nn.Module, layer: Any, norm: Any) -> str:
     """Why a normalization cannot be folded into a layer, whoever calls them; empty if it can."""
-    if not isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    kind = next((one for one in LAYERS if isinstance(layer, one)), None)
+    if kind is None:
         return f"a {type(layer).__name__} is before it"
+    if not isinstance(norm, (LAYERS[kind][1], nn.SyncBatchNorm)):
+        return f"a {type(norm).__name__} takes other shapes than a {type(layer).__name__} answers"
+    both: tuple[nn.Module, ...] = (layer, norm)
+    for module in both:
+        if reason := _altered(module):
+            return f"{reason} the {type(module).__name__}"
     if layer._parameters.get("weight") is None:
         return "the weight before it is computed from something else"
     if any(len(readers(model, param)) > 1 for param in layer.parameters()):
@@ -204,6 +265,18 @@ def _unfit(model: nn.Module, layer: nn.Module, norm: nn.Module) -> str:
     if len(layer.weight) != norm.num_features:
         return f"it has {norm.num_features} channels, the layer before it {len(layer.weight)}"
     return ""
+
+
+def _altered(module: nn.Module) -> str:
+    """Whether a layer or norm computes something else than torch's does, and so could not go."""
+    base = next(one for one in (*LAYERS, *PLAIN) if isinstance(module, one))
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "a hook is on"
+    if hasattr(module, "parametrizations"):
+        return "a parametrization is on"
+    methods = ("forward", "_conv_forward")
+    own = any(getattr(type(module), n, None) is not getattr(base, n, None) for n in methods)
+    return "another forward is that of" if own or "forward" in vars(module) else ""
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

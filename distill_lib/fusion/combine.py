@@ -7,19 +7,22 @@ a committee is a teacher, so that :func:`distill_lib.distill` makes one student 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from distill_lib.arguments import check_counts, checked
+from distill_lib.arguments import checked, told
 from distill_lib.signals import Batch, Signals, pick
 from distill_lib.teachers.ensemble import Ensemble
+from distill_lib.terms.classes import classes_last
 from distill_lib.ties import copied, ties
 
 from ._layout import same_layout
 from .batchnorm import refresh_batchnorm
+from .joined import Concatenate
 
 __all__ = ["Barrier", "Concatenate", "Vote", "barrier", "greedy_soup", "soup"]
 
@@ -41,6 +44,10 @@ class Vote:
         teachers: Teachers, or modules that become teachers.
         weights: One a member; equal by default.
         epsilon: Share of the mean probability.
+        axis: The axis of the classes, as of :class:`distill_lib.Ensemble`: 1 for images.
+
+    Raises:
+        ValueError: members that do not agree on their classes; and what an ensemble refuses.
 
     Example:
         >>> sure, doubts = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 0.1]])
@@ -50,24 +57,40 @@ class Vote:
     """
 
     def __init__(
-        self, teachers: Sequence[Any], weights: Sequence[float] | None = None, epsilon: float = 1e-3
+        self,
+        teachers: Sequence[Any],
+        weights: Sequence[float] | None = None,
+        epsilon: float = 1e-3,
+        axis: int | None = None,
     ) -> None:
         if not 0 < epsilon < 1:
             raise ValueError(f"epsilon lies in (0, 1), got {epsilon}")
-        self.committee: Ensemble = Ensemble(teachers, weights)
+        self.committee: Ensemble = Ensemble(teachers, weights, axis=axis)
         self.epsilon = epsilon
+        self.axis = axis
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Signals:
-        """[..., C] ``logits``."""
-        said = [Ensemble([teacher])(batch) for teacher in self.committee.teachers]
-        logits = torch.stack([pick(one, "logits") for one in said])
-        w = torch.tensor(self.committee.weights, dtype=logits.dtype, device=logits.device)
+        """[..., C] ``logits``, their classes on the axis that the members have them on."""
+        asked = [
+            (Ensemble([teacher], axis=self.axis)(batch), weight)
+            for teacher, weight in zip(self.committee.teachers, self.committee.weights, strict=True)
+            if weight > 0  # 0 · nan is nan
+        ]
+        said = [pick(signals, "logits") for signals, _ in asked]
+        if len({logits.shape for logits in said}) > 1:
+            raise ValueError(
+                "the members of a vote must agree on their classes, got shapes "
+                f"{[tuple(v.shape) for v in said]}; map them to one set with Teacher(forward=…)"
+            )
+        axis = -1 if self.axis is None else self.axis - said[0].ndim * (self.axis >= 0)
+        logits = torch.stack([classes_last(one, axis) for one in said])
+        w = torch.tensor([weight for _, weight in asked], dtype=logits.dtype, device=logits.device)
         w = w.view(-1, *[1] * (logits.ndim - 1))
         voices = nn.functional.one_hot(logits.argmax(-1), logits.shape[-1])
         mean = (w * logits.softmax(-1)).sum(0)
         mixed = (1 - self.epsilon) * (w * voices).sum(0) + self.epsilon * mean
-        return {"logits": mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log()}
+        return {"logits": mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log().movedim(-1, axis)}
 
     def to(self, device: torch.device | str) -> Vote:
         """Move every member."""
@@ -82,82 +105,6 @@ class Vote:
         """SHA-256 over the members and their weights."""
         parts = ("vote", self.committee.fingerprint(), self.epsilon)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-# ---- features ----
-
-
-@checked
-class Concatenate(nn.Module):
-    """A head trained on what the last layers of several frozen models read.
-
-    Args:
-        models: The models; they are shared, frozen, and stay in eval mode.
-        heads: The name of the linear layer whose input is taken; one for all, or one a model.
-        num_classes: Outputs of the new head.
-
-    Raises:
-        ValueError: no models, or a name that is no linear layer.
-
-    Shape:
-        The inputs of the models, to ``[B, num_classes]``.
-
-    Example:
-        >>> nets = [nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2)]
-        >>> joined = Concatenate(nets, heads="2", num_classes=3)
-        >>> joined(torch.zeros(5, 4)).shape, sum(p.requires_grad for p in joined.parameters())
-        (torch.Size([5, 3]), 2)
-    """
-
-    def __init__(
-        self, models: Sequence[nn.Module], heads: str | Sequence[str], num_classes: int
-    ) -> None:
-        super().__init__()
-        check_counts(num_classes=num_classes)
-        names = [heads] * len(models) if isinstance(heads, str) else list(heads)
-        if not models or len(names) != len(models):
-            raise ValueError(f"expected a head for each model, got {len(names)} for {len(models)}")
-        layers = [dict(m.named_modules()).get(n) for m, n in zip(models, names, strict=True)]
-        for name, layer in zip(names, layers, strict=True):
-            if not isinstance(layer, nn.Linear):
-                raise ValueError(f"the head {name!r} is no linear layer of its model")
-        self.models: nn.ModuleList = nn.ModuleList(models).requires_grad_(False)
-        self.heads = names
-        width = sum(layer.in_features for layer in layers if isinstance(layer, nn.Linear))
-        # features of all models on one scale
-        self.norm: nn.BatchNorm1d = nn.BatchNorm1d(width, affine=False)
-        self.head: nn.Linear = nn.Linear(width, num_classes)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> Concatenate:
-        """Only the head is ever trained."""
-        super().train(mode)
-        self.models.eval()
-        return self
-
-    def features(self, *args: Any, **kwargs: Any) -> Tensor:
-        """[B, D] what all heads read, side by side."""
-        found: list[Tensor] = []
-        for model, name in zip(self.models, self.heads, strict=True):
-            layer = model.get_submodule(name)
-            handle = layer.register_forward_pre_hook(lambda _, given: found.append(given[0]))
-            try:
-                with torch.no_grad():
-                    model(*args, **kwargs)
-            finally:
-                handle.remove()
-        return torch.cat(found, -1)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """[B, C] logits of the new head."""
-        found = self.features(*args, **kwargs)
-        if self.training and len(found) == 1:  # one item has no variance: scaled as in eval mode
-            mean, var = self.norm.running_mean, self.norm.running_var
-            scaled = nn.functional.batch_norm(found, mean, var, eps=self.norm.eps)
-        else:
-            scaled = self.norm(found)
-        logits: Tensor = self.head(scaled)
-        return logits
 
 
 # ---- weights ----
@@ -195,9 +142,11 @@ def soup(models: Sequence[nn.Module], weights: Sequence[float] | None = None) ->
     """
     same_layout(models)
     shares = [1.0] * len(models) if weights is None else [float(w) for w in weights]
-    if len(shares) != len(models) or min(shares) < 0 or sum(shares) <= 0:
+    fit = len(shares) == len(models) and all(0 <= w < math.inf for w in shares)
+    if not fit or not 0 < sum(shares) < math.inf:
         raise ValueError(
-            f"expected {len(models)} non-negative weights with a positive sum, got {shares}"
+            f"expected {len(models)} non-negative weights with a positive sum, all finite, got "
+            f"{shares}"
         )
     states = [model.state_dict() for model in models]
     found = copied(models[0])
@@ -220,7 +169,8 @@ def _average(name: str, values: Sequence[Any], weights: Sequence[float]) -> Any:
         return first
     if first.is_floating_point() or first.is_complex():
         wide = torch.complex128 if first.is_complex() else torch.float64
-        parts = [w * value.to(wide) for w, value in zip(weights, values, strict=True)]
+        # 0 · inf is nan: what has no weight is left out
+        parts = [w * value.to(wide) for w, value in zip(weights, values, strict=True) if w > 0]
         if first.layout != torch.strided:
             return sum(parts[1:], parts[0]).to(first.dtype)
         return torch.stack(parts).sum(0).to(first)
@@ -244,20 +194,39 @@ def greedy_soup(
         score: ``score(model)``, larger is better, on data that no test sees.
 
     Returns:
-        The soup, and which of the models are in it.
+        The soup, and which of the models are in it. A soup whose score is nan is not kept.
+
+    Raises:
+        TypeError: a score that is no number.
+        ValueError: models of different architectures, or one whose score is nan.
 
     Reference:
         Wortsman et al., *Model soups*, 2022, recipe 1.
     """
     same_layout(models)
-    alone = [score(model) for model in models]
+    alone = [_number(score(model), f"the score of model {i}") for i, model in enumerate(models)]
+    for number, one in enumerate(alone):
+        if math.isnan(one):
+            raise ValueError(
+                f"the score of model {number} is nan, which is neither more nor less than another: "
+                "leave the model out"
+            )
     order = sorted(range(len(models)), key=lambda i: -alone[i])
     chosen, best = [order[0]], alone[order[0]]
     for i in order[1:]:
-        found = score(soup([models[k] for k in (*chosen, i)]))
+        mixed = soup([models[k] for k in (*chosen, i)])
+        found = _number(score(mixed), f"the score with model {i}")
         if found >= best:
             chosen, best = [*chosen, i], found
     return soup([models[k] for k in chosen]), chosen
+
+
+def _number(said: Any, what: str) -> float:
+    """What a function of the user's answered, if it is a number."""
+    try:
+        return float(said)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{what} expected a number, got {told(said)}") from None
 
 
 class Barrier(NamedTuple):
@@ -291,6 +260,11 @@ def barrier(
     Returns:
         The height, 0 where there is none; and where the losses were measured.
 
+    Raises:
+        TypeError: a loss that is no number.
+        ValueError: fewer than 3 points, models of different architectures, or a loss that is not
+            finite, beside which nothing has a height.
+
     Reference:
         Frankle et al., *Linear mode connectivity and the lottery ticket hypothesis*, 2020.
 
@@ -307,7 +281,12 @@ def barrier(
         model = soup([a, b], [1 - alpha, alpha])
         if refresh is not None and 0 < alpha < 1:
             refresh_batchnorm(model, refresh)
-        losses.append(float(loss(model)))
+        losses.append(_number(loss(model), f"the loss at alpha {alpha:g}"))
+        if not math.isfinite(losses[-1]):
+            raise ValueError(
+                f"the loss at alpha {alpha:g} is {losses[-1]}, and a barrier has a height where "
+                "all are finite: bound the loss, or measure batch normalization anew with refresh="
+            )
     gaps = [
         found - ((1 - alpha) * losses[0] + alpha * losses[-1])
         for alpha, found in zip(alphas, losses, strict=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill_lib.arguments import told
 from distill_lib.checkpoints import Checkpoint, CheckpointError
-from distill_lib.models.control import Policy
+from distill_lib.models.control import LARGEST, Policy
 
 __all__ = ["assembled", "bounds_of", "layers_of", "numbers"]
 
@@ -84,6 +84,8 @@ def assembled(
 ) -> Policy:
     r"""A policy that divides :math:`o - \mu` by ``scale``, cuts at ``clip`` and answers.
 
+    None, or infinity, is no ``clip``.
+
     Raises:
         CheckpointError: parts that do not fit together.
     """
@@ -105,12 +107,15 @@ def assembled(
         own["obs_var"] = scale.double().square().clamp_min(1e-13).sub(OURS)
     if log_std is not None:
         own["log_std"] = log_std
-    own["obs_clip"] = torch.tensor(0 if clip is None or mean is None else clip)
+    own["obs_clip"] = torch.tensor(0)
+    own = {name: value.float() for name, value in own.items()}
     for name, value in own.items():
         if not value.isfinite().all():
             raise CheckpointError(f"{name} of a {kind} checkpoint is not finite everywhere")
     policy = Policy(
         observations, actions, hidden, activation, continuous=log_std is not None, clip=None
     )
-    Checkpoint(kind, {k: v.float() for k, v in own.items()}).load_into(policy)
+    Checkpoint(kind, own).load_into(policy)
+    if clip is not None and clip <= LARGEST and mean is not None:
+        policy.clip = float(clip)
     return policy.eval()

@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from distill_lib.arguments import checked
@@ -57,6 +58,7 @@ def load_teacher(
     Raises:
         CheckpointError: another layout; convolutions, memories or a deviation that depends on the
             state; settings that a policy cannot follow, or an activation that nobody tells.
+        ValueError: bounds that are none, or of a policy with discrete actions.
 
     Warns:
         UserWarning: in the training, Isaac Lab cut the observations themselves.
@@ -76,14 +78,15 @@ def load_teacher(
     layers = layers_of(part, "actor_mlp.", path)
     layers.append((part[f"{head}.weight"], part[f"{head}.bias"]))
     log_std = part["sigma"] if head == "mu" else None
-    if bounds is not None:
-        layers[-1], log_std = _stretched(layers[-1], log_std, bounds)
+    if bounds is not None and log_std is None:
+        raise ValueError("bounds are of real actions, and this policy has discrete ones")
     mean, var = (weights.get(f"running_mean_std.running_{name}") for name in ("mean", "var"))
     if (mean is None) != (var is None):
         raise CheckpointError(f"{path} holds half of the statistics of its observations")
     scale = None if var is None else (var.double() + EPS).sqrt()
     known = agree(path, file, "actor", name, activation)
-    return assembled("rl_games", layers, log_std, known, mean, scale, CLIP)
+    policy = assembled("rl_games", layers, log_std, known, mean, scale, CLIP)
+    return policy if bounds is None else _stretched(policy, bounds)
 
 
 def _plain(part: dict[str, Tensor], head: str, path: str | Path) -> None:
@@ -134,13 +137,14 @@ def _activation(written: Any, file: Path, bounds: Any, head: str) -> str | None:
     return {"none": "identity"}.get(activation.lower(), activation.lower())
 
 
-def _stretched(
-    head: tuple[Tensor, Tensor], log_std: Tensor | None, bounds: tuple[Any, Any]
-) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+@torch.no_grad()
+def _stretched(policy: Policy, bounds: tuple[Any, Any]) -> Policy:
     """Actions in [−1, 1] as those between the bounds: the cut comes after, by the environment."""
-    if log_std is None:
-        raise ValueError("bounds are of real actions, and this policy has discrete ones")
-    low, high = bounds_of(bounds, len(log_std))
+    head: Any = policy.net[-1]
+    low, high = bounds_of(bounds, len(head.bias))
     half = (high - low) / 2
-    weight, bias = head
-    return (weight * half[:, None], bias * half + (low + high) / 2), log_std + half.log()
+    head.weight.mul_(half[:, None])
+    head.bias.mul_(half).add_((low + high) / 2)
+    if policy.log_std is not None:
+        policy.log_std.add_(half.log())
+    return policy

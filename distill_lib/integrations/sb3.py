@@ -109,9 +109,11 @@ def load_teacher(
 
     Raises:
         CheckpointError: no zip of Stable-Baselines3; convolutions, memories, noise that depends on
-            the state (gSDE) or policies of other packages; spaces that are no vector; an activation
-            or bounds that nobody tells, or of which two things are told.
-        ValueError: statistics or bounds of another shape, a τ that is not positive.
+            the state (gSDE) or policies of other packages; spaces that are no vector, or of other
+            sizes than the layers; an activation or bounds that nobody tells, or of which two things
+            are told.
+        ValueError: statistics or bounds of another shape, a bound of the normalized observations or
+            a τ that is not positive.
 
     Warns:
         UserWarning: ``normalize`` was not given, and no file tells whether there were statistics.
@@ -215,6 +217,14 @@ def _check_spaces(
             f"{path} acts in a {acts[:40]} from {start[:20]} on, and is read as "
             f"{'numbered actions from 0' if numbered else 'real actions'}: {WAY_OUT}"
         )
+    says = layers[-1][1].numel()
+    size = done.get("n" if numbered else "_shape")
+    sides = [int(x) for x in re.findall(r"\d{1,9}", re.sub(r"int\d+", "", str(size)))]
+    if size is not None and math.prod(sides) != says:
+        raise CheckpointError(
+            f"{path} tells of actions of size {str(size)[:40]}, and its last layer says {says} "
+            f"numbers: {WAY_OUT}"
+        )
 
 
 def _activation(texts: Mapping[str, Any], kind: str, given: str | None, path: str | Path) -> str:
@@ -268,25 +278,39 @@ def _statistics(
             f"statistics of {list(mean.shape)} numbers and {list(var.shape)} variances of at least "
             f"0: the policy reads {width}"
         )
+    if not clip > 0 or not epsilon >= 0:
+        raise ValueError(
+            f"a VecNormalize cuts at clip_obs > 0 (inf: nowhere) and adds an epsilon ≥ 0, got "
+            f"clip_obs={clip:g} and epsilon={epsilon:g}"
+        )
     return mean, (var + epsilon).sqrt(), clip
 
 
 def _bounds(
     texts: Mapping[str, Any], width: int, given: tuple[Any, Any] | None, path: str | Path
 ) -> tuple[Tensor, Tensor]:
-    """Lowest and highest actions [A]."""
-    if given is not None:
-        return bounds_of(given, width)
+    """Lowest and highest actions [A], as given, and as the file tells where it does."""
+    asked = None if given is None else bounds_of(given, width)
     space = texts.get("action_space", {})
     try:
         pair = [[float(x) for x in str(space[k]).strip("[] ").split()] for k in ("low", "high")]
     except (KeyError, ValueError):
         pair = [[], []]
-    if any(len(side) != width for side in pair):
+    if any(len(side) != width for side in pair):  # a long array is printed with dots
+        if asked is not None:
+            return asked
         raise CheckpointError(
             f"{path} does not tell the bounds of its {width} actions: pass bounds=(low, high)"
         )
     try:
-        return bounds_of((pair[0], pair[1]), width)
+        said = bounds_of((pair[0], pair[1]), width)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    # the text has eight digits
+    agree = asked is None or all(map(torch.allclose, asked, said))
+    if not agree:
+        raise CheckpointError(
+            f"bounds={told(given)}, but {path} says that they are {said[0].tolist()} and "
+            f"{said[1].tolist()}: leave bounds= out"
+        )
+    return said if asked is None else asked

@@ -27,13 +27,12 @@ from .response import (
     channel_kl,
     jsd,
     kl,
-    mse_logits,
     reverse_kl,
     soft_cross_entropy,
     tvd,
 )
 from .spans import align, span_kl, span_sums
-from .structure import dist, dkd, standardize
+from .structure import dist, dkd, mse_logits, standardize
 from .transformer import attention, attention_kl, attention_scores, minilm_relation
 from .vocabulary import sparse_divergence, top_k, uld
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -13,12 +13,16 @@ from torch import Tensor
 from distill_lib.arguments import told
 
 __all__ = [
+    "as_count",
+    "check_axis",
     "check_items",
     "check_logits",
     "check_number",
     "check_same",
     "check_tensors",
+    "check_values",
     "correlation",
+    "differences",
     "floor",
     "full_precision",
     "log_probs",
@@ -69,6 +73,13 @@ def log_probs(logits: Tensor, temperature: float | Tensor) -> Tensor:
     return logits.clamp_min(floor(logits)).log_softmax(-1)
 
 
+def differences(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[..., C] differences of logits, 0 where both exclude a class; which they do not; how many."""
+    known = ~(student.isneginf() & teacher.isneginf())
+    z, v = (torch.where(known, full_precision(x), 0.0) for x in (student, teacher))
+    return z - v, known, known.sum(-1, keepdim=True).clamp_min(1)
+
+
 def soften(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """[..., C] logits / T, in full precision."""
     # The type of a float is asked first: a comparison of a tensor waits for its device.
@@ -77,9 +88,9 @@ def soften(logits: Tensor, temperature: float | Tensor) -> Tensor:
     else:
         check_number("temperature", temperature, "a number > 0", _positive, "1 leaves logits alone")
     logits = full_precision(logits)
-    if isinstance(temperature, Tensor) or temperature != 1:
-        logits = logits / temperature
-    return logits
+    if isinstance(temperature, Tensor):
+        return logits / temperature
+    return logits if temperature == 1 else logits / float(temperature)
 
 
 def _check_temperature(logits: Tensor, temperature: Tensor) -> None:
@@ -127,6 +138,45 @@ def check_number(
         raise ValueError(f"{name} expected {wanted}, got {value}; {hint}")
 
 
+def check_axis(who: object, signals: Mapping[str, Tensor], axis: int | None) -> None:
+    """Signals have the axis that was named, if one was.
+
+    Raises:
+        ValueError: it does not.
+    """
+    for name, x in signals.items():
+        if axis is not None and not -x.ndim <= axis < x.ndim:
+            raise ValueError(f"{who}: {name} {list(x.shape)} has no axis {axis}; the last is -1")
+
+
+def check_values(who: object, values: Any) -> None:
+    """One value an item, and no mean over them, of which a mask could leave none out.
+
+    Raises:
+        TypeError: what is no tensor.
+        ValueError: a single number.
+    """
+    wanted = 'one value an item, such as with reduction="none" and a mean over the last axis'
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{who}: the loss gave {told(values)}; return a tensor, {wanted}")
+    if not values.ndim:
+        raise ValueError(
+            f"{who} averages by itself, and only the objective does that: return {wanted}"
+        )
+
+
+def as_count(denom: Any) -> Tensor | float:
+    """The number of items that a sum is divided by; a tensor [1] is one number, too.
+
+    Raises:
+        TypeError: what is no number.
+    """
+    if isinstance(denom, Tensor) and denom.numel() == 1:
+        return denom.reshape(())
+    check_number("denom", denom, hint="one for the whole sum, or an objective.Step")
+    return float(denom)
+
+
 def check_tensors(name: str, student: Any, teacher: Any) -> None:
     """Both are tensors of real numbers.
 
@@ -150,12 +200,14 @@ def check_tensors(name: str, student: Any, teacher: Any) -> None:
 def check_logits(name: str, student: Tensor, teacher: Tensor) -> None:
     """Shapes are equal, or the teacher lacks leading axes (several students, one answer)."""
     check_tensors(name, student, teacher)
-    if student.shape == teacher.shape:
+    if student.ndim and student.shape == teacher.shape:
         return
     if 0 < teacher.ndim < student.ndim and student.shape[-teacher.ndim :] == teacher.shape:
         return
     have = f"{name}: student logits {list(student.shape)} and teacher logits {list(teacher.shape)}"
-    if student.ndim and teacher.ndim and student.shape[-1] != teacher.shape[-1]:
+    if not student.ndim:
+        raise ValueError(f"{have} have no axis of classes: give [C], or [..., C] of several items")
+    if teacher.ndim and student.shape[-1] != teacher.shape[-1]:
         raise ValueError(
             f"{have} differ in the number of classes, {student.shape[-1]} and {teacher.shape[-1]}. "
             "Nothing is padded or cut silently: select the classes that both know, in the same "

@@ -50,7 +50,7 @@ def hint(*, student: Tensor, teacher: Tensor) -> Tensor:
         >>> hint(student=torch.zeros(1, 2), teacher=torch.tensor([[3.0, 1.0]]))
         tensor([5.])
     """
-    check_same("hint", student, teacher)
+    _check_vectors("hint", student, teacher)
     return (_vectors(student) - _vectors(teacher)).square().mean(-1)
 
 
@@ -77,7 +77,7 @@ def cosine(*, student: Tensor, teacher: Tensor) -> Tensor:
         >>> cosine(student=torch.tensor([[0.0, 2.0]]), teacher=torch.tensor([[3.0, 0.0]]))
         tensor([1.])
     """
-    check_same("cosine", student, teacher)
+    _check_vectors("cosine", student, teacher)
     return 1 - (unit(_vectors(student)) * unit(_vectors(teacher))).sum(-1)
 
 
@@ -252,6 +252,16 @@ def rkd_angle(*, student: Tensor, teacher: Tensor) -> Tensor:
     """
     check_items("rkd_angle", student, teacher)
     return F.smooth_l1_loss(_angles(student), _angles(teacher), reduction="none").mean((-1, -2))
+
+
+def _check_vectors(name: str, student: Tensor, teacher: Tensor) -> None:
+    check_same(name, student, teacher)
+    if student.ndim < 2:
+        raise ValueError(
+            f"{name} expected features [B, D], [B, L, D] or [B, C, H, W], got {list(student.shape)}"
+            ", which would be one vector: for one number an item, as of a value head, use "
+            'KD(losses.mse_logits, on="value"), or make it [B, 1] with unsqueeze(-1) in forward='
+        )
 
 
 def _vectors(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -100,7 +101,7 @@ def fused_divergence(
     classes, positions = len(student_head), student[..., 0].numel()
     if chunk is None:
         chunk = max(1, NUMBERS // classes)
-    elif not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
+    elif not isinstance(chunk, Integral) or isinstance(chunk, bool) or chunk < 1:
         raise ValueError(f"fused_divergence: chunk is a number of positions ≥ 1, got {chunk!r}")
     kept = torch.arange(positions, device=student.device)
     kept = kept if mask is None else kept[mask.reshape(-1).bool()]

@@ -52,7 +52,8 @@ def nll(*, student: Tensor, teacher: Tensor) -> Tensor:
     check_logits("nll", student, teacher)
     log_q = log_probs(student, 1.0)
     best = teacher.argmax(-1, keepdim=True).expand(*log_q.shape[:-1], 1)
-    return -log_q.gather(-1, best).squeeze(-1)
+    values = -log_q.gather(-1, best).squeeze(-1)
+    return values.masked_fill(teacher.isnan().any(-1), torch.nan)  # for argmax nan is the largest
 
 
 def policy_kl(*, student: Tensor, teacher: Tensor, tau: float = 0.01) -> Tensor:

@@ -3,8 +3,8 @@ r"""Losses on answers: logits of the student against logits of the teacher.
 Notation: teacher logits :math:`v` with :math:`p = \mathrm{softmax}(v / T)`, student logits
 :math:`z` with :math:`q = \mathrm{softmax}(z / T)`, :math:`C` classes. All are computed in log
 space. A class that is masked with ``-inf`` on both sides has probability 0 and costs nothing; one
-that the student alone excludes costs about as much as a float can hold. The teacher may lack
-leading axes of the student, so that one answer serves several students.
+that the student alone excludes costs about as much as a float can hold, or more. The teacher may
+lack leading axes of the student, so that one answer serves several students.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ __all__ = [
     "channel_kl",
     "jsd",
     "kl",
-    "mse_logits",
     "reverse_kl",
     "soft_cross_entropy",
     "tvd",
@@ -231,42 +230,6 @@ def tvd(*, student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) 
     check_logits("tvd", student, teacher)
     q, p = log_probs(student, temperature).exp(), log_probs(teacher, temperature).exp()
     return (p - q).abs().sum(-1) / 2
-
-
-def mse_logits(*, student: Tensor, teacher: Tensor, center: bool = False) -> Tensor:
-    r"""Mean squared difference of the logits.
-
-    .. math:: \frac1C \sum_i (z_i - v_i)^2
-
-    With ``center=True`` both lose their mean first, as softmax does not see it; half of that value
-    is the limit of :math:`T^2\, \mathrm{KL}(p \,\|\, q)` for :math:`T \to \infty`.
-
-    Args:
-        student: [..., C], logits.
-        teacher: [..., C], logits.
-        center: Whether to subtract the mean over the classes.
-
-    Returns:
-        [...], at least 0.
-
-    Raises:
-        ValueError: shapes that do not fit.
-        TypeError: an argument that is not a tensor.
-
-    Reference:
-        Ba and Caruana, *Do deep nets really need to be deep?*, 2014.
-
-    Example:
-        >>> mse_logits(student=torch.zeros(1, 2), teacher=torch.tensor([[3.0, 1.0]]))
-        tensor([5.])
-        >>> mse_logits(student=torch.zeros(1, 2), teacher=torch.tensor([[3.0, 1.0]]), center=True)
-        tensor([1.])
-    """
-    check_logits("mse_logits", student, teacher)
-    gap = full_precision(student) - full_precision(teacher)
-    if center:
-        gap = gap - gap.mean(-1, keepdim=True)
-    return gap.square().mean(-1)
 
 
 def bernoulli_kl(*, student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:

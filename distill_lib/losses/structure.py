@@ -9,9 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import check_logits, check_number, correlation, floor, full_precision, log_probs
+from ._common import (
+    check_logits,
+    check_number,
+    correlation,
+    differences,
+    floor,
+    full_precision,
+    log_probs,
+)
 
-__all__ = ["dist", "dkd", "standardize"]
+__all__ = ["dist", "dkd", "mse_logits", "standardize"]
 
 
 def dkd(
@@ -157,13 +165,51 @@ def dist(
     return values + gamma * within_classes.mean(-1, keepdim=True)
 
 
+def mse_logits(*, student: Tensor, teacher: Tensor, center: bool = False) -> Tensor:
+    r"""Mean squared difference of the logits.
+
+    .. math:: \frac1C \sum_i (z_i - v_i)^2
+
+    With ``center=True`` both lose their mean first, as softmax does not see it; half of that value
+    is the limit of :math:`T^2\, \mathrm{KL}(p \,\|\, q)` for :math:`T \to \infty`. The :math:`C`
+    classes are those that are not ``-inf`` on both sides.
+
+    Args:
+        student: [..., C], logits.
+        teacher: [..., C], logits.
+        center: Whether to subtract the mean over the classes.
+
+    Returns:
+        [...], at least 0.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        TypeError: an argument that is not a tensor.
+
+    Reference:
+        Ba and Caruana, *Do deep nets really need to be deep?*, 2014.
+
+    Example:
+        >>> mse_logits(student=torch.zeros(1, 2), teacher=torch.tensor([[3.0, 1.0]]))
+        tensor([5.])
+        >>> mse_logits(student=torch.zeros(1, 2), teacher=torch.tensor([[3.0, 1.0]]), center=True)
+        tensor([1.])
+    """
+    check_logits("mse_logits", student, teacher)
+    gap, known, count = differences(student, teacher)
+    if center:
+        gap = torch.where(known, gap - gap.sum(-1, keepdim=True) / count, 0.0)
+    return gap.square().sum(-1) / count.squeeze(-1)
+
+
 def standardize(logits: Tensor) -> Tensor:
     r"""Logits with mean 0 and standard deviation 1 over the classes.
 
     .. math:: z \mapsto \frac{z - \bar z}{s}, \qquad s^2 = \frac{1}{C - 1} \sum_i (z_i - \bar z)^2
 
     Invariant to :math:`a z + b` with :math:`a > 0`: the student then has to match the shape of the
-    teacher's logits, not their scale. Constant logits become 0.
+    teacher's logits, not their scale. Constant logits become 0, and classes that are excluded with
+    ``-inf`` stay so: :math:`C` counts the others.
 
     Args:
         logits: [..., C].
@@ -189,8 +235,13 @@ def standardize(logits: Tensor) -> Tensor:
         raise ValueError(
             f"standardize expected [..., C] with C at least 2, got {list(logits.shape)}"
         )
+    out = logits.isneginf()
+    count = (~out).sum(-1, keepdim=True).clamp_min(1)
+    # at the mean of the others, those that are excluded add nothing to a sum of squares
+    logits = torch.where(out, torch.where(out, 0.0, logits).sum(-1, keepdim=True) / count, logits)
     centered = logits - logits.mean(-1, keepdim=True)
     spread = logits.std(-1, keepdim=True) if logits.numel() else logits[..., :1]
+    spread = spread * ((logits.shape[-1] - 1) / (count - 1).clamp_min(1)).sqrt()
     # constant logits leave rounding noise, which must not be blown up to a standard deviation of 1
     noise = 4 * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(-1, keepdim=True)
-    return centered / torch.where(spread > noise, spread, 1.0)
+    return (centered / torch.where(spread > noise, spread, 1.0)).masked_fill(out, -torch.inf)

@@ -78,7 +78,8 @@ def attention_scores(*, student: Tensor, teacher: Tensor, mask: Tensor | None = 
         >>> attention_scores(student=(scores + 5).softmax(-1), teacher=(2 * scores).softmax(-1))
         tensor([[1.0000, 1.0000]])
     """
-    keys = _keys("attention_scores", student, teacher, mask) & (student > 0) & (teacher > 0)
+    keys = _keys("attention_scores", student, teacher, mask)
+    keys = keys & ~((student <= 0) | (teacher <= 0))  # nan is neither, and stays
     # centering is linear, so the difference is centered once: the variance of the log-ratio
     ratio = _log(full_precision(student)) - _log(full_precision(teacher))
     gap = ratio - _mean_over(ratio, keys)[..., None]

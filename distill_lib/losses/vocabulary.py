@@ -9,6 +9,7 @@ inequality). Without the tail neither holds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -54,13 +55,13 @@ def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     check_tensors("top_k", logits, logits)
     classes = logits.shape[-1] if logits.ndim else 0
-    if not isinstance(k, int) or isinstance(k, bool) or not 0 < k < classes:
+    if not isinstance(k, Integral) or isinstance(k, bool) or not 0 < k < classes:
         raise ValueError(
             f"top_k: k lies from 1 to {classes - 1} for {classes} classes, got {k!r}; to keep all "
             "of them keep the logits"
         )
     log_p = log_probs(logits, 1.0)
-    kept, ids = log_p.topk(k, -1)
+    kept, ids = log_p.topk(int(k), -1)
     return ids, kept, _outside(log_p, ids)
 
 

@@ -13,14 +13,16 @@ from torch import Tensor
 
 __all__ = [
     "IGNORE",
+    "MASKS",
     "about",
     "check_tokens",
-    "count_like",
     "following",
     "kept_of",
     "keys_of",
+    "laid",
     "masks_of",
     "of_items",
+    "readable",
     "weighted",
     "without_nan",
 ]
@@ -28,6 +30,53 @@ __all__ = [
 # what has one entry a token in the models of Transformers
 TOKENS = frozenset({"logits", "hidden_states", "decoder_hidden_states", "last_hidden_state"})
 IGNORE = -100  # the label of an item without a label, as in torch.nn.functional.cross_entropy
+MASKS = ("mask", "attention_mask", "decoder_attention_mask")
+
+
+def readable(batch: Mapping[str, Any], device: torch.device | None = None) -> Mapping[str, Any]:
+    """The batch with its masks, weights and labels as tensors; they may come as lists or arrays.
+
+    Labels that no tensor can hold, such as words, stay what they are: who reads them refuses them.
+
+    Raises:
+        TypeError: a mask or weights that no tensor can hold.
+        ValueError: a mask that is to be added to scores, which would be read the wrong way round.
+    """
+    brought = {}
+    for key in (*MASKS, "weight", "labels"):
+        found = batch.get(key)
+        if found is not None and not isinstance(found, Tensor):
+            try:
+                brought[key] = found = torch.as_tensor(found, device=device)
+            except (TypeError, ValueError, RuntimeError):
+                if key == "labels":
+                    continue
+                raise TypeError(
+                    f"expected batch[{key!r}] as a tensor, an array or a list of numbers, got "
+                    f"{type(found).__name__}"
+                ) from None
+        if key not in MASKS or found is None or not found.is_floating_point():
+            continue
+        if bool((found < 0).any()):
+            raise ValueError(
+                f"batch[{key!r}] has negative numbers; is it one that is added to scores? "
+                "Give a mask that is 1 where a value counts and 0 where it does not"
+            )
+    return {**batch, **brought} if brought else batch
+
+
+def laid(found: Tensor, shape: torch.Size) -> Tensor:
+    """A mask beside values of fewer axes, laid out as they are, where that leaves no doubt.
+
+    Axes of length 1 go: [B, 1, H, W] beside [B, H, W]. Those that the values have as one are made
+    one: [B, C, L] beside [B · C, L], the texts of several choices.
+    """
+    while found.ndim > len(shape) and 1 in found.shape[1:]:
+        found = found.squeeze(found.shape.index(1, 1))
+    first = found.shape[: found.ndim - len(shape) + 1]
+    if found.ndim > len(shape) > 1 and shape == (first.numel(), *found.shape[len(first) :]):
+        found = found.flatten(0, len(first) - 1)
+    return found
 
 
 def following(tokens: Tensor, last: float) -> Tensor:
@@ -55,7 +104,7 @@ def about(batch: Mapping[str, Any], paths: Iterable[str], labeled: bool) -> Mapp
         if any(map(_of_encoder, paths)):
             return batch if labeled else {k: v for k, v in batch.items() if k != "labels"}
         mask = batch.get("decoder_attention_mask")
-    elif isinstance(mask, Tensor) and mask.ndim in (2, 3) and batch.get("shift"):
+    elif isinstance(mask, Tensor) and mask.ndim > 1 and batch.get("shift"):
         after = following(mask, 0)
         mask = after if labeled else mask.bool() & after.bool()
     else:
@@ -93,13 +142,35 @@ def _fits(who: Callable[[], str], batch: Mapping[str, Any], values: Tensor) -> N
         ValueError: it does neither.
     """
     mask = batch.get("mask")
-    if not isinstance(mask, Tensor) or mask.ndim > values.ndim:
+    if not isinstance(mask, Tensor):
         return
-    if _begin("mask", mask.shape, values.shape) is None:
+    mask, shape = laid(mask, values.shape), values.shape
+    if mask.ndim > values.ndim:
+        return
+    if mask.ndim == 1 < len(mask) and shape[:2] == (len(mask), len(mask)):
+        _no_doubt(who, "mask", mask, values, batch)
+    if _begin("mask", mask.shape, shape) is None:
         raise ValueError(
             f"{who()}: a mask {list(mask.shape)} says nothing of values {list(values.shape)}; give "
             "it the shape of the items, or of the tokens"
         )
+
+
+def _no_doubt(
+    who: Callable[[], str], key: str, found: Tensor, values: Tensor, batch: Mapping[str, Any]
+) -> None:
+    """One number an item, beside as many students as items, or as many tokens.
+
+    Raises:
+        ValueError: nothing in the batch tells that the second axis is one of tokens or places.
+    """
+    labels = batch.get("labels")
+    if "attention_mask" in batch or (isinstance(labels, Tensor) and labels.ndim > 1):
+        return
+    raise ValueError(
+        f"{who()}: is the {key} {list(found.shape)} beside values {list(values.shape)} one for "
+        f"each row or for each column? Give it the shape of the values, as {key}.expand(…) does"
+    )
 
 
 def of_items(batch: Mapping[str, Any], labeled: bool) -> Mapping[str, Any]:
@@ -130,6 +201,8 @@ def check_tokens(
     """
     padding, labels = batch.get("attention_mask"), batch.get("labels")
     if axis is not None:
+        if isinstance(labels, Tensor):
+            labels = laid(labels, shape)
         if isinstance(labels, Tensor) and labels.ndim == len(shape) > 1 and labels.shape != shape:
             raise ValueError(
                 f"{who()}: labels {list(labels.shape)} say nothing of values {list(shape)}: bring "
@@ -143,7 +216,7 @@ def check_tokens(
         return
     for key in ("attention_mask",) if labeled else ("attention_mask", "labels"):
         found = batch.get(key)
-        if not isinstance(found, Tensor) or found.ndim != 2:
+        if not isinstance(found, Tensor) or (found := laid(found, shape)).ndim != 2:
             continue
         if _begin(key, found.shape, shape) is None:
             raise ValueError(
@@ -165,7 +238,10 @@ def weighted(who: Callable[[], str], batch: Mapping[str, Any], values: Tensor) -
     weight = batch.get("weight")
     if not isinstance(weight, Tensor):
         return values
-    at = _begin("mask", weight.shape, values.shape)
+    weight, shape = laid(weight, values.shape), values.shape
+    if weight.ndim == 1 < len(weight) and shape[:2] == (len(weight), len(weight)):
+        _no_doubt(who, "weight", weight, values, batch)
+    at = _begin("mask", weight.shape, shape)
     if at is None:
         raise ValueError(
             f"{who()}: weights {list(weight.shape)} do not fit values {list(values.shape)}; give "
@@ -192,6 +268,7 @@ def masks_of(shape: torch.Size, labeled: bool, batch: Mapping[str, Any]) -> dict
         found = batch.get(key)
         if not isinstance(found, Tensor) or not found.ndim:
             continue
+        found = laid(found, shape)
         if found.ndim < 2 and key != "mask" and not (labeled and key == "labels"):
             continue
         at = _begin(key, found.shape, shape)
@@ -213,6 +290,8 @@ def kept_of(shape: torch.Size, labeled: bool, batch: Mapping[str, Any]) -> Tenso
 def without_nan(found: Tensor, axis: int | None, labeled: bool, batch: Mapping[str, Any]) -> Tensor:
     """A teacher's signal without the nan that is left out: its gradient would be 0 · nan."""
     axis = -1 if axis is None else axis
+    if not -found.ndim <= axis < found.ndim:
+        return found  # the term says that there is no such axis
     last = found if axis == -1 else found.movedim(axis, -1)
     kept = kept_of(last.shape[:-1], labeled, batch)
     if kept is None:
@@ -222,28 +301,6 @@ def without_nan(found: Tensor, axis: int | None, labeled: bool, batch: Mapping[s
     if found.device.type == "cpu" and bool(last[dropped].isfinite().all()):
         return found
     return found.masked_fill(dropped.unsqueeze(axis) & ~found.isfinite(), 0.0)
-
-
-def count_like(
-    values: Tensor, labeled: bool, batch: Mapping[str, Any], other: Mapping[str, Any]
-) -> Tensor:
-    """How many values a term keeps of another batch, given those it had for this one."""
-    keys = masks_of(values.shape, labeled, batch)
-    if not keys:
-        return torch.tensor(values.numel() * _length(other) / _length(batch))
-    key = max(keys, key=lambda k: batch[k].ndim)
-    at = _begin(key, batch[key].shape, values.shape)
-    assert at is not None
-    after = values.shape[at + batch[key].ndim :]
-    shape = torch.Size([*values.shape[:at], *other[key].shape, *after])
-    return torch.stack(list(masks_of(shape, labeled, other).values())).all(0).sum().float()
-
-
-def _length(batch: Mapping[str, Any]) -> int:
-    for key in ("labels", "inputs", "input_ids"):
-        if key in batch:
-            return len(batch[key])
-    return len(next(iter(batch.values())))
 
 
 def __dir__() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from distill_lib.signals import Batch, Captured, Signals, accepts, as_batch, eval_mode, unwrapped
 
-from . import IGNORE, following
+from . import IGNORE, following, readable
 
 __all__ = ["aligned", "base", "decoder_inputs", "said_by"]
 
@@ -37,6 +38,7 @@ def aligned(batch: Batch, model: nn.Module | None) -> Mapping[str, Any]:
     - A model with encoder and decoder (T5, BART) gets the ``decoder_input_ids`` that it makes of
       labels itself.
     - Models of other libraries take labels where they stand, beside the answer.
+    - ``mask`` and ``weight`` always stand beside the answers, and are never moved.
 
     Args:
         batch: A mapping or a pair. What a model reads stays as it is, so that the result can be
@@ -57,7 +59,7 @@ def aligned(batch: Batch, model: nn.Module | None) -> Mapping[str, Any]:
         >>> aligned({"input_ids": words, "labels": words}, gpt)["labels"]
         tensor([[   4,    5, -100]])
     """
-    named = as_batch(batch)
+    named = readable(as_batch(batch))
     if "shift" in named:
         return named
     if isinstance(named.get("shift_labels"), Tensor):
@@ -65,7 +67,7 @@ def aligned(batch: Batch, model: nn.Module | None) -> Mapping[str, Any]:
     if model is None or not _of_tokens(named.get("labels")):
         return named
     inner = base(model)
-    if _is_encoder_decoder(inner):
+    if _writes(inner):
         return decoder_inputs(named, inner)
     if not _has_own_loss(inner):
         return named
@@ -86,7 +88,7 @@ def decoder_inputs(batch: Mapping[str, Any], model: nn.Module) -> Mapping[str, A
         return batch
     inner = base(model)
     given = any(batch.get(f"decoder_{key}") is not None for key in ("input_ids", "inputs_embeds"))
-    if given or not _is_encoder_decoder(inner):
+    if given or not _writes(inner):
         return batch
     make = getattr(inner, "prepare_decoder_input_ids_from_labels", None) or _maker(inner)
     if make is None:
@@ -114,10 +116,11 @@ def said_by(student: Signals, batch: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         ValueError: answers of a causal language model, and labels that nobody has aligned.
     """
+    batch = readable(batch, student.device if isinstance(student, Tensor) else None)
     labels = batch.get("labels")
     if not isinstance(student, Mapping) or not isinstance(labels, Tensor) or labels.ndim < 2:
         return batch
-    if type(student).__name__.startswith("CausalLMOutput") and "shift" not in batch:
+    if re.search("CausalLM|DoubleHeads", type(student).__name__) and "shift" not in batch:
         raise ValueError(
             "a causal language model answers with the next token, and these labels may stand "
             "beside the token itself: pass aligned(batch, student) as the batch "
@@ -132,10 +135,14 @@ def _of_tokens(labels: Any) -> bool:
     return isinstance(labels, Tensor) and labels.ndim > 1 and not labels.is_floating_point()
 
 
-def _is_encoder_decoder(inner: Any) -> bool:
+def _writes(inner: Any) -> bool:
+    """Whether a decoder answers with tokens; one that classifies makes its own input of texts."""
     config = getattr(inner, "config", None)
-    return bool(getattr(config, "is_encoder_decoder", False)) and accepts(
-        inner.forward, "decoder_input_ids"
+    head = getattr(inner, "get_output_embeddings", None)
+    return (
+        bool(getattr(config, "is_encoder_decoder", False))
+        and accepts(inner.forward, "decoder_input_ids")
+        and (head is None or head() is not None)
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_lib.arguments import check_counts, checked
+from distill_lib.arguments import check_counts, checked, told
 
 __all__ = ["PixelPolicy", "Policy"]
 
@@ -21,6 +21,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "swish": nn.SiLU, "mish": nn.Mish, "identity": nn.Identity,
 }  # fmt: skip
 CLIP = 10.0  # standard deviations, as in Stable-Baselines3
+LARGEST = 3e38  # a bound beyond it cuts no number of float32, and is none
 
 
 @checked
@@ -49,7 +50,8 @@ class Policy(nn.Module):
         clip: The bound :math:`c` of the normalized observations; None: there is none, as in RSL-RL.
 
     Raises:
-        ValueError: an activation that is not known, a bound that is not positive.
+        ValueError: an activation that is not known, a bound that is not positive; later,
+            observations of another width, or a state whose bound is none.
 
     Example:
         >>> Policy(8, 4, hidden=(18, 18))(torch.zeros(5, 8))["logits"].shape
@@ -76,7 +78,7 @@ class Policy(nn.Module):
             raise ValueError(f"std expected a number > 0, got {std}")
         if clip is not None and not clip > 0:
             raise ValueError(f"clip expected a number > 0 or None, got {clip}")
-        self.clip: float = math.inf if clip is None else float(clip)
+        self.clip: float = math.inf if clip is None or clip > LARGEST else float(clip)
         self.obs_mean: Tensor
         self.obs_var: Tensor
         self.register_buffer("obs_mean", torch.zeros(observations))
@@ -91,7 +93,16 @@ class Policy(nn.Module):
 
     def forward(self, observation: Tensor) -> dict[str, Tensor]:
         """What to do, by name."""
-        x = (observation - self.obs_mean) * (self.obs_var + 1e-8).rsqrt()
+        # without this, an observation of one number would be spread over all
+        mean = self.obs_mean
+        if observation.shape[-1:] != mean.shape:
+            raise ValueError(
+                f"a Policy of {len(mean)} numbers could not be asked about observations "
+                f"{list(observation.shape)}, expected [..., {len(mean)}]: give it what it was "
+                "trained on; where teacher and student see different things, each has its own "
+                "group (rl.Privileged)"
+            )
+        x = (observation - mean) * (self.obs_var + 1e-8).rsqrt()
         x = x.clamp(-self.clip, self.clip) if self.clip < math.inf else x
         out = self.net(x)
         if self.log_std is None:
@@ -169,7 +180,14 @@ class Policy(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        self.clip = float(state_dict.pop(f"{prefix}obs_clip", CLIP)) or math.inf
+        told_bound = torch.as_tensor(state_dict.pop(f"{prefix}obs_clip", CLIP))
+        bound = float(told_bound) if told_bound.numel() == 1 else math.nan
+        if not bound >= 0:
+            raise ValueError(
+                f"{prefix}obs_clip expected a number > 0, or 0 for no bound, got {told(told_bound)}"
+                f" {bound:g}: the state is broken, or of another model"
+            )
+        self.clip = bound if 0 < bound <= LARGEST else math.inf
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -29,6 +29,11 @@ class Words(nn.Module):
         pieces: ``[V]`` ids that are kept, such as ``data.tokens.ids.unique()``.
         dim: Width.
         pad: The id of padding, whose row is 0.
+        vocabulary: How many ids the tokenizer has, all of which a saved plain table then has rows
+            for; by default up to the largest piece.
+
+    Raises:
+        ValueError: a piece that is not in the vocabulary, or no piece.
 
     Shape:
         ``[..., L]`` ids to ``[..., L, dim]``.
@@ -36,16 +41,23 @@ class Words(nn.Module):
 
     lookup: Tensor
 
-    def __init__(self, pieces: Tensor, dim: int, pad: int = 0) -> None:
+    def __init__(
+        self, pieces: Tensor, dim: int, pad: int = 0, vocabulary: int | None = None
+    ) -> None:
         super().__init__()
         check_counts(dim=dim)
         check_counts(0, pad=pad)
-        check_ids("pieces", pieces)
+        if vocabulary is not None:
+            check_counts(vocabulary=vocabulary)
+        check_ids("pieces", pieces, vocabulary or float("inf"))
         kept = torch.unique(pieces.long())
         kept = kept[kept != pad]
         if not len(kept):
             raise ValueError(f"pieces expected ids other than that of padding, {pad}, got none")
-        lookup = torch.ones(max(int(kept.max()), pad) + 1, dtype=torch.int32)
+        least = max(int(kept.max()), pad) + 1
+        if vocabulary is not None and vocabulary < least:
+            raise ValueError(f"vocabulary expected {least} ids or more, got {vocabulary}")
+        lookup = torch.ones(vocabulary or least, dtype=torch.int32)
         lookup[pad] = 0
         lookup[kept] = torch.arange(2, len(kept) + 2, dtype=torch.int32)
         self.register_buffer("lookup", lookup)
@@ -72,7 +84,8 @@ class Words(nn.Module):
             if len(table) != len(self.lookup):
                 raise ValueError(
                     f"a table of {len(table)} words does not fit the pieces kept, whose largest id "
-                    f"is {len(self.lookup) - 1}: it was saved by a student of other pieces"
+                    f"is {len(self.lookup) - 1}: it was saved by a student of other pieces, or of "
+                    "another vocabulary="
                 )
             rows = self.embedding.weight.detach().clone()
             rows[self.lookup.long()] = table.to(rows)
@@ -209,6 +222,7 @@ class BiLSTM(nn.Module):
 def small_bert(
     pieces: Tensor,
     *,
+    vocabulary: int | None = None,
     layers: int = 2,
     hidden: int = 128,
     heads: int = 2,
@@ -222,6 +236,8 @@ def small_bert(
 
     Args:
         pieces: ``[V]`` ids that are kept.
+        vocabulary: How many ids the tokenizer has, ``len(tokenizer)``, for students that will be
+            read by ``from_pretrained``; see below.
         layers: Number of layers.
         hidden: Width, a multiple of ``heads``.
         heads: Attention heads.
@@ -231,8 +247,14 @@ def small_bert(
         dropout: Share of the features that is dropped; attention maps are never.
         **config: More of ``transformers.BertConfig``.
 
-    ``save_pretrained`` writes a plain table with a row for each id up to the largest piece, so that
-    ``AutoModelForSequenceClassification.from_pretrained`` gives the same answers.
+    ``save_pretrained`` writes a plain table with a row for each id of the vocabulary, by default up
+    to the largest piece, so that ``AutoModelForSequenceClassification.from_pretrained`` gives the
+    same answers. That model raises an IndexError for larger ids, which this one reads as unknown:
+    with ``vocabulary=len(tokenizer)`` both do.
+
+    Raises:
+        ValueError: sizes that do not fit; a piece that is not in the vocabulary.
+        ImportError: 🤗 Transformers is not installed.
     """
     if importlib.util.find_spec("transformers") is None:
         raise missing("BERT", "transformers")
@@ -259,7 +281,7 @@ def small_bert(
         **config,
     )
     model = BertForSequenceClassification(BertConfig(**sizes))
-    words = Words(pieces, hidden)
+    words = Words(pieces, hidden, vocabulary=vocabulary)
     model.set_input_embeddings(words)
     model.config.vocab_size = len(words.lookup)
     return model

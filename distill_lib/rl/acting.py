@@ -114,6 +114,11 @@ def _check_said(name: str, said: Any, noise: Any, generator: Any) -> None:
         raise TypeError(f"a policy says {name} as a tensor of real numbers, got {told(said)}")
     if not said.ndim or not said.shape[-1]:
         raise ValueError(f"a policy says {name} of one action at least, got {told(said)}")
+    if name == "gaussian" and said.shape[-1] % 2:
+        raise ValueError(
+            "a policy says gaussian as [..., 2A], the mean and the log standard deviation of each "
+            f"action one after the other; got {told(said)}"
+        )
     if not isinstance(noise, Tensor):
         if not isinstance(noise, Real) or isinstance(noise, bool):
             raise TypeError(
@@ -226,15 +231,16 @@ def check_actions(
             f"the {who} says {name!r} of shape {shape} for {list(items)} observations, expected "
             "one row each; a network for flat observations takes gym.wrappers.FlattenObservation"
         )
-    width = shape[-1] // (2 if name == "gaussian" else 1)
+    width, odd = divmod(shape[-1], 2 if name == "gaussian" else 1)
     if isinstance(space, gym.spaces.Discrete):
         kind, wanted, good = f"{space.n} discrete actions", int(space.n), name == "logits"
     else:
         wanted = torch.Size(space.shape or ()).numel()
         kind, good = f"{wanted} real actions", name != "logits"
-    if not good or width != wanted:
+    if not good or width != wanted or odd:
+        said = f"{width}{' and a half' * odd}"
         raise ValueError(
-            f"the environment takes {kind}, the {who} says {name!r} for {width}: it is a policy "
+            f"the environment takes {kind}, the {who} says {name!r} for {said}: it is a policy "
             "for another action space. Actions cannot be mapped by a learned layer (it would learn "
             "to undo the error); use a policy trained for these actions"
         )

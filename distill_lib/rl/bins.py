@@ -137,7 +137,8 @@ class DiscretizedPolicy(nn.Module):
         ends: As in :class:`Discretized`.
 
     Raises:
-        ValueError: as :class:`Discretized`; a ``std`` that is not positive.
+        ValueError: as :class:`Discretized`; a ``std`` that is not positive; later, an answer for
+            another number of actions.
         KeyError: a policy without ``gaussian``, or without ``mean``.
 
     Example:
@@ -178,6 +179,14 @@ class DiscretizedPolicy(nn.Module):
             raise KeyError(
                 f"a policy that is discretized says {name!r}"
                 + ("; or give std= for one that says only a mean" if self.std is None else "")
+            )
+        count = len(self.low)
+        wanted = 2 * count if self.std is None else count
+        if said[name].shape[-1:] != (wanted,):
+            raise ValueError(
+                f"the space has {count} action{'s' * (count > 1)}, so {name!r} is expected to be "
+                f"[..., {wanted}]; the policy says {list(said[name].shape)}: use the space that it "
+                "was trained for"
             )
         if self.std is None:
             mean, log_std = said["gaussian"].chunk(2, -1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from distill_lib.arguments import checked
 
-from .spaces import Observation, Reader, check_action_space, legal
+from .spaces import Observation, Reader, check_action_space, check_rewards, legal
 
 __all__ = ["Privileged", "Stage", "make", "single"]
 
@@ -205,7 +205,8 @@ class Stage:
         lengths: [N], the steps so far.
 
     Raises:
-        ValueError: spaces that no policy can read or act in, numbers that do not fit.
+        ValueError: spaces that no policy can read or act in, numbers that do not fit, a vector
+            whose environments have to be reset from outside.
         KeyError: groups that are not there.
     """
 
@@ -241,6 +242,13 @@ class Stage:
         self.limit: int = max_steps or max(LIMIT, _time_limit(self.envs))
         # one by one where that is possible: who is done costs nothing
         self.singly: bool = isinstance(self.envs, gym.vector.SyncVectorEnv)
+        mode = (self.envs.metadata or {}).get("autoreset_mode")
+        if mode == gym.vector.AutoresetMode.DISABLED and not self.singly:
+            raise ValueError(
+                "a vector with AutoresetMode.DISABLED cannot be stepped while some of its episodes "
+                "wait for the others: make it with autoreset_mode=AutoresetMode.SAME_STEP, or pass "
+                "the SyncVectorEnv itself, without a wrapper"
+            )
         self.alive, self.taken = np.zeros(self.size, bool), 0
 
     def begin(self, seed: int) -> Observation:
@@ -261,16 +269,19 @@ class Stage:
         """[N] rewards, terminated and truncated; zeros for those that wait.
 
         Raises:
-            ValueError: an episode that does not end.
+            ValueError: an episode that does not end; a reward that is not finite.
         """
         acts, alive = legal(actions, self.space), self.alive
         if self.singly:
             reward, ended, cut = self._singly(acts)
         else:
             self.raw, reward, ended, cut, _ = self.envs.step(acts)
-            reward = np.where(alive, reward, 0.0).astype(np.float32)
+            reward = np.where(alive, reward, 0.0)
             ended, cut = ended & alive, cut & alive
-        self.returns += reward
+        with np.errstate(over="ignore"):  # looked at below
+            reward = reward.astype(np.float32)
+            self.returns += reward
+        check_rewards(self.returns)
         self.lengths += alive
         self.alive = alive & ~(ended | cut)
         self.taken += 1
@@ -284,7 +295,7 @@ class Stage:
         return torch.from_numpy(reward), torch.from_numpy(ended), torch.from_numpy(cut)
 
     def _singly(self, actions: Any) -> tuple[Any, Any, Any]:
-        reward, (ended, cut) = np.zeros(self.size, np.float32), np.zeros((2, self.size), bool)
+        reward, (ended, cut) = np.zeros(self.size), np.zeros((2, self.size), bool)
         envs, raw = self.envs.envs, self.raw  # type: ignore[attr-defined]
         for i in self.alive.nonzero()[0].tolist():
             raw[i], reward[i], ended[i], cut[i], _ = envs[i].step(actions[i])

@@ -51,7 +51,16 @@ class Returns:
 
     @checked
     def share(self, at_least: float) -> float:
-        """The share of episodes that reach a return."""
+        """The share of episodes that reach a return.
+
+        Raises:
+            ValueError: a return, or ``at_least``, that is no number.
+        """
+        if math.isnan(at_least) or bool(self.returns.isnan().any()):
+            raise ValueError(
+                f"nan reaches no return and misses none; got at_least={at_least:g} and "
+                f"{int(self.returns.isnan().sum())} of {self.returns.numel()} returns that are nan"
+            )
         return (self.returns >= at_least).float().mean().item()
 
     @checked
@@ -140,8 +149,8 @@ def evaluate(
             time limit where that is longer.
 
     Raises:
-        ValueError: spaces that differ or that no policy can read or act in, observations that are
-            not finite, an episode that does not end.
+        ValueError: spaces that differ or that no policy can read or act in, observations or
+            rewards that are not finite, an episode that does not end.
         KeyError: a group that is not there.
 
     Example:
@@ -231,14 +240,14 @@ def sanity(
         episodes = 20
     found = evaluate(teacher, env, episodes, sees=sees, max_steps=max_steps)
     chance = evaluate(_chance(env), env, episodes, noise=1.0, sees=sees, max_steps=max_steps)
-    if at_least is not None and found.mean < at_least:
+    if at_least is not None and not found.mean >= at_least:
         raise ValueError(
             f"the teacher reaches a return of {found.mean:.1f} over {found.returns.numel()} "
             f"episodes, expected at least {at_least:g} (chance: {chance.mean:.1f}). Usual reasons: "
             "its observation normalizer was not loaded, another version of the environment, other "
             "action bounds, or weights of another run"
         )
-    if found.mean <= chance.mean:
+    if not found.mean > chance.mean:
         raise ValueError(
             f"the teacher's return {found.mean:.1f} is not above that of chance "
             f"({chance.mean:.1f}): it fails its own environment, and cannot teach it"

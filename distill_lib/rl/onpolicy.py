@@ -14,7 +14,7 @@ from distill_lib.losses import policy as policies
 from .acting import Say, act, asking, check_actions, signal_of, size_of
 from .environments import make, seed_to_learn
 from .evaluation import group
-from .spaces import Reader, check_action_space, legal
+from .spaces import Reader, check_action_space, check_rewards, legal
 
 __all__ = ["OnPolicy", "advantages"]
 
@@ -204,7 +204,7 @@ class OnPolicy:
         """Play one segment.
 
         Raises:
-            ValueError: observations that are not finite.
+            ValueError: observations or rewards that are not finite.
         """
         row: dict[str, Any] = {"steps": self.segments * self.steps * self.shape[-1]}
         if self.probe is not None and self.segments % self.every == 0:
@@ -296,6 +296,7 @@ class OnPolicy:
 
     def _count(self, rewards: Tensor, done: Tensor, ended: list[list[float]]) -> None:
         self.running += rewards
+        check_rewards(self.running.numpy())
         for i in done.nonzero().squeeze(-1).tolist():
             ended[i // self.shape[-1]].append(self.running[i].item())
             self.running[i] = 0.0

@@ -224,7 +224,7 @@ class Rollouts:
         """Play one round and add it to the buffer.
 
         Raises:
-            ValueError: an empty rollout, observations that are not finite, other spaces.
+            ValueError: an empty rollout, other spaces, observations or rewards not finite.
         """
         found = self._play(self.beta(self.round / max(self.rounds - 1, 1)))
         rows = self._labeled(found["owner"])

@@ -11,7 +11,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
-__all__ = ["Reader", "check_action_space", "legal"]
+__all__ = ["Reader", "check_action_space", "check_rewards", "legal"]
 
 Observation = Tensor | dict[str, Tensor]
 
@@ -118,6 +118,24 @@ def _refuse(read: np.ndarray, alive: np.ndarray | None, group: str) -> None:
             f"environment {int(bad.argmax())} gave an observation{group} that is not finite (nan, "
             "inf, or beyond float32): a simulation that blew up, or a broken wrapper; nothing can "
             "be learned from it"
+        )
+
+
+def check_rewards(rewards: np.ndarray) -> None:
+    """Whether rewards, or their sums so far, are numbers.
+
+    Args:
+        rewards: [N], of one environment each, in float32.
+
+    Raises:
+        ValueError: one is not finite.
+    """
+    finite = np.isfinite(rewards)
+    if not finite.all():
+        raise ValueError(
+            f"environment {int(finite.argmin())} gave a reward that is not finite (nan, inf, or a "
+            "sum beyond float32): a simulation that blew up, or a broken wrapper; nothing can be "
+            "learned from it"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill_lib.signals import Signals, pick
 
-__all__ = ["CacheError", "fits", "pack", "row_bytes", "row_shape", "row_type", "unpack"]
+__all__ = ["CacheError", "fits", "kept", "pack", "row_bytes", "row_shape", "row_type", "unpack"]
 
 WHOLE = "int32"  # of ids, beside others
 AXES = 32  # NumPy's own limit before version 2
@@ -70,27 +70,26 @@ def pack(said: Signals, meta: Mapping[str, Any], count: int) -> tuple[Array, lis
     """The rows of a block, and the shape of one as the header has it.
 
     Raises:
-        CacheError: whole numbers that would change; another number of rows.
+        CacheError: numbers that would change beyond rounding; another number of rows.
         KeyError: a signal that the teacher does not tell.
     """
     what, dtype = meta["what"], getattr(torch, meta["dtype"])
+    wider = "build the cache with dtype=torch.float32, or torch.float64"
     if isinstance(what, str):
-        (row,) = _arrays(said, [what])
-        if not row.is_floating_point() and not torch.equal(row.to(dtype).to(row.dtype), row):
+        found = pick(said, what, "teacher")
+        way = f"give their name as what=({what!r},), and they are kept as they are"
+        row = kept(what, found, dtype, wider if found.is_floating_point() else way, CacheError)
+        return row.contiguous().numpy(), list(row.shape[1:])
+    arrays = []
+    for name in what:
+        found = pick(said, name, "teacher")
+        if not found.ndim or len(found) != count:
             raise CacheError(
-                f"{what} are whole numbers that {meta['dtype']} cannot hold; give their name as "
-                f"what=({what!r},), and they are kept as they are"
+                f"the teacher's {name} has shape {list(found.shape)} for {count} items"
             )
-        return row.to(dtype).contiguous().numpy(), list(row.shape[1:])
-    arrays = _arrays(said, what)
-    for name, array in zip(what, arrays, strict=True):
-        if not array.ndim or len(array) != count:
-            raise CacheError(
-                f"the teacher's {name} has shape {list(array.shape)} for {count} items"
-            )
-        if not array.is_floating_point() and array.numel() and int(array.abs().max()) >= 2**31:
-            raise CacheError(f"{name} has {int(array.abs().max())}, and a cache holds {WHOLE}")
-    arrays = [a.to(dtype if a.is_floating_point() else torch.int32) for a in arrays]
+        way = f"a cache holds {WHOLE}; map them with Teacher(forward=…)"
+        kind, way = (dtype, wider) if found.is_floating_point() else (torch.int32, way)
+        arrays.append(kept(name, found, kind, way, CacheError))
     shape = [[str(a.dtype).removeprefix("torch."), list(a.shape[1:])] for a in arrays]
     rows = np.empty(count, row_type({**meta, "shape": shape}))
     for n, array in enumerate(arrays):
@@ -98,8 +97,50 @@ def pack(said: Signals, meta: Mapping[str, Any], count: int) -> tuple[Array, lis
     return rows, shape
 
 
-def _arrays(said: Signals, names: Sequence[str]) -> list[Tensor]:
-    return [pick(said, name, "teacher").detach().cpu() for name in names]
+def kept(
+    name: str,
+    found: Tensor,
+    dtype: torch.dtype,
+    way: str,
+    error: type[Exception] = ValueError,
+) -> Tensor:
+    """A signal as a store keeps it: the same numbers, real ones up to rounding.
+
+    Args:
+        name: Of the signal.
+        found: [...], what the teacher says.
+        dtype: The type of what is stored.
+        way: What helps where that type cannot hold it.
+        error: What is raised.
+
+    Returns:
+        [...] of that type, on the CPU.
+
+    Raises:
+        TypeError: complex numbers.
+        error: a real number that would become infinite, or a whole one that would change.
+    """
+    if found.is_complex():
+        raise TypeError(
+            f"{name!r} of the teacher holds complex numbers: keep their real and imaginary parts, "
+            "torch.view_as_real(…), by Teacher(forward=…)"
+        )
+    found = found.detach().cpu()
+    stored = found.to(dtype)
+    if found.is_floating_point():
+        if bool((stored.isinf() & ~found.isinf()).any()):
+            raise error(
+                f"{name!r} of the teacher reaches {found.abs().nan_to_num(0, 0, 0).max():.3g}, "
+                f"which is infinite in {dtype}: {way}"
+            )
+        return stored
+    changed = stored.to(found.dtype) != found
+    if bool(changed.any()):
+        raise error(
+            f"{name!r} of the teacher are whole numbers, such as {found[changed][0].item()}, that "
+            f"{dtype} cannot hold: {way}"
+        )
+    return stored
 
 
 def unpack(rows: Array, meta: Mapping[str, Any]) -> dict[str, Tensor]:

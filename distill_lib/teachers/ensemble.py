@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_lib.arguments import checked, told
+from distill_lib.masks.axes import class_axis
 from distill_lib.signals import Batch, Signals, pick
 
 from .live import Teacher
+from .shown import Shown
 
 __all__ = ["Ensemble"]
+
+LEAST = torch.finfo(torch.float32).tiny  # a share below is none in single precision
 
 
 @checked
@@ -35,14 +40,17 @@ class Ensemble:
 
     Args:
         teachers: Teachers, or modules that become teachers.
-        weights: One a teacher; equal by default; normalized to sum 1.
+        weights: One a teacher; equal by default; normalized to sum 1. One of weight 0 is not asked.
         space: ``"prob"``, ``"logit"``, or ``"labels"`` for independent labels and binary models.
         on: The signal that is averaged.
-        axis: The axis of the classes, 1 for images [B, C, H, W]. By default the last.
+        axis: The axis of the classes, 1 for images [B, C, H, W]. By default the last; where the
+            shapes of the logits and of the batch's labels leave a doubt, it has to be said.
 
     Raises:
+        TypeError: answers that are no real numbers.
         ValueError: no teacher, weights that do not fit, an unknown space; the probabilities of one
-            class, or of images whose axis of classes was not named.
+            class, or of logits whose axis of classes leaves a doubt; an axis that is not there; a
+            teacher that changes the batch, which the others are shown too.
     """
 
     def __init__(
@@ -62,9 +70,11 @@ class Ensemble:
         if space not in ("prob", "logit", "labels"):
             raise ValueError(f"space is 'prob', 'logit' or 'labels', got {space!r}")
         weights = [1.0] * len(teachers) if weights is None else list(weights)
-        if len(weights) != len(teachers) or min(weights) < 0 or sum(weights) <= 0:
+        fit = len(weights) == len(teachers) and all(0 <= w < math.inf for w in weights)
+        if not fit or not 0 < sum(weights) < math.inf:
             raise ValueError(
-                f"expected {len(teachers)} non-negative weights with a positive sum, got {weights}"
+                f"expected {len(teachers)} non-negative weights with a positive sum, all finite, "
+                f"got {weights}"
             )
         self.teachers: list[Any] = [Teacher(t) if isinstance(t, nn.Module) else t for t in teachers]
         self.weights: list[float] = [w / sum(weights) for w in weights]
@@ -75,42 +85,51 @@ class Ensemble:
     @torch.no_grad()
     def __call__(self, batch: Batch | Tensor) -> Signals:
         """The averaged signal, under its own name."""
-        said = [pick(teacher(batch), self.on, "teacher") for teacher in self.teachers]
+        shown = Shown(batch)
+        said, weights = [], []
+        for teacher, weight in zip(self.teachers, self.weights, strict=True):
+            if weight >= LEAST:  # 0 · (−∞) is 0 here, so what has no weight is not asked
+                said.append(pick(teacher(batch), self.on, "teacher"))
+                weights.append(weight)
+                shown.check("teacher in an ensemble", teacher)
         if len({tuple(v.shape) for v in said}) > 1:
             raise ValueError(
                 f"the teachers of an ensemble must agree on their classes, got shapes "
                 f"{[tuple(v.shape) for v in said]}; map them to one set with Teacher(forward=…)"
             )
+        if not all(v.is_floating_point() for v in said):
+            raise TypeError(
+                f"the teachers of an ensemble say real numbers, got {[v.dtype for v in said]}; "
+                "are these class numbers, where logits are meant?"
+            )
         stack = torch.stack([v.float() if v.dtype.itemsize < 4 else v for v in said])
-        w = torch.tensor(self.weights, dtype=stack.dtype, device=stack.device)
+        w = torch.tensor(weights, dtype=stack.dtype, device=stack.device)
         w = w.view(-1, *[1] * (stack.ndim - 1))
-        return {self.on: self._average(stack, w)}
+        return {self.on: self._average(stack, w, _labels(batch))}
 
-    def _average(self, v: Tensor, w: Tensor) -> Tensor:
+    def _average(self, v: Tensor, w: Tensor, labels: Any) -> Tensor:
         """Of [K, ...] logits with weights [K, 1, ...]."""
+        shape = v.shape[1:]
+        if self.axis is not None:
+            class_axis(shape, self.axis, labels, "Ensemble")  # is it there?
         if self.space == "logit":
             return (w * v).sum(0)
         if self.space == "labels":
             yes, no = ((F.logsigmoid(x) + w.log()).logsumexp(0) for x in (v, -v))
             return yes - no
-        if self.axis is None and v.ndim > 4:
+        axis = class_axis(shape, self.axis, labels, "Ensemble")
+        if len(shape) < 2 or shape[axis] < 2:
             raise ValueError(
-                f"which axis of the logits {list(v.shape[1:])} is the classes? Say axis=1 for "
-                "images [B, C, H, W], axis=-1 for classes last"
-            )
-        axis = -1 if self.axis is None else self.axis
-        axis = axis + 1 if axis >= 0 else axis  # the teachers are stacked before it
-        if v.ndim < 3 or v.shape[axis] < 2:
-            raise ValueError(
-                f"logits {list(v.shape[1:])} hold one number an item, whose softmax is 1: average "
+                f"logits {list(shape)} hold one number an item, whose softmax is 1: average "
                 'those of a yes or no with space="labels", numbers with space="logit"'
             )
         return (v.log_softmax(axis) + w.log()).logsumexp(0)
 
     def to(self, device: torch.device | str) -> Ensemble:
-        """Move every teacher."""
+        """Move every teacher that can be moved."""
         for teacher in self.teachers:
-            teacher.to(device)
+            if hasattr(teacher, "to"):  # what a source must offer is less
+                teacher.to(device)
         return self
 
     def models(self) -> Iterator[nn.Module]:
@@ -126,3 +145,10 @@ class Ensemble:
                 (parts, self.weights, self.space, *([] if self.axis is None else [self.axis]))
             ).encode()
         ).hexdigest()
+
+
+def _labels(batch: Any) -> Any:
+    """The labels that lie beside the inputs, where there are any."""
+    if isinstance(batch, Mapping):
+        return batch.get("labels")
+    return batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else None

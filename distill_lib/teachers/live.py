@@ -38,7 +38,9 @@ from distill_lib.signals import (
 from distill_lib.stacked import Stacked, fold, unfold
 from distill_lib.ties import parts
 
+from .norms import batch_statistics
 from .sb3 import adapted
+from .shown import COPIES, Shown
 
 __all__ = ["EMA", "Source", "Teacher", "fingerprint", "models_of"]
 
@@ -172,26 +174,23 @@ class Teacher:
         """Eval mode, also after somebody called ``train()`` on the model."""
         if any(part.training for part in parts(self.model)):
             self.model.eval()
-        if self.bn_train:
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    # batch statistics without touching the running ones
-                    module.training, module.track_running_stats = True, False
 
     @torch.no_grad()
     def __call__(self, batch: Batch | Tensor) -> Signals:
-        """The model's signals for a batch, or for bare inputs, without gradient."""
+        """The model's signals for a batch, or for bare inputs; one that changes it is refused."""
         self._settle()
+        shown = Shown(batch)
         named = {"inputs": batch} if isinstance(batch, Tensor) else as_batch(batch)
         home = next((v.device for v in named.values() if isinstance(v, Tensor)), None)
         named = self.preprocess(named) if self.preprocess else named
         named = decoder_inputs(place(named, self.model), self.model)
-        index = named.get("index")
-        if isinstance(index, Tensor) and index.ndim == 2 and not isinstance(self.model, Stacked):
-            # batches [S, B, ...] of several students, and one teacher for all of them
-            said = unfold(call(self.model, fold(named), self.forward), len(index))
-        else:
-            said = call(self.model, named, self.forward)
+        index: Any = named.get("index")
+        # batches [S, B, ...] of several students, and one teacher for all of them
+        many = isinstance(index, Tensor) and index.ndim == 2 and not isinstance(self.model, Stacked)
+        with batch_statistics(self.model) if self.bn_train else contextlib.nullcontext():
+            said = call(self.model, fold(named) if many else named, self.forward)
+        said = unfold(said, len(index)) if many else said
+        shown.check("teacher", self.model, COPIES if self.preprocess else None)
         # a teacher may live on another device than the student and the batch
         return cast(Signals, said if home is None else bring(said, home))
 

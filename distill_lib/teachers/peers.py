@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from distill_lib.arguments import checked
 from distill_lib.signals import Batch, Signals, pick
 
+from .shown import Shown
+
 __all__ = ["Peers"]
 
 
@@ -48,10 +50,17 @@ class Peers(nn.Module):
         self._said: Tensor | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """[K, B, C] logits of all models."""
-        logits = torch.stack(
-            [pick(model(*args, **kwargs), "logits", "peer") for model in self.models]
-        )
+        """[K, B, C] logits of all models.
+
+        Raises:
+            ValueError: a model that changes its input, which the others are shown too.
+        """
+        shown = Shown({**kwargs, "inputs": args})
+        said = []
+        for model in self.models:
+            said.append(pick(model(*args, **kwargs), "logits", "peer"))
+            shown.check("peer", model, "begin its forward(x) with x = x.clone()")
+        logits = torch.stack(said)
         self._said = logits.detach()
         return logits
 

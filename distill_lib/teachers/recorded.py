@@ -12,9 +12,14 @@ from torch import Tensor, nn
 from distill_lib.arguments import checked, told
 from distill_lib.signals import Batch, Signals, as_batch, pick
 
+from .cacherows import kept
 from .live import Source, Teacher
 
 __all__ = ["Recorded"]
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+WIDER = "Recorded(…, dtype=torch.bfloat16), or torch.float32; or scale them by Teacher(forward=…)"
+WHOLE = "Recorded(…, dtype=torch.float32), which holds them up to 16,777,216"
 
 
 @checked
@@ -34,8 +39,9 @@ class Recorded:
         dtype: Of what is kept; half of single precision by default.
 
     Raises:
+        TypeError: a type that is none of float16, bfloat16 and float32; complex numbers.
         ValueError: batches without ids or masks, or without an item; a number too large for dtype,
-            beyond 65,504 in float16.
+            beyond 65,504 in float16; whole numbers that it would round, beyond 2,048.
         KeyError: a signal that the teacher does not have.
 
     Example:
@@ -56,6 +62,10 @@ class Recorded:
         signals: Sequence[str],
         dtype: torch.dtype = torch.float16,
     ) -> None:
+        if dtype not in DTYPES:
+            raise TypeError(
+                f"a record holds float16, bfloat16 or float32, in which it answers, got {dtype}"
+            )
         source: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
         if hasattr(source, "reveal"):
             source.reveal(signals)
@@ -65,7 +75,11 @@ class Recorded:
             named = as_batch(batch)
             lengths = _need(named, "attention_mask").sum(-1).tolist()
             said = source(named)
-            padded = [_kept(path, pick(said, path, "teacher"), dtype) for path in signals]
+            padded = []
+            for path in signals:
+                found = pick(said, path, "teacher")
+                way = WIDER if found.is_floating_point() else WHOLE
+                padded.append(kept(path, found, dtype, way))
             for i, key in enumerate(_need(named, "index").tolist()):
                 self._rows[key] = tuple(_cut(x[i], int(lengths[i])).clone() for x in padded)
         if not self._rows:
@@ -137,16 +151,6 @@ def _need(batch: Any, name: str) -> Tensor:
         shape = "[B]" if flat else "[B, L]"
         raise TypeError(f"{name!r} of a batch expected a tensor {shape}, got {told(found)}")
     return found
-
-
-def _kept(path: str, found: Tensor, dtype: torch.dtype) -> Tensor:
-    kept = found.detach().to("cpu", dtype)
-    if kept.is_floating_point() and int(kept.isinf().sum()) > int(found.isinf().sum()):
-        raise ValueError(
-            f"{path!r} of the teacher reaches {found.abs().nan_to_num(0, 0, 0).max().item():.3g}, "
-            f"which is infinite in {dtype}: Recorded(…, dtype=torch.bfloat16), or torch.float32"
-        )
-    return kept
 
 
 def _cut(one: Tensor, length: int) -> Tensor:

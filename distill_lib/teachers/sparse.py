@@ -10,6 +10,7 @@ from torch import nn
 
 from distill_lib import losses
 from distill_lib.arguments import check_counts, checked
+from distill_lib.losses._common import check_axis
 from distill_lib.signals import Batch, Signals, pick
 
 from .live import Source, Teacher, models_of
@@ -29,9 +30,12 @@ class TopK:
         teacher: Any teacher, or a module that becomes one.
         k: Classes kept, fewer than there are.
         on: The teacher's signal.
+        axis: The axis of the classes, 1 for images [B, C, H, W]; the k are on the last. By default
+            the last; of answers with more than three axes it has to be said.
 
     Raises:
-        ValueError: ``k`` below 1; when it is asked, fewer classes than ``k + 1``.
+        ValueError: ``k`` below 1; when it is asked, fewer classes than ``k + 1``, or classes on an
+            axis that was not named.
 
     Example:
         >>> import torch
@@ -43,14 +47,24 @@ class TopK:
     k: int
     on: str
 
-    def __init__(self, teacher: Source | nn.Module, k: int, on: str = "logits") -> None:
+    def __init__(
+        self, teacher: Source | nn.Module, k: int, on: str = "logits", axis: int | None = None
+    ) -> None:
         check_counts(k=k)
         self.teacher: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
-        self.k, self.on = k, on
+        self.k, self.on, self.axis = int(k), on, axis
 
     def __call__(self, batch: Batch) -> Signals:
         """The kept part of the answer."""
-        ids, log_p, rest = losses.top_k(pick(self.teacher(batch), self.on, "teacher"), self.k)
+        said = pick(self.teacher(batch), self.on, "teacher")
+        if self.axis is None and said.ndim > 3:
+            raise ValueError(
+                f"TopK: which axis of the logits {list(said.shape)} is the classes? Say axis=1 for "
+                "images [B, C, H, W], axis=-1 for classes last"
+            )
+        check_axis("TopK", {self.on: said}, self.axis)
+        said = said if self.axis is None else said.movedim(self.axis, -1)
+        ids, log_p, rest = losses.top_k(said, self.k)
         return {"top_ids": ids, "top_log_probs": log_p, "rest": rest}
 
     def to(self, device: Any) -> TopK:
@@ -64,7 +78,8 @@ class TopK:
 
     def fingerprint(self) -> str:
         """The teacher's, with what is kept of it."""
-        name = repr((self.teacher.fingerprint(), self.k, self.on))
+        more = () if self.axis is None else (self.axis,)  # caches without one keep their name
+        name = repr((self.teacher.fingerprint(), self.k, self.on, *more))
         return hashlib.sha256(name.encode()).hexdigest()
 
     def reveal(self, paths: Sequence[str]) -> Callable[[], None]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from distill_lib import losses
+from distill_lib.losses._common import check_number
 from distill_lib.masks import IGNORE, kept_of, masks_of
 from distill_lib.objective import Term, name_of
 from distill_lib.schedules import Schedule, as_schedule
@@ -25,7 +27,16 @@ from .classes import (
     needs_classes,
     view_of,
 )
-from .given import both, takes, times_squared
+from .given import (
+    both,
+    check_call,
+    check_name,
+    takes,
+    temperature_at,
+    times_squared,
+    whole,
+    wrapped,
+)
 from .relations import among_kept, is_relational
 
 __all__ = ["DKD", "KD"]
@@ -45,14 +56,16 @@ class KD(Term):
     Args:
         loss: A response-based loss with ``student`` and ``teacher``; ``temperature`` is passed when
             it takes one, ``labels`` likewise. Independent labels and binary models want
-            ``losses.bernoulli_kl``, regression ``losses.mse_logits``.
+            ``losses.bernoulli_kl``, regression ``losses.mse_logits``. One of your own gets the
+            classes last, and returns a value an item.
         temperature: :math:`T > 0`, a number or a schedule; a pair is the student's and the
             teacher's, and their product stands for :math:`T^2`. Above about 1,000 it is refused
             in float32, whose rounding would be as large as the loss.
         on: The signal of both, or a pair: the student's and the teacher's.
         transform: Applied to both logits first, such as :func:`distill_lib.losses.standardize`.
         axis: The axis of the classes, 1 for images [B, C, H, W]. By default the last; where the
-            shapes leave a doubt, it has to be said.
+            shapes leave a doubt, as all of more than three axes do, it has to be said: -1 leaves
+            them as they are.
         labels: The name of the labels in the batch, for losses that take them.
         ignore_index: The label of what is left out, where there is one a position.
         within_micro_batch: Of a loss over the relations of a batch (``losses.dist``): that they are
@@ -63,7 +76,8 @@ class KD(Term):
         ValueError: a temperature for a loss that takes none, or one that is not positive; a softmax
             over one class, or over an axis that may be none of classes; labels that are no
             distributions beside a softmax.
-        TypeError: a loss that is none, or an option that it does not take.
+        TypeError: a loss that is none, or an option that it does not take or lacks; a setting of
+            another kind.
 
     Reference:
         Hinton, Vinyals and Dean, *Distilling the knowledge in a neural network*, 2015.
@@ -100,16 +114,20 @@ class KD(Term):
         self.loss = loss
         bare = getattr(loss, "func", loss)
         self.softmax: bool = bare in _SOFTMAX
-        self.classed: bool = self.softmax or bare is losses.bernoulli_kl
+        self.classed: bool = bare not in _OF_MAPS
         mine, theirs = _two(temperature, "temperature")
         self.temperature: Schedule = as_schedule(mine)
         self.teacher_temperature: Schedule = (
             self.temperature if theirs is mine else as_schedule(theirs)
         )
         self.on, self.teacher_on = _two(on, "on")
+        if transform is not None and not callable(transform):
+            raise TypeError(f"transform is a function, such as losses.standardize, got {transform}")
+        check_name("labels", labels, type(self).__name__)
         self.transform = transform
-        self.axis = axis
-        self.labels, self.ignore_index = labels, ignore_index
+        self.axis = None if axis is None else whole("axis", axis, "the last is -1")
+        self.labels = labels
+        self.ignore_index = whole("ignore_index", ignore_index, "-100 is usual")
         self.options = options
         self.relational: bool = is_relational(loss, options)
         self.within_micro_batch = within_micro_batch
@@ -119,8 +137,8 @@ class KD(Term):
             "student": (self.on,),
             "teacher": (self.teacher_on,),
         }
-        if axis is not None and bare is losses.channel_kl:
-            raise TypeError("channel_kl takes maps [B, C, H, W] as they are; leave out axis=")
+        if axis is not None and not self.classed:
+            raise TypeError(f"{name_of(loss)} takes maps [B, C, H, W] as they are; leave out axis=")
         for T in (self.temperature, self.teacher_temperature):
             if not self.tempered and T.fixed != 1.0:
                 raise ValueError(f"{name_of(loss)} takes no temperature, got {T}; leave it out")
@@ -130,6 +148,8 @@ class KD(Term):
             if not takes(loss, option):
                 hint = "; the temperature is temperature=" if option in ("T", "tau", "temp") else ""
                 raise TypeError(f"{name_of(loss)} takes no argument {option!r}{hint}")
+        more = ["temperature"] * self.tempered + ["labels"] * self.labeled
+        check_call(loss, type(self).__name__, "student", "teacher", *more, *options)
 
     @cached_property
     def _who(self) -> str:
@@ -160,7 +180,8 @@ class KD(Term):
             loss = partial(self._among_kept, self.about(batch))
         if not self.tempered:
             return loss(student=z, teacher=v, **options)
-        T, theirs = self.temperature(progress), self.teacher_temperature(progress)
+        T = temperature_at(self.temperature, progress, self._who)
+        theirs = temperature_at(self.teacher_temperature, progress, self._who)
         if theirs != T:
             v = losses.full_precision(v) * (T / theirs)
         values = loss(student=z, teacher=v, temperature=T, **options)
@@ -184,7 +205,7 @@ class KD(Term):
         return torch.stack([among_kept(self.loss, z, v, k, **options) for z, v, k in each])
 
     def _classes_last(self, z: Tensor, v: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
-        """Both with the classes last; what cannot be classes is refused, for a softmax."""
+        """Both with the classes last, for any loss; what can be none is refused for a softmax."""
         if z.ndim == v.ndim == 1:  # one number an item
             z, v = z.unsqueeze(-1), v.unsqueeze(-1)
         if self.axis is None and not self.classed:
@@ -204,7 +225,8 @@ class KD(Term):
         one = both[0] is both[1]
         inside = [f"T={both[0] if one else both}"] if any(T.fixed != 1.0 for T in both) else []
         inside += [
-            f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.options.items()
+            f"{k}={float(v):g}" if isinstance(v, Real) and not isinstance(v, bool) else f"{k}={v}"
+            for k, v in self.options.items()
         ]
         if self.transform is not None:
             inside.append(name_of(self.transform))
@@ -253,6 +275,8 @@ class DKD(KD):
         on: str | tuple[str, str] = "logits",
         **settings: Any,
     ) -> None:
+        for name, weight in (("alpha", alpha), ("beta", beta)):
+            check_number(f"DKD: {name}", weight, hint="a schedule weighs the whole: linear(0, 1) *")
         weights: dict[str, Any] = {"alpha": float(alpha), "beta": float(beta)}
         super().__init__(losses.dkd, temperature, on, **weights, **settings)
 
@@ -268,22 +292,27 @@ def _two(value: Any, what: str) -> tuple[Any, Any]:
 
 
 def _check_loss(loss: Any, who: str) -> None:
-    if isinstance(loss, (int, float, Schedule)):
+    if isinstance(loss, (Real, Schedule)):
         raise TypeError(f"{who} expected a loss first, got {loss}; write temperature={loss}")
+    if isinstance(loss, type):
+        raise TypeError(f"{who} expected a loss, got the class; make one: {loss.__name__}(…)")
     if not callable(loss):
         raise TypeError(f"{who} expected a loss, got {loss!r}; for example losses.kl")
     if not (takes(loss, "student") and takes(loss, "teacher")):
         raise TypeError(
-            f"{name_of(loss)} takes no student= and teacher=; wrap it: lambda *, student, teacher: "
-            f"{name_of(loss)}(student, teacher), or use Label for a loss on labels"
+            f"{name_of(loss)} takes no student= and teacher=; {wrapped(loss)}; or use Label for a "
+            "loss on labels"
         )
 
 
 # of a softmax: blind to a single number, and wrong on an axis that is none of classes
 _SOFTMAX: tuple[Any, ...] = (
     *(losses.kl, losses.reverse_kl, losses.jsd, losses.soft_cross_entropy, losses.tvd),
-    *(losses.dkd, losses.dist, losses.nll, losses.policy_kl),
+    *(losses.dkd, losses.dist, losses.nll, losses.policy_kl, losses.uld),
 )
+
+# all others are asked on which axis the classes are, those of a user among them
+_OF_MAPS: tuple[Any, ...] = (losses.channel_kl,)
 
 
 _SYMBOLS: dict[Any, str] = {

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from distill_lib.losses import full_precision
 from distill_lib.masks import IGNORE
+from distill_lib.masks.axes import class_axis, ends
 from distill_lib.signals import Signals, pick
 
 __all__ = [
@@ -100,33 +101,6 @@ def view_of(batch: Mapping[str, Any], key: str, ignore: float | None) -> Mapping
     return {**rest, "labels": torch.where(left_out, IGNORE, 0)}
 
 
-def _ends(shape: torch.Size, found: torch.Size) -> bool:
-    return len(found) <= len(shape) and shape[len(shape) - len(found) :] == found
-
-
-def class_axis(shape: torch.Size, axis: int | None, labels: Any, who: str) -> int:
-    """The axis of the classes, counted from the end: the one that was named, else the last.
-
-    Raises:
-        ValueError: an axis that is not there; none was named, and the labels or the number of axes
-            leave a doubt.
-    """
-    if axis is not None:
-        if not -len(shape) <= axis < len(shape):
-            raise ValueError(f"{who}: logits {list(shape)} have no axis {axis}")
-        return axis - len(shape) if axis >= 0 else axis
-    beside = labels.shape if isinstance(labels, Tensor) and labels.ndim > 1 else None
-    last = beside is not None and _ends(shape[:-1], beside)
-    first = beside is not None and beside == (*shape[:1], *shape[2:])
-    if (first and not last) or (len(shape) > 3 and (first or not last)):
-        about = "" if beside is None else f" beside labels {list(beside)}"
-        raise ValueError(
-            f"{who}: which axis of the logits {list(shape)}{about} is the classes? Say axis=1 for "
-            "images [B, C, H, W], axis=-1 for classes last"
-        )
-    return -1
-
-
 def classes_last(x: Tensor, axis: int) -> Tensor:
     """The tensor with the classes on its last axis."""
     return x if axis == -1 else x.movedim(axis, -1)
@@ -149,8 +123,8 @@ def needs_classes(who: str, logits: Tensor) -> None:
 def is_soft(labels: Tensor, shape: torch.Size, axis: int) -> bool:
     """Whether labels have the shape of the logits, and so a number for each class."""
     items = torch.Size([n for i, n in enumerate(shape) if i != len(shape) + axis])
-    whole = labels.ndim > 1 and _ends(shape, labels.shape)
-    return whole and (labels.is_floating_point() or not _ends(items, labels.shape))
+    whole = labels.ndim > 1 and ends(shape, labels.shape)
+    return whole and (labels.is_floating_point() or not ends(items, labels.shape))
 
 
 def distributions(labels: Tensor, who: str) -> Tensor:
@@ -181,7 +155,7 @@ def class_numbers(
         ValueError: another shape, or numbers outside the classes.
     """
     items = shape[:-1]
-    if not _ends(items, labels.shape):
+    if not ends(items, labels.shape):
         raise ValueError(
             f"{who}: logits {tuple(shape)} expect labels {tuple(items)}, got {tuple(labels.shape)}"
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from numbers import Real
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill_lib.losses._common import check_values, floor
 from distill_lib.masks import IGNORE
 from distill_lib.objective import Term, name_of
 from distill_lib.signals import Signals, accepts
@@ -27,7 +28,7 @@ from .classes import (
     same_shape,
     view_of,
 )
-from .given import ALIKE, reduces, takes
+from .given import ALIKE, along, check_name, ignored, reduces, takes, weights, whole
 
 __all__ = ["BCE", "CE", "Label"]
 
@@ -51,7 +52,8 @@ class Label(Term):
 
     Raises:
         TypeError: a loss that compares two models, or an option that it does not take.
-        ValueError: a loss that averages by itself; no labels; shapes that do not fit.
+        ValueError: a loss that averages by itself; no labels; shapes that do not fit; labels that
+            are none of the classes.
 
     Example:
         >>> z, y = torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 5.0])
@@ -74,7 +76,7 @@ class Label(Term):
         **options: Any,
     ) -> None:
         super().__init__()
-        if not callable(loss):
+        if not callable(loss) or isinstance(loss, type):
             raise TypeError(
                 f"{type(self).__name__} expected a loss of (answer, labels), got {loss!r}; "
                 "for example Label(F.mse_loss)"
@@ -86,16 +88,15 @@ class Label(Term):
             )
         own = {"reduction": "none"} if reduces(loss) else {}
         if options.get("reduction", getattr(loss, "reduction", "none")) != "none":
-            raise ValueError(_AVERAGES.format(name_of(loss)))
+            check_values(name_of(loss), torch.zeros(()))
         for option in options:
             if not takes(loss, option):
                 raise TypeError(f"{name_of(loss)} takes no argument {option!r}")
         for what, name in (("on", on), ("labels", labels)):
-            if not isinstance(name, str) or not name:
-                raise TypeError(f"{type(self).__name__}: {what} is a name, got {name!r}")
+            check_name(what, name, type(self).__name__)
         self.loss = loss
         self.on, self.labels = on, labels
-        self.ignore_index = ignore_index
+        self.ignore_index = ignored(ignore_index)
         self.options: dict[str, Any] = {**own, **options}
         self.reads: Mapping[str, tuple[str, ...]] = {"student": (on,), "teacher": ()}
 
@@ -118,9 +119,14 @@ class Label(Term):
                 f"{list(y.shape)}"
             )
         z, y = (z, y) if pair is None else (pair[0], pair[1].to(z.dtype))
-        values: Any = self.loss(z, y, **self.options)
-        if not isinstance(values, Tensor) or (values.ndim == 0 and y.numel() > 1):
-            raise ValueError(_AVERAGES.format(name_of(self.loss)))
+        try:
+            values = self.loss(z, y, **self.options)
+        except IndexError as error:  # as torch has it on a CPU
+            raise ValueError(
+                f"{self.text()}: labels {y.min():g} to {y.max():g} are none of the classes of "
+                f"answers {list(z.shape)}; number them from 0, or leave one out: ignore_index="
+            ) from error
+        check_values(self, values)
         if pair is None and values.numel() > y.numel():
             raise ValueError(
                 f"{self.text()}: answers {list(z.shape)} and labels {list(y.shape)} were broadcast "
@@ -146,12 +152,6 @@ class Label(Term):
         return rf"\mathrm{{{self._symbol()}}}(y, z)".replace("_", r"\_")
 
 
-_AVERAGES = (
-    "{} averages by itself, and only the objective does that: return one value an item, "
-    'such as with reduction="none"'
-)
-
-
 class CE(Label):
     r"""Cross-entropy with the labels: one class of many.
 
@@ -174,7 +174,7 @@ class CE(Label):
 
     Raises:
         ValueError: no labels, labels outside the classes, shapes that do not fit, one class.
-        TypeError: labels that are no class numbers.
+        TypeError: labels that are no class numbers; a setting of another kind.
 
     Example:
         >>> loss, parts = CE()(torch.zeros(2, 4), batch={"labels": torch.tensor([1, -100])})
@@ -193,13 +193,15 @@ class CE(Label):
         axis: int | None = None,
         ignore_index: int = IGNORE,
     ) -> None:
-        super().__init__(F.cross_entropy, on, labels, ignore_index)
-        if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing < 1:
+        super().__init__(F.cross_entropy, on, labels)
+        number = isinstance(label_smoothing, Real) and not isinstance(label_smoothing, bool)
+        if not number or not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing lies in [0, 1), got {label_smoothing!r}")
-        self.label_smoothing = label_smoothing
-        self.axis = axis
+        self.label_smoothing = float(label_smoothing)
+        self.ignore_index: int = whole("ignore_index", ignore_index, "-100 is usual")
+        self.axis = None if axis is None else whole("axis", axis, "the last is -1")
         self.weight: Tensor | None
-        self.register_buffer("weight", _weight(weight, "weight"), persistent=False)
+        self.register_buffer("weight", weights("weight", weight), persistent=False)
 
     def values(
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
@@ -213,6 +215,7 @@ class CE(Label):
         needs_classes("CE", logits)
         if soft:
             labels = distributions(classes_last(labels, axis), "CE").to(logits).expand_as(logits)
+            logits = logits.clamp_min(floor(logits))  # 0 · log 0 is 0
         elif logits.device.type == "cpu":  # there torch finds a wrong number by itself
             labels = class_numbers(labels, logits.shape, self.ignore_index, "CE", look=False)
         else:
@@ -227,7 +230,7 @@ class CE(Label):
                 logits.reshape(-1, logits.shape[-1]),
                 labels.reshape(-1, logits.shape[-1]) if soft else labels.reshape(-1),
                 weight=None if weight is None else weight.to(logits),
-                ignore_index=cast(int, self.ignore_index),
+                ignore_index=self.ignore_index,
                 reduction="none",
                 label_smoothing=self.label_smoothing,
             )
@@ -236,13 +239,20 @@ class CE(Label):
             raise
         return flat.view(logits.shape[:-1])
 
-    def counts(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """The weight of each label, where there are weights and class numbers."""
+    def counts(
+        self, values: Tensor, batch: Mapping[str, Any], other: Mapping[str, Any]
+    ) -> Tensor | None:
+        """The weight of each class number, and 1 for each distribution, where there are weights."""
         if self.weight is None:
             return None
-        labels = as_labels(batch[self.labels], "CE")
-        if labels.is_floating_point():
-            return None
+        mine, labels = (as_labels(b[self.labels], "CE") for b in (batch, other))
+        sizes = list(values.shape)
+        axis = -1 if self.axis is None else self.axis
+        sizes.insert(axis if axis >= 0 else len(sizes) + 1 + axis, len(self.weight))
+        axis = axis - len(sizes) if axis >= 0 else axis
+        alike = labels.ndim == mine.ndim and is_soft(mine, torch.Size(sizes), axis)
+        if alike or labels.ndim > values.ndim or labels.is_floating_point():
+            return torch.ones_like(labels.select(axis, 0), dtype=self.weight.dtype)
         shape = torch.Size([*labels.shape, len(self.weight)])
         labels = class_numbers(labels, shape, self.ignore_index, "CE")
         kept = torch.as_tensor(labels != self.ignore_index)
@@ -272,11 +282,14 @@ class BCE(Label):
     Args:
         on: The student's signal: [B, C], one logit a label; [B, 1] or [B] for a binary model.
         labels: Their name in the batch: numbers in [0, 1] in the shape of the logits.
-        pos_weight: [C], how much more a positive label counts, as in torch.
+        pos_weight: [C], how much more a positive label counts.
         ignore_index: The label of what is not known; the other labels of an item count on.
+        axis: The axis of the labels that ``pos_weight`` is of, 1 for images [B, C, H, W]. By
+            default the last; of more than three axes it has to be said.
 
     Raises:
         ValueError: no labels, labels outside [0, 1], shapes that do not fit.
+        TypeError: a setting of another kind.
 
     Example:
         >>> y = torch.tensor([[1, 0, -100]])
@@ -292,10 +305,12 @@ class BCE(Label):
         labels: str = "labels",
         pos_weight: Tensor | None = None,
         ignore_index: float = IGNORE,
+        axis: int | None = None,
     ) -> None:
         super().__init__(F.binary_cross_entropy_with_logits, on, labels, ignore_index)
+        self.axis = None if axis is None else whole("axis", axis, "the last is -1")
         self.pos_weight: Tensor | None
-        self.register_buffer("pos_weight", _weight(pos_weight, "pos_weight"), persistent=False)
+        self.register_buffer("pos_weight", weights("pos_weight", pos_weight), persistent=False)
 
     def values(
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
@@ -317,27 +332,19 @@ class BCE(Label):
                 f"BCE: labels lie in [0, 1], got {y.min().item():g} to {y.max().item():g}; leave "
                 "out what is not known with ignore_index=, and for class numbers use CE"
             )
+        z = z.clamp(floor(z), -floor(z))  # an infinite logit is a sure answer: 0 · log 0 is 0
         weight = self.pos_weight
-        return F.binary_cross_entropy_with_logits(
-            z, y, reduction="none", pos_weight=None if weight is None else weight.to(z)
-        )
+        if weight is not None:
+            weight = along(weight.to(z), z.shape, self.axis, "BCE: pos_weight")
+        return F.binary_cross_entropy_with_logits(z, y, reduction="none", pos_weight=weight)
 
     def _symbol(self) -> str:
         return "BCE"
 
     def _settings(self) -> list[str]:
-        return ["weighted"] if self.pos_weight is not None else []
+        inside = ["weighted"] if self.pos_weight is not None else []
+        return inside + ([] if self.axis is None else [f"axis={self.axis}"])
 
     def latex(self) -> str:
         """The typeset term."""
         return r"\mathrm{BCE}(y, \sigma(z))"
-
-
-def _weight(weight: Any, name: str) -> Tensor | None:
-    if weight is None:
-        return None
-    found = torch.as_tensor(weight)
-    found = found if found.is_floating_point() else found.to(torch.get_default_dtype())
-    if found.ndim != 1 or not bool((found >= 0).all()) or not math.isfinite(found.sum().item()):
-        raise ValueError(f"{name} is one number a class, at least 0, got {weight!r}")
-    return found

@@ -8,23 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill_lib.arguments import check_counts, checked
+from distill_lib.losses._common import floor
 from distill_lib.masks import IGNORE
 
-from .classes import (
-    class_axis,
-    class_numbers,
-    classes_last,
-    distributions,
-    is_soft,
-    needs_classes,
-    same_shape,
-    view_of,
+from .classes import as_labels, class_axis, classes_last, is_soft, same_shape, view_of
+from .items import (
+    UNSTACK,
+    Said,
+    check_classes,
+    check_finite,
+    check_fit,
+    check_real,
+    numbers_of,
+    soft_of,
+    way,
 )
 
 __all__ = ["TASKS", "calibration_error", "number"]
 
 
-def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
+@checked
+def calibration_error(logits: Tensor, labels: Any, bins: int = 15) -> Tensor:
     r"""Expected calibration error: how far confidence is from accuracy.
 
     .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{n} \left| \mathrm{acc}_b - \mathrm{conf}_b \right|
@@ -32,12 +37,18 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
     over bins of equal width of the largest probability, at temperature 1.
 
     Args:
-        logits: [N, C].
-        labels: [N].
+        logits: [N, C] real numbers; half precision is computed in full.
+        labels: [N] class numbers, of which -100 is left out, or [N, C] distributions, which are
+            judged by their likeliest class.
         bins: Number of bins.
 
     Returns:
         A scalar in [0, 1].
+
+    Raises:
+        ValueError: other shapes, one class, labels outside the classes, no item, no bin, logits
+            that are not finite.
+        TypeError: logits that are no real numbers, or labels that are no class numbers.
 
     Reference:
         Guo et al., *On calibration of modern neural networks*, 2017.
@@ -46,10 +57,31 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
         >>> round(calibration_error(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1])).item(), 4)
         0.0
     """
+    who = "calibration_error"
+    check_counts(bins=bins)
+    z, y = check_real(who, "the logits", logits), as_labels(labels, who).to(logits.device)
+    check_classes(who, z.shape)
+    if z.ndim > 2:
+        raise ValueError(
+            f"{who} expected logits [N, C], got {list(z.shape)}; give one network's at a time, and "
+            "of places each as an item: logits.flatten(0, -2), labels.flatten()"
+        )
+    soft = is_soft(y, z.shape, -1)
+    check_fit(who, y, z.shape if soft else z.shape[:-1])
+    kept = torch.ones_like(y, dtype=torch.bool)[:, 0] if soft else y != IGNORE
+    z, y = z[kept], y[kept]
+    y = soft_of(y, who).argmax(-1) if soft else numbers_of(y, z.shape[-1], who)
+    if not len(y):
+        raise ValueError(f"{who}: there are no items, or every label is {IGNORE}")
+    check_finite(z, "the logits")
+    return _calibration(z, y, bins)
+
+
+def _calibration(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
     confidence, answer = logits.softmax(-1).max(-1)
     bin_of = (confidence * bins).long().clamp(max=bins - 1)
-    gap = (answer == labels).to(confidence) - confidence
-    return torch.zeros(bins, dtype=gap.dtype).index_add(0, bin_of, gap).abs().sum() / len(labels)
+    gap = ((answer == labels).to(confidence) - confidence).double()
+    return gap.new_zeros(bins).index_add(0, bin_of, gap).abs().sum() / len(labels)
 
 
 def number(value: Tensor) -> Any:
@@ -62,10 +94,45 @@ class Score:
 
     ignore: float | None = IGNORE
 
-    def __init__(self, axis: int | None, ignore: float | None) -> None:
+    def __init__(self, who: str, axis: int | None, ignore: float | None) -> None:
+        self.who = who
         self.axis = axis
         self.ignore = self.ignore if ignore is None else ignore
         self.sums: dict[str, Tensor] = {}
+        self.first: dict[str, Any] = {}
+
+    def add(self, said: Said, labels: Tensor) -> None:
+        """One batch.
+
+        Raises:
+            ValueError: answers that are not finite, labels that do not fit them.
+            TypeError: labels of another kind.
+        """
+        raise NotImplementedError
+
+    def result(self) -> dict[str, Any]:
+        """The numbers of all batches."""
+        raise NotImplementedError
+
+    def habits(self) -> tuple[Tensor, Tensor]:
+        """[L, C] how often each of L labels has each value, and how often the model says it."""
+        raise NotImplementedError
+
+    def alike(self, **found: Any) -> None:
+        """What is the same in every batch.
+
+        Raises:
+            ValueError: it is not.
+        """
+        self.first = self.first or found
+        if self.first != found:
+            first, this = (
+                ", ".join(f"{k} {v}" for k, v in one.items()) for one in (self.first, found)
+            )
+            raise ValueError(
+                f"{self.who}: batches expected to be of one kind; the first has {first}, another "
+                f"{this}"
+            )
 
     def sum(self, **found: Tensor) -> None:
         for name, value in found.items():
@@ -77,85 +144,83 @@ class Score:
 
     def total(self, name: str) -> Tensor:
         """The sum, once there is something to divide it by."""
-        if not self.sums["n"].sum():
-            raise ValueError(f"every label is {self.ignore}: there is nothing to evaluate on")
+        self.some(int(self.sums["n"].sum()))
         return self.sums[name] / self.sums["n"]
+
+    def some(self, n: int) -> None:
+        if not n:
+            labels = "" if self.ignore is None else f"every label is {self.ignore:g}, or "
+            raise ValueError(
+                f"{self.who}: {labels}masks leave out all there is, or the batches have no items: "
+                "there is nothing to evaluate on"
+            )
 
 
 class _Classes(Score):
     """One class an item: whole logits are kept, as calibration looks at all of them at once."""
 
-    def __init__(self, axis: int | None, ignore: float | None) -> None:
-        super().__init__(axis, ignore)
+    def __init__(self, who: str, axis: int | None, ignore: float | None) -> None:
+        super().__init__(who, axis, ignore)
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        at = class_axis(logits.shape, self.axis, labels, "evaluate")
-        soft = is_soft(labels, logits.shape, at)
-        dense = labels.ndim > 1 and not soft
-        if dense and at == -1 and logits.ndim < 4:
+    def add(self, said: Said, labels: Tensor) -> None:
+        logits, at = said.classes(self.axis, labels)
+        k, classes = said.networks, logits.shape[-1]
+        items = logits.shape[k:-1]
+        soft = is_soft(labels, said.answers.shape[k:], at)
+        of_text = said.of_text(items)
+        places = len(items) > 1 and not soft and not of_text
+        if k and (places or labels.shape == logits.shape[:-1]):
+            raise ValueError(f"{self.who}: labels {list(labels.shape)} beside answers {UNSTACK}")
+        if self.axis is None and labels.ndim > 1 and not (soft or of_text or len(items) > 2):
             raise ValueError(
-                f"expected one label an item, got labels of shape {tuple(labels.shape)}; for "
-                "tokens, flatten logits and labels in forward= and in the batch; for independent "
-                'labels say task="labels", for numbers task="regression"'
+                f"{self.who} expected one label an item, got labels of shape "
+                f"{tuple(labels.shape)}; for a label a place say axis=1 for logits [B, C, L], "
+                f"axis=-1 for [B, L, C]; {way(self.who)}"
             )
-        logits = classes_last(logits, at)
-        needs_classes("evaluate", logits)
-        if dense:
-            return self.add_dense(logits, labels)
-        if soft:
-            labels = distributions(classes_last(labels, at), "evaluate")
-            if labels.ndim > 2:
-                logits, labels = logits.flatten(0, -2), labels.flatten(0, -2)
-        elif labels.shape != logits.shape[-2:-1]:
-            class_numbers(labels, logits.shape[-2:], self.ignore, "evaluate")
-        self.logits.append(logits)
-        self.labels.append(labels)
-
-    def add_dense(self, logits: Tensor, labels: Tensor) -> None:
-        """A label a pixel: too many to keep their logits."""
-        labels = class_numbers(labels, logits.shape, self.ignore, "evaluate")
-        kept, classes = self.kept(labels), logits.shape[-1]
-        logits, labels = logits[kept], labels[kept]
-        nll = F.cross_entropy(logits, labels, reduction="none").double().sum()
-        pairs = (labels * classes + logits.argmax(-1)).bincount(minlength=classes**2)
-        self.sum(n=kept.sum(), nll=nll, confusion=pairs.view(classes, classes))
+        labels = classes_last(labels, at) if soft else labels
+        check_fit(self.who, labels, logits.shape[k:] if soft else items)
+        kept = said.kept(items, of_text, labels)
+        if kept.ndim > len(items):
+            raise ValueError(f"{self.who}: a mask {list(kept.shape)} {UNSTACK}")
+        kept = (kept if soft else kept & self.kept(labels)).flatten()
+        logits = logits.flatten(k, -2)[..., kept, :]
+        labels = labels.flatten(0, -2)[kept] if soft else labels.flatten()[kept]
+        check_finite(logits, said.whose)
+        labels = soft_of(labels, self.who) if soft else numbers_of(labels, classes, self.who)
+        kind = "distributions" if soft else "a class a place" if places else "a class an item"
+        self.alike(classes=classes, labels=kind, networks=[*logits.shape[:k]])
+        if places:  # too many to keep their logits
+            nll = F.cross_entropy(logits, labels, reduction="none").double().sum()
+            pairs = (labels * classes + logits.argmax(-1)).bincount(minlength=classes**2)
+            confusion = pairs.view(classes, classes)
+            self.sum(n=kept.sum(), nll=nll, confusion=confusion)
+        else:
+            self.logits.append(logits)
+            self.labels.append(labels)
 
     def result(self) -> dict[str, Any]:
         if self.sums:
             return self.dense_result()
         logits, labels = torch.cat(self.logits, dim=-2), torch.cat(self.labels)
+        self.some(len(labels))
+        logp = logits.log_softmax(-1)
         if labels.ndim > 1:
-            soft, labels = labels, labels.argmax(-1)
-            nll = -(soft * logits.log_softmax(-1)).sum(-1)
+            # a class that is neither expected nor ever said (-inf) costs nothing
+            nll = -torch.where(labels > 0, labels * logp, 0).sum(-1)
+            labels = labels.argmax(-1)
         else:
-            kept = self.kept(labels)
-            logits, labels = logits[..., kept, :], labels[kept]
-            if not len(labels):
-                raise ValueError(f"every label is {self.ignore}: there is nothing to evaluate on")
-            nll = self.nll(logits, labels)
-        right = (logits.argmax(-1) == labels).float()
+            nll = -logp.gather(-1, labels.expand(logp.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+        right = (logits.argmax(-1) == labels).double()
         flat = logits.reshape(-1, *logits.shape[-2:])
-        ece = torch.stack([calibration_error(one, labels) for one in flat]).view(logits.shape[:-2])
+        ece = torch.stack([_calibration(one, labels) for one in flat]).view(logits.shape[:-2])
         return {
             "accuracy": number(right.mean(-1)),
             "nll": number(nll.mean(-1)),
             "ece": number(ece),
             "n": len(labels),
         }
-
-    def nll(self, logits: Tensor, labels: Tensor) -> Tensor:
-        classes = logits.shape[-1]
-        if labels.is_floating_point():
-            class_numbers(labels, logits.shape, self.ignore, "evaluate")
-        if labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(
-                f"labels run from {int(labels.min())} to {int(labels.max())}, "
-                f"the model has classes 0 to {classes - 1}; leave one out with ignore_index="
-            )
-        logp = logits.log_softmax(-1)
-        return -logp.gather(-1, labels.expand(logp.shape[:-1]).unsqueeze(-1)).squeeze(-1)
 
     def dense_result(self) -> dict[str, Any]:
         nll, confusion = self.total("nll"), self.sums["confusion"].double()
@@ -169,30 +234,55 @@ class _Classes(Score):
             "n": int(self.sums["n"]),
         }
 
+    def habits(self) -> tuple[Tensor, Tensor]:
+        if self.sums:
+            confusion = self.sums["confusion"]
+            return confusion.sum(1, keepdim=True).mT, confusion.sum(0, keepdim=True)
+        labels = torch.cat(self.labels)
+        named = labels.argmax(-1) if labels.ndim > 1 else labels
+        answers = torch.cat(self.logits, dim=-2).argmax(-1)
+        classes = self.logits[0].shape[-1]
+        true, told = (x.bincount(minlength=classes).unsqueeze(0) for x in (named, answers))
+        return true, told
+
 
 class _Labels(Score):
     """Yes or no, label by label."""
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        whole = logits.ndim
-        logits, labels = _pair(logits, labels)
-        lone = logits.ndim < max(2, whole)  # one label: no axis is left for it
-        if not lone and logits.ndim > 2 and self.axis is None:
+    def add(self, said: Said, labels: Tensor) -> None:
+        whole = said.answers.shape
+        if self.axis is not None:
+            class_axis(whole, self.axis, None, self.who)
+        logits, labels = _pair(said, labels)
+        of_text = said.of_text(whole[:-1])
+        lone = logits.ndim < max(2, len(whole))  # one label: no axis is left for it
+        if not lone and logits.ndim > 2 and self.axis is None and not of_text:
             raise ValueError(
                 f"which axis of the logits {list(logits.shape)} is the labels? Say axis=1 for "
                 "images [B, C, H, W], axis=-1 for labels last"
             )
         kept = self.kept(labels)
-        labels = torch.where(kept, labels, 0).float()
-        if labels.min() < 0 or labels.max() > 1:
+        kept = kept & said.kept(logits.shape, of_text, None if of_text else labels)
+        logits = torch.where(kept, logits, 0)
+        labels = torch.where(kept, labels, 0).to(logits.dtype)
+        check_finite(logits, said.whose, "labels")
+        if not bool(((labels >= 0) & (labels <= 1)).all()):
             raise ValueError(
-                f"labels lie in [0, 1], got {labels.min():g} to {labels.max():g}; leave out what "
-                'is not known with ignore_index=, for class numbers use task="classes"'
+                f"{self.who}: labels lie in [0, 1], got {labels.min():g} to {labels.max():g}; "
+                "leave out what is not known with ignore_index=, for class numbers use "
+                'task="classes"'
             )
-        nll = F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * kept
-        right = ((logits > 0) == (labels > 0.5)) & kept
-        columns = [self.columns(x, lone) for x in (kept, right, nll)]
-        self.sum(**{k: v.sum(0) for k, v in zip(("n", "right", "nll"), columns, strict=True)})
+        # 0 times -inf would be nan
+        nll = F.binary_cross_entropy_with_logits(
+            logits.clamp_min(floor(logits)), labels, reduction="none"
+        )
+        says, true = logits > 0, labels > 0.5
+        found = {"n": kept, "right": (says == true) & kept, "nll": nll * kept}
+        columns = {
+            k: self.columns(x, lone) for k, x in {**found, "yes": true, "says": says}.items()
+        }
+        self.alike(labels=columns["n"].shape[-1])
+        self.sum(**{k: v.sum(0) for k, v in columns.items()})
 
     def columns(self, x: Tensor, lone: bool) -> Tensor:
         """[N, C] items and their labels."""
@@ -210,16 +300,30 @@ class _Labels(Score):
             "n": int(n),
         }
 
+    def habits(self) -> tuple[Tensor, Tensor]:
+        n = self.sums["n"]
+        true, told = (torch.stack([n - x, x], -1) for x in (self.sums["yes"], self.sums["says"]))
+        return true, told
+
 
 class _Regression(Score):
     """Numbers against numbers."""
 
     ignore = None
 
-    def add(self, answers: Tensor, labels: Tensor) -> None:
-        answers, labels = _pair(answers, labels)
+    def add(self, said: Said, labels: Tensor) -> None:
+        answers, labels = _pair(said, labels)
+        of_text = said.of_text(said.answers.shape[:-1])
         kept = self.kept(labels)
-        gap = (answers.double() - labels)[kept]
+        kept = kept & said.kept(answers.shape, of_text, None if of_text else labels)
+        answers, labels = answers[kept].double(), labels[kept].double()
+        check_finite(answers, said.whose, "regression")
+        if not bool(labels.isfinite().all()):
+            raise ValueError(
+                f"{self.who}: labels hold numbers that are not finite; leave out what is not "
+                'known with ignore_index=, such as ignore_index=float("nan")'
+            )
+        gap = answers - labels
         self.sum(n=kept.sum(), mae=gap.abs().sum(), mse=gap.square().sum())
 
     def result(self) -> dict[str, Any]:
@@ -227,14 +331,18 @@ class _Regression(Score):
         return {**means, "n": int(self.sums["n"])}
 
 
-TASKS: dict[str, Any] = {"classes": _Classes, "labels": _Labels, "regression": _Regression}
+TASKS: dict[str, type[Score]] = {
+    "classes": _Classes,
+    "labels": _Labels,
+    "regression": _Regression,
+}
 
 
-def _pair(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    pair = same_shape(answers, labels)
+def _pair(said: Said, labels: Tensor) -> tuple[Tensor, Tensor]:
+    pair = None if said.networks else same_shape(said.answers, labels)
     if pair is None:
         raise ValueError(
-            f"answers {list(answers.shape)} expect labels of the same shape, got "
-            f"{list(labels.shape)}; of several networks in one, evaluate each: model.unstack()"
+            f"{said.who}: answers {list(said.answers.shape)} expect labels of the same shape, got "
+            f"{list(labels.shape)}; {UNSTACK}"
         )
     return pair

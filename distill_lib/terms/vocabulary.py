@@ -17,7 +17,8 @@ from distill_lib.objective import Term, name_of
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.signals import DESCRIPTIVE, Signals, pick
 
-from .given import takes, times_squared
+from .classes import class_axis, classes_last
+from .given import check_call, takes, temperature_at, times_squared, whole
 
 __all__ = ["FusedKD", "SparseKD", "hidden_and_head"]
 
@@ -41,7 +42,14 @@ class SparseKD(Term):
         on: The student's signal.
         rest: Whether the teacher tells the tail's logarithm; else it is what is left of 1.
         tail: False leaves the tail out, which makes the sum no divergence: see there.
+        axis: The axis of the student's classes, 1 for images [B, C, H, W]; the teacher's k are
+            last, as those of ``TopK(teacher, k, axis=1)``. By default the last; where the shapes
+            leave a doubt, it has to be said.
         **options: More arguments of the loss.
+
+    Raises:
+        TypeError: a loss that is none, an option that it does not take or lacks.
+        ValueError: ``tail=False`` with another loss; classes that may be on another axis.
 
     Example:
         >>> z = torch.tensor([[2.0, 0.0, 1.0]])
@@ -60,6 +68,7 @@ class SparseKD(Term):
         *,
         rest: bool = True,
         tail: bool = True,
+        axis: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -69,6 +78,9 @@ class SparseKD(Term):
             raise ValueError(
                 f"tail=False is of losses.kl and losses.reverse_kl, not of {told(loss)}"
             )
+        check_call(loss, "SparseKD", "student", "teacher", *options)
+        # not self.axis, which is the teacher's too
+        self.classes = None if axis is None else whole("axis", axis, "the last is -1")
         self.loss, self.on, self.tail, self.options = loss, on, tail, options
         self.rest: bool = rest and tail
         theirs = ("top_ids", "top_log_probs") + (("rest",) if self.rest else ())
@@ -84,8 +96,12 @@ class SparseKD(Term):
         """[...] divergences of the coarse answers."""
         assert teacher is not None
         theirs = {path: pick(teacher, path, "teacher").detach() for path in self.reads["teacher"]}
+        z = pick(student, self.on, "student")
+        # several students may have one answer for all, with an axis less
+        shape = z.shape[-theirs["top_ids"].ndim :]
+        axis = class_axis(shape, self.classes, batch.get("labels"), self.text())
         return losses.sparse_divergence(
-            student=pick(student, self.on, "student"),
+            student=classes_last(z, axis),
             teacher=theirs["top_log_probs"],
             ids=theirs["top_ids"],
             rest=theirs.get("rest"),
@@ -194,7 +210,7 @@ class FusedKD(Term):
         theirs: list[Tensor | None]
         theirs = [pick(teacher, path, "teacher") for path in self.reads["teacher"]]
         theirs = [*theirs, self.head, self.bias] if self.head is not None else theirs
-        T = self.temperature(progress)
+        T = temperature_at(self.temperature, progress, self.text())
         kept = kept_of(mine[0].shape[:-1], self.labeled, self.about(batch))
         values = self._divergence(mine, theirs, T, kept)
         return times_squared(values, T, T)

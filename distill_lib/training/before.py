@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import Dataset, IterableDataset
 
 from distill_lib.arguments import checked, told
 from distill_lib.signals import Captured, suggest, unwrapped
@@ -25,7 +24,6 @@ from distill_lib.teachers.live import Teacher, models_of
 __all__ = [
     "cannot_write",
     "check_accelerator",
-    "check_batches",
     "check_kinds",
     "check_layers",
     "check_optimizer",
@@ -101,28 +99,6 @@ def check_accelerator(accelerator: Any) -> None:
     """
     if isinstance(accelerator, type) or not hasattr(accelerator, "prepare_model"):
         raise TypeError(f"accelerator expected an accelerate.Accelerator, got {told(accelerator)}")
-
-
-def check_batches(batches: Any) -> None:
-    """Batches, not single items.
-
-    Raises:
-        TypeError: a data set or a tensor, whose elements are items.
-    """
-    items = isinstance(batches, Dataset) and not isinstance(batches, IterableDataset)
-    ours = callable(getattr(batches, "batches", None))
-    if items or ours or isinstance(batches, Tensor) or _is_hf(batches):
-        way = "batches(64)" if ours else "DataLoader(data, batch_size=64)"
-        raise TypeError(
-            f"expected batches, got a {type(batches).__name__}, whose elements are single items; "
-            f"give {'data.' * ours}{way}"
-        )
-    if not any(hasattr(type(batches), name) for name in ("__iter__", "__getitem__")):
-        raise TypeError(f"expected batches, a DataLoader, a list or the like, got {told(batches)}")
-
-
-def _is_hf(batches: Any) -> bool:
-    return type(batches).__module__.startswith("datasets.arrow_dataset")
 
 
 def check_optimizer(optimizer: Any) -> None:

@@ -230,7 +230,7 @@ def _undisturbed(run: Run, batches: Iterable[Any]) -> Iterator[None]:
         set_modes(modes)
         if not order.midway and pickle.dumps(order.state()) != pickle.dumps(before):
             with contextlib.suppress(ValueError):  # the user made other batches of it
-                order.set(before)
+                order.put_back(before)
         set_rng_state(rng)
 
 

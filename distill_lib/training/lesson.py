@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill_lib.objective import Step
 from distill_lib.signals import Forward, call, unwrapped
+from distill_lib.teachers.shown import Shown
 
 __all__ = ["Lesson", "allow_unused"]
 
@@ -35,9 +36,17 @@ class Lesson(nn.Module):
         progress: float,
         denom: Step | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and its parts; the teacher is asked after the student."""
+        """The loss of a batch and its parts; the teacher is asked after the student.
+
+        Raises:
+            KeyError: a signal or a layer that the student does not have.
+            ValueError: a student or a teacher that changes the batch, of which both are asked.
+        """
+        shown = Shown(batch)
         said = call(self.view, batch, self.ask)
+        shown.check("student", self.view)
         taught = teach()
+        shown.check("teacher")
         try:
             found: tuple[Tensor, dict[str, Tensor]] = self.objective(
                 said, taught, batch, progress=progress, denom=denom

@@ -16,18 +16,24 @@ from distill_lib.signals import Forward
 from distill_lib.teachers.live import Source
 
 from . import resume as resuming
-from .before import check_batches, check_settings
+from .batches import check_batch, check_batches, unreadable
+from .before import check_settings
 from .epochs import EachEpoch, Epochs
 from .history import History
 from .processes import together
 from .rates import Rate
 from .run import Optimizer, Run
-from .shares import length, walk
+from .shares import as_said, length, walk
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = ["History", "distill"]
+
+NOTHING = (
+    "there is nothing to train on. A DataLoader with drop_last=True gives none of fewer items than "
+    "a batch has"
+)
 
 
 def distill(
@@ -91,7 +97,7 @@ def distill(
         batches: Any iterable of batches that can be walked again: a DataLoader,
             ``dataset.batches()``, rollouts. Batches are mappings or ``(inputs, labels)`` pairs.
         objective: A sum of terms. Its projectors are trained along.
-        epochs: Walks over ``batches``; or
+        epochs: Walks over ``batches``, counted by their length, which has to be right; or
         steps: optimizer steps. Give one of the two.
         lr: Learning rate, a number or a schedule of progress. By default 1e-3, or the rate that a
             given optimizer came with. Of several parameter groups it is the highest rate; the
@@ -121,11 +127,13 @@ def distill(
         What happened, step by step.
 
     Raises:
-        TypeError: ``each_epoch`` gave something else; a learning rate that is none.
+        TypeError: ``each_epoch`` gave something else; a learning rate that is none; batches that
+            are none, such as a data set or one batch, or that the models cannot read.
         ValueError: neither or both of epochs and steps; an optimizer that forgets parameters, or
             has a scheduler that would be overridden; a teacher that is the student or shares what
             is trained; a checkpoint of another training; a number for ``keep_best``
-            that is not there, or nan.
+            that is not there, or nan; single items; a walk that is longer or shorter than its
+            length said.
         OSError: a checkpoint that cannot be written, before the first step.
         FloatingPointError: a loss that is not finite, or beyond 1e18, where squares of gradients
             no longer fit.
@@ -160,7 +168,7 @@ def distill(
     run = Run(student, teacher, objective, accelerator, forward)
     try:
         with together(run.streams, run.wrapped):
-            total = _total_steps(run, batches, epochs, steps)
+            total, said = _total_steps(run, batches, epochs, steps)
             run.prepare(optimizer, lr, clip_norm)
             watch.check(run.rates)
             saver = run.saver(checkpoint, batches) if checkpoint else None
@@ -173,7 +181,7 @@ def distill(
                 run.check_place(saver.path, copies=1 if keep_best is None else 2)
             if at.step == 0:
                 run.seed_everything(seed)
-            return _walk(run, batches, total, saver, at, save_every, watch)
+            return _walk(run, batches, total, said, saver, at, save_every, watch)
     finally:
         run.undo.close()
 
@@ -182,12 +190,14 @@ def _walk(
     run: Run,
     batches: Iterable[Any],
     total: int,
+    said: int | None,
     saver: resuming.Saver | None,
     at: resuming.Start,
     save_every: int | None,
     watch: Epochs,
 ) -> History:
-    """All steps from where ``at`` stands."""
+    """All steps from where ``at`` stands; a walk has as many batches as ``said``, if given."""
+    whole = None if said is None else math.ceil(said / run.accumulation)
     history = History(at.records)
     run.logged = len(at.records)
     if at.step >= total or watch.stopped:
@@ -199,25 +209,24 @@ def _walk(
                 break
             begun = saver.begin_epoch() if saver is not None else None
             drawn = at.skip
-            for drawn, group in _groups(run, batches, at):
-                record = run.step(group, at.step / total)
+            for drawn, group in _groups(run, batches, at, said):
+                record = _step(run, group, at.step / total)
                 at.step += 1
                 history.add(at.step, record)
                 run.log(history)
                 shown.update()
-                if at.step >= total:
+                if at.step >= total and drawn != whole:
                     place = (epoch, drawn, begun)
                     getattr(batches, "broken_off", lambda: None)()
                     break
-                if saver is not None and save_every and at.step % save_every == 0:
+                due = save_every and at.step % save_every == 0 and at.step < total
+                if saver is not None and due:
                     saver.save(at.step, epoch, drawn, begun, history)
             else:
                 place = (epoch + 1, 0, run.streams.state())
                 if drawn == 0 or at.skip:
-                    raise ValueError(
-                        f"batches gave nothing after {at.skip} steps of an epoch that were done "
-                        "before: there is nothing to train on"
-                    )
+                    before = f" after {at.skip} steps of an epoch that were done before"
+                    raise ValueError(f"batches gave nothing{before * (at.skip > 0)}: {NOTHING}")
             history.settle()
             run.log(history)
             watch.over(run, batches, epoch + 1, at.step, history)
@@ -228,10 +237,11 @@ def _walk(
 
 
 def _groups(
-    run: Run, batches: Iterable[Any], at: resuming.Start
+    run: Run, batches: Iterable[Any], at: resuming.Start, said: int | None
 ) -> Iterator[tuple[int, list[tuple[Any, bool]]]]:
     """How many groups were drawn, and the last; after a resume, those already used are dropped."""
     number, drawn = 0, walk(run.accelerator, batches, run.streams)
+    drawn = drawn if said is None else as_said(drawn, said)
     while group := list(itertools.islice(drawn, run.accumulation)):
         number += 1
         if number > at.skip:
@@ -241,7 +251,26 @@ def _groups(
             at.skip = 0
 
 
-def _total_steps(run: Run, batches: Iterable[Any], epochs: int | None, steps: int | None) -> int:
+def _step(run: Run, group: list[tuple[Any, bool]], progress: float) -> dict[str, Any]:
+    """A step; where a model cannot read a batch, its words are not all that is said."""
+    for batch, _ in group:
+        check_batch(batch)
+    try:
+        return run.step(group, progress)
+    except (TypeError, AttributeError, IndexError, ValueError) as error:
+        # who wrote a forward knows what it reads
+        asked = [] if run.forward is not None else [batch for batch, _ in group]
+        reason = next(filter(None, (unreadable(batch, error) for batch in asked)), None)
+        if reason is None:
+            raise
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{reason} ({type(error).__name__}: {error})") from error
+
+
+def _total_steps(
+    run: Run, batches: Iterable[Any], epochs: int | None, steps: int | None
+) -> tuple[int, int | None]:
+    """How many steps there will be, and the batches of a walk where these were counted by them."""
     if (epochs is None) == (steps is None):
         raise ValueError(
             f"give epochs or steps, one of the two; got epochs={epochs}, steps={steps}"
@@ -253,7 +282,7 @@ def _total_steps(run: Run, batches: Iterable[Any], epochs: int | None, steps: in
             "or an object whose __iter__ begins anew"
         )
     if steps is not None:
-        return steps
+        return steps, None
     assert epochs is not None
     try:
         rounds = length(run.accelerator, batches)
@@ -262,5 +291,7 @@ def _total_steps(run: Run, batches: Iterable[Any], epochs: int | None, steps: in
             "batches has no length, so epochs cannot be counted in steps; give steps="
         ) from None
     if rounds == 0:
-        raise ValueError("batches is empty: there is nothing to train on")
-    return epochs * math.ceil(rounds / int(run.accumulation))
+        raise ValueError(f"batches is empty: {NOTHING}")
+    # a source that knows its place in a walk may be in the middle of one
+    said = None if getattr(batches, "midway", False) else rounds
+    return epochs * math.ceil(rounds / int(run.accumulation)), said

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -14,6 +15,7 @@ from distill_lib.schedules import Schedule, as_schedule
 
 __all__ = ["Rate", "Rates", "Settings", "make_optimizer"]
 
+LOOKS = 100  # at a schedule before the first step, beside the look at each step
 MARK = "_wrapped_by_lr_sched"  # of torch, on the step of an optimizer that has a scheduler
 
 Rate = Schedule | float | LRScheduler | Callable[[Any], LRScheduler]
@@ -64,7 +66,7 @@ class Rates:
     Raises:
         TypeError: anything else.
         ValueError: a scheduler of another optimizer, or one on this optimizer that would be
-            overridden.
+            overridden; a schedule with rates below 0, infinite or nan.
     """
 
     def __init__(self, optimizer: Optimizer, lr: Rate | None) -> None:
@@ -86,8 +88,8 @@ class Rates:
                 self._make(lr)
             else:
                 self.schedule = as_schedule(lr)
-                if min(map(self.schedule, (0.0, 0.5, 1.0))) < 0:
-                    raise ValueError(f"a learning rate is at least 0, got {lr}")
+                for look in range(LOOKS + 1 if self.schedule.fixed is None else 1):
+                    _check(self.schedule(look / LOOKS), self.schedule, look / LOOKS)
                 rates = [float(group["lr"]) for group in self._groups]
                 top = max(rates)
                 # how the rates of the groups stand to each other, which a schedule keeps
@@ -143,9 +145,16 @@ class Rates:
         return unseen and hasattr(getattr(self._inner, "step", None), MARK)
 
     def before(self, progress: float) -> None:
-        """Set the rates of the step that is to come."""
-        if self.schedule is not None:
-            rate = self.schedule(progress)
+        """Set the rates of the step that is to come.
+
+        Raises:
+            ValueError: one is below 0, infinite or nan, whoever set it.
+        """
+        if self.schedule is None:
+            for group in self._groups:
+                _check(group.get("lr"), self.scheduler or self.optimizer, progress)
+        else:
+            rate = _check(self.schedule(progress), self.schedule, progress)
             for group, share in zip(self._groups, self._shares, strict=True):
                 group["lr"] = share * rate
 
@@ -187,6 +196,26 @@ class Rates:
             f"{cause or type(made).__name__}. A function of progress becomes a schedule by "
             "Schedule(function, 'name')"
         ) from cause
+
+
+def _check(rate: Any, who: object, progress: float) -> Any:
+    """A rate below 0 would train uphill, without a word.
+
+    Raises:
+        ValueError: such a rate, or one that is no finite number.
+    """
+    # some optimizers have none; one on an accelerator is not looked at, which would wait for it
+    unseen = rate is None or (isinstance(rate, Tensor) and rate.device.type != "cpu")
+    if unseen or 0 <= rate < math.inf:
+        return rate
+    if isinstance(who, Schedule):
+        of = "" if who.fixed is not None else f" of {who} at progress {progress:g}"
+    else:
+        of = f" of {type(who).__name__} at progress {progress:g}"
+    raise ValueError(
+        f"a learning rate is at least 0 and finite, got {float(rate):g}{of}; to maximize, give an "
+        "optimizer with maximize=True"
+    )
 
 
 def make_optimizer(optimizer: Any, params: list[nn.Parameter]) -> Optimizer:

@@ -16,7 +16,7 @@ from .processes import Streams
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["is_shared", "length", "walk"]
+__all__ = ["as_said", "is_shared", "length", "walk"]
 
 
 def is_shared(batches: Iterable[Any]) -> bool:
@@ -81,6 +81,25 @@ def walk(
     while round_ := _next(drawn, world, streams, alike):
         counts = rank < len(round_)
         yield round_[rank if counts else -1], counts
+
+
+def as_said(drawn: Iterator[tuple[Any, bool]], said: int) -> Iterator[tuple[Any, bool]]:
+    """The batches of a walk, which are as many as their length said: epochs are counted by it.
+
+    Raises:
+        ValueError: the walk ends before, or goes on.
+    """
+    given = 0
+    for given, one in enumerate(drawn, 1):
+        if given > said:
+            break
+        yield one
+    if given != said:
+        came = f"ended after {given}" if given < said else "went on after them"
+        raise ValueError(
+            f"epochs are counted by len(batches), by which a walk has {said} batches, and this one "
+            f"{came}: make __len__ say how many there are, or give steps= instead of epochs="
+        )
 
 
 def _next(drawn: Iterator[Any], number: int, streams: Streams, alike: bool) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -119,6 +120,13 @@ def test_policies_with_other_bounds_are_other_policies() -> None:
         Stacked([one, other], ndim=2)
 
 
+@pytest.mark.parametrize("huge", [1e39, 1e300, math.inf])
+def test_a_bound_beyond_every_number_is_none(huge: float) -> None:
+    x = torch.tensor([[1e6, -7.0]])
+    assert torch.equal(Policy(2, 3, clip=huge)(x)["logits"].isfinite(), torch.ones(1, 3).bool())
+    assert Policy(2, 3, clip=huge).clip == math.inf
+
+
 @pytest.mark.parametrize("bad", [0, -1.0, float("nan")])
 def test_a_bound_is_positive(bad: float) -> None:
     with pytest.raises(ValueError, match="clip expected a number > 0 or None"):
@@ -199,3 +207,13 @@ def test_pictures_of_other_kinds_are_refused(kind: torch.dtype) -> None:
 def test_no_picture_is_answered_by_no_answer() -> None:
     said = PixelPolicy((1, 20, 20), actions=2)(torch.zeros(0, 1, 20, 20, dtype=torch.uint8))
     assert said["logits"].shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.tensor(math.nan), torch.tensor(-3.0), torch.ones(2), torch.tensor(-math.inf)]
+)
+def test_a_state_whose_bound_is_none_is_refused(bad: torch.Tensor) -> None:
+    policy = Policy(2, 3, clip=4.0)
+    with pytest.raises(ValueError, match="obs_clip expected a number > 0, or 0 for no bound"):
+        policy.load_state_dict({**policy.state_dict(), "obs_clip": bad})
+    assert policy.clip == 4.0

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from mutants import mutants
 from torch import Tensor, nn
 
 from distill_lib import Cache
-from distill_lib.teachers import CacheError, TopK
+from distill_lib.teachers import CacheError, Recorded, TopK
 from distill_lib.teachers.cachefile import HEADER, MAGIC
 
 THREE = ("top_ids", "top_log_probs", "rest")
@@ -176,3 +178,86 @@ def test_changed_files_are_refused_or_right(path: Path, model: nn.Module) -> Non
         except CacheError:
             continue
         assert all(torch.equal(got[name], want[name]) for name in THREE)
+
+
+# ---- what a store answers is what the teacher said, or it is refused ----
+
+KINDS = {
+    "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32,
+    "float64": torch.float64, "int64": torch.int64, "int32": torch.int32, "bool": torch.bool,
+}  # fmt: skip
+EDGES = [0.0, 65504.0, 65519.0, 65520.0, 7e4, 1e30, 3.4e38, 3.5e38, 1e300, 1e-9, float("nan")]
+number = st.sampled_from(EDGES + [-x for x in EDGES] + [float("inf"), -float("inf")]) | st.floats()
+whole = st.sampled_from([0, 2047, 2049, 4097, 2**24 + 1, 2**31 - 1, 2**31]) | st.integers(
+    -(2**40), 2**40
+)
+
+
+def made(data: Any, kind: str) -> Tensor:
+    """[5, 2] of one kind."""
+    found = {"bool": st.booleans(), "int64": whole, "int32": st.integers(-(2**31), 2**31 - 1)}
+    rows = data.draw(st.lists(found.get(kind, number), min_size=10, max_size=10))
+    with_range = torch.tensor(rows, dtype=torch.float64 if "float" in kind else torch.int64)
+    return with_range.to(KINDS[kind]).view(5, 2)
+
+
+def stored_alike(got: Tensor, want: Tensor, dtype: torch.dtype) -> bool:
+    """Whole numbers are the same, real ones up to the rounding of a type."""
+    got, exact = got.double(), want.double()
+    if not want.is_floating_point():
+        return bool((got == exact).all())
+    info = torch.finfo(dtype)
+    near = (got - exact).abs() <= info.eps * exact.abs() + info.smallest_normal
+    return bool((near | (got == exact) | (got.isnan() & exact.isnan())).all())
+
+
+@given(
+    st.data(), st.sampled_from(sorted(KINDS)), st.sampled_from(["alone", "beside", "recorded"]),
+    st.sampled_from(["float16", "float32", "float64", "bfloat16"]),
+)  # fmt: skip
+def test_stores_answer_what_was_said_or_refuse(
+    tmp_path_factory: Any, data: Any, kind: str, store: str, narrow: str
+) -> None:
+    said, dtype = made(data, kind), KINDS[narrow]
+    rows = {"index": INDEX[:5], "attention_mask": torch.ones(5, 1)}
+    try:
+        if store == "recorded":
+            got = Recorded(Says({"a": said}), [rows], ["a"], dtype=dtype)(rows)["a"]
+        else:
+            path = tmp_path_factory.mktemp("store") / "x.cache"
+            what = "a" if store == "alone" else ("a", "b")
+            blocks = ({"a": said, "b": torch.zeros(5)} for _ in range(2))
+            cache = Cache.build(path, Says(*blocks), Items(), what, dtype=dtype, block=5)
+            got = cache({"index": INDEX[:5]})["a"]
+    except (CacheError, ValueError) as error:
+        assert "cannot hold" in str(error) or "is infinite in" in str(error)
+        whole_type = torch.int32 if store == "beside" and "float" not in kind else dtype
+        assert not stored_alike(said.to(whole_type), said, dtype)
+    except TypeError as error:  # types that a store does not have
+        assert narrow in str(error) and "holds float16" in str(error)
+    else:
+        assert stored_alike(got, said, dtype)
+
+
+@pytest.mark.parametrize("what", ["a", ("a",)])
+@pytest.mark.parametrize("large", [7e4, -1e30])
+def test_the_way_out_of_half_precision_leads_out(path: Path, what: Any, large: float) -> None:
+    blocks = [{"a": torch.full((5, 2), large)}] * 2
+    with pytest.raises(CacheError, match=r"'a' of the teacher reaches .*float16.*torch\.float32"):
+        Cache.build(path, Says(*blocks), Items(), what, dtype=torch.float16, block=5)
+    cache = Cache.build(path, Says(*blocks), Items(), what, dtype=torch.float32, block=5)
+    assert torch.equal(cache({"index": INDEX[:5]})["a"], blocks[0]["a"])
+
+
+@pytest.mark.parametrize("what", ["a", ("a",)])
+def test_what_the_teacher_excludes_stays_excluded(path: Path, what: Any) -> None:
+    blocks = [{"a": torch.tensor([[1.0, -torch.inf]] * 5)}] * 2
+    cache = Cache.build(path, Says(*blocks), Items(), what, dtype=torch.float16, block=5)
+    assert torch.equal(cache({"index": INDEX[:5]})["a"].float(), blocks[0]["a"])
+
+
+@pytest.mark.parametrize("what", ["a", ("a",)])
+def test_complex_numbers_are_refused(path: Path, what: Any) -> None:
+    says = Says({"a": torch.full((5, 2), 1 + 0j)})
+    with pytest.raises(TypeError, match=r"complex numbers.*view_as_real"):
+        Cache.build(path, says, Items(), what, block=5)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from distill_lib import Ensemble, Teacher, capture
+from distill_lib import KD, Ensemble, Teacher, capture
 
 
 def net() -> nn.Sequential:
@@ -140,3 +144,108 @@ def test_independent_labels_are_averaged_one_by_one() -> None:
 def test_what_has_no_classes_is_refused(shape, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Ensemble([nn.Identity()])({"inputs": torch.zeros(shape)})
+
+
+# ---- every weight, axis and shape is answered rightly or refused ----
+
+SPACES = ("prob", "logit", "labels")
+weight = st.floats() | st.sampled_from([0.0, 1.0, 5e-324, 1e308, 1e-40, math.inf, math.nan, -0.5])
+logit = st.floats(-50, 50) | st.just(-math.inf)
+
+
+def averaged(rows: Tensor, weights: list[float], space: str) -> Tensor:
+    """[C] of the logits [K, C], as probabilities or as the mean itself; 0 · (-inf) is 0."""
+    rows = rows.double()
+    used = [(w / math.fsum(weights), row) for w, row in zip(weights, rows, strict=True) if w]
+    if space == "logit":
+        return torch.stack([w * row for w, row in used]).sum(0)
+    squash = (lambda x: x.softmax(-1)) if space == "prob" else torch.sigmoid
+    return torch.stack([w * squash(row) for w, row in used]).sum(0)
+
+
+@given(
+    st.lists(st.tuples(weight, st.tuples(logit, logit, st.floats(-50, 50))), min_size=1),
+    st.sampled_from(SPACES),
+)
+def test_every_weight_counts_rightly_or_is_refused(pairs, space: str) -> None:
+    weights = [w for w, _ in pairs]
+    members = [Fixed(list(row)) for _, row in pairs]
+    fit = all(0 <= w < math.inf for w in weights) and 0 < sum(weights) < math.inf
+    if not fit:
+        with pytest.raises(ValueError, match="non-negative weights with a positive sum"):
+            Ensemble(members, weights, space)
+        return
+    said = Ensemble(members, weights, space)({})["logits"][0]
+    rows = torch.cat([m.said for m in members])
+    want = averaged(rows, weights, space)
+    squash = {"prob": torch.exp, "logit": torch.clone, "labels": torch.sigmoid}[space]
+    # a share that single precision does not know is none, also where it is one of -inf
+    known = torch.cat(
+        [r.said for r, w in zip(members, weights, strict=True) if w / sum(weights) > 1e-37]
+    )
+    lost = known.isinf().any(0) != rows[[w > 0 for w in weights]].isinf().any(0)
+    assert not said.isnan().any()
+    torch.testing.assert_close(
+        squash(said)[~lost], want[~lost].float(), rtol=1e-4, atol=1e-5, check_dtype=False
+    )
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("bad", [-math.inf, math.nan, math.inf])
+def test_who_has_no_weight_is_not_asked(space: str, bad: float) -> None:
+    calm, wild = Fixed([1.0, 2, 3]), Fixed([bad, 0, bad])
+    alone = Ensemble([calm], space=space)({})["logits"]
+    assert torch.equal(Ensemble([wild, calm], [0, 1], space)({})["logits"], alone)
+
+
+@given(
+    st.lists(st.integers(2, 4), min_size=2, max_size=4),
+    st.none() | st.integers(-6, 6),
+    st.sampled_from(["none", "last", "first", "soft", "items"]),
+    st.sampled_from(["mapping", "pair"]),
+)
+def test_probabilities_are_those_of_the_classes_or_it_is_asked(
+    shape: list[int], axis: int | None, kind: str, form: str
+) -> None:
+    """The ensemble asks which axis is the classes where KD does, and only there."""
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    items = {"last": shape[:-1], "first": [shape[0], *shape[2:]], "soft": shape}
+    labels = torch.zeros(items.get(kind, shape[:1]), dtype=torch.long)
+    beside = {"labels": labels} if kind not in ("none", "soft") else {}
+    batch = {"inputs": logits, **beside}
+    asked = (logits, beside["labels"]) if form == "pair" and beside else batch
+
+    def ask(function):
+        try:
+            return function()
+        except ValueError as error:
+            assert "which axis of the logits" in str(error) or "have no axis" in str(error)
+            return None
+
+    both = Ensemble([nn.Identity(), nn.Identity()], axis=axis)
+    said = ask(lambda: both(asked))
+    there = axis is None or -len(shape) <= axis < len(shape)
+    asks = not there or ask(lambda: KD(axis=axis)(logits, logits, beside)) is None
+    assert (said is None) == asks
+    if said is not None:
+        total = said["logits"].exp().sum(-1 if axis is None else axis)
+        torch.testing.assert_close(total, torch.ones_like(total))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_an_axis_that_is_not_there_is_refused(space: str) -> None:
+    with pytest.raises(ValueError, match=r"Ensemble: logits \[1, 3\] have no axis 7"):
+        Ensemble([Fixed([1.0, 2, 3])], space=space, axis=7)({})
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64])
+def test_answers_that_are_no_real_numbers_are_refused(dtype: torch.dtype) -> None:
+    member = Fixed([1.0, 0, 1])
+    member.said = member.said.to(dtype)
+    with pytest.raises(TypeError, match=r"say real numbers.*class numbers"):
+        Ensemble([member, Fixed([1.0, 2, 3])], space="logit")({})
+
+
+def test_sources_that_cannot_be_moved_stay() -> None:
+    member = Fixed([1.0, 2, 3])
+    assert Ensemble([member, net()]).to("cpu").teachers[0] is member

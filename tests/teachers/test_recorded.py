@@ -97,6 +97,22 @@ def test_what_half_precision_cannot_hold_is_refused_with_the_way_out() -> None:
     assert Recorded(nn.Identity(), [masked], ["logits"])(rows)["logits"][1] == -torch.inf
 
 
+def test_whole_numbers_are_kept_whole_or_refused() -> None:
+    rows = {"attention_mask": torch.ones(2, 1), "index": torch.arange(2)}
+    ids = {"inputs": torch.tensor([[1], [2049]]), **rows}
+    for dtype in (torch.float16, torch.bfloat16):
+        with pytest.raises(ValueError, match=r"such as 2049, .*dtype=torch\.float32"):
+            Recorded(nn.Identity(), [ids], ["logits"], dtype=dtype)
+    kept = Recorded(nn.Identity(), [ids], ["logits"], dtype=torch.float32)
+    assert kept(rows)["logits"].tolist() == [[1], [2049]]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.float64, torch.bool])
+def test_types_that_a_record_does_not_answer_in_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match="a record holds float16, bfloat16 or float32"):
+        Recorded(bert(), [batch(0)], ["logits"], dtype=dtype)
+
+
 def test_a_student_learns_from_it_as_from_the_live_teacher(kept: Recorded) -> None:
     weights = []
     sgd = partial(torch.optim.SGD, lr=0.1)

@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from distill_lib.arguments import check_counts, checked, told
+from distill_lib.rl.spaces import check_rewards
 
 __all__ = ["GymVecEnv"]
 
@@ -38,8 +39,8 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
 
     Raises:
         ValueError: Another autoreset mode; actions that are not a vector of real numbers; no known
-            length of an episode; observations or actions that are not a number (NaN); no device,
-            or a negative seed.
+            length of an episode; observations or actions that are not a number (NaN), rewards
+            that are not finite; no device, or a negative seed.
 
     Example:
         >>> mode = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -98,7 +99,8 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
             Observations by group, rewards [N], dones [N], and ``{"time_outs": [N]}``.
 
         Raises:
-            ValueError: actions or observations that are not a number, or of another shape.
+            ValueError: actions or observations that are not a number, or of another shape; a
+                reward that is not finite.
             TypeError: actions that are no tensor of real numbers.
         """
         if not isinstance(actions, Tensor) or actions.is_complex():
@@ -120,7 +122,9 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
         self.episode_length_buf = torch.where(done.bool(), 0, self.episode_length_buf + 1)
         self._observations = self._groups(seen)
         time_outs = self._tensor(truncated & ~terminated)
-        rewards = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
+        rewards = torch.as_tensor(reward, dtype=torch.float32)
+        check_rewards(rewards.cpu().numpy())
+        rewards = rewards.to(self.device)
         return self._observations, rewards, done.long(), {"time_outs": time_outs}
 
     def close(self) -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +30,23 @@ from distill_lib.checkpoints.files import whole_file
 from distill_lib.models.control import Policy
 
 from .agent import activation_of, require_deviation, require_one_each
+from .checks import (
+    DEVIATIONS,
+    EPS,
+    acting,
+    require_finite,
+    require_one_deviation,
+    require_plain,
+    require_whole,
+    same,
+    weights_of,
+)
 from .envfile import require_sizes
 
 __all__ = ["EPS", "SavedPolicy", "load_teacher", "read_policy", "upgrade"]
 
-EPS = 1e-2  # RSL-RL divides by the standard deviation plus this, in all releases
 ROLES = ("actor", "student", "teacher", "critic")
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NORMALIZER = ("_mean", "_var", "_std", "count")
-DEVIATIONS = {"std": "distribution.std_param", "log_std": "distribution.log_std_param"}
 
 
 @checked
@@ -64,7 +71,7 @@ class SavedPolicy:
     @property
     def sizes(self) -> list[int]:
         """Widths of all layers, from the observations to the output."""
-        weights = [w for name, w in sorted(self.layers.items(), key=_place) if w.ndim == 2]
+        weights = weights_of(self.layers)
         return [weights[0].shape[1], *(len(w) for w in weights)]
 
     @checked
@@ -79,8 +86,13 @@ class SavedPolicy:
 
         Raises:
             CheckpointError: no deviation, neither saved nor given; an actor without, whose outputs
-                are two numbers for each action; or a critic.
+                are two numbers for each action; a critic; or numbers that nobody can act with, see
+                :func:`read_policy`.
+            ValueError: a deviation that is not above 0.
         """
+        if std is not None and not 0 < std < torch.inf:
+            raise ValueError(f"std expected a number > 0, got {std}")
+        require_whole(self)
         if self.role == "critic":
             raise CheckpointError("a critic says a value and not what to do; read the actor")
         observations, *hidden, actions = self.sizes
@@ -89,7 +101,7 @@ class SavedPolicy:
         policy = Policy(observations, actions, hidden, activation, continuous=True, clip=None)
         own = {f"net.{name}": w for name, w in self.layers.items()}
         own["log_std"] = torch.full((actions,), float(std)) if std is not None else self.std  # type: ignore[assignment]
-        own["log_std"] = own["log_std"].clamp_min(1e-6).log()
+        own["log_std"] = own["log_std"].log()
         own["obs_mean"], own["obs_var"] = torch.zeros(observations), torch.ones(observations)
         if self.normalizer is not None:
             own["obs_mean"] = self.normalizer["_mean"].flatten()
@@ -128,6 +140,8 @@ def read_policy(path: str | Path, role: str | None = None) -> SavedPolicy:
     Raises:
         CheckpointError: a pickle with more than weights, another layout, no such network, weights
             that are missing or that nobody expects; the message lists what was found and expected.
+            Also numbers that are not finite, a deviation or a divisor of the observations that is
+            not above 0, and two deviations or normalizers that differ.
     """
     return policy_of(load_checkpoint(path), role, path)
 
@@ -232,6 +246,7 @@ def named_of(found: Checkpoint, role: str | None, path: Any) -> tuple[str, dict[
         )
     old = found.kind[7] in "23"
     named = _of_old(found, role, roles) if old else found.part(role)
+    require_one_deviation(role, named)
     return role, {DEVIATIONS.get(name, name): tensor for name, tensor in named.items()}
 
 
@@ -250,20 +265,21 @@ def _of_old(found: Checkpoint, role: str, roles: tuple[str, str]) -> dict[str, T
             named["rnn." + name.partition(".")[2]] = tensor
         elif not name.startswith(others + memories):
             named[name] = tensor
-    first = role == roles[0]
-    own: Mapping[str, Tensor] = found.meta.get(
-        "obs_norm_state_dict" if first else "privileged_obs_norm_state_dict", {}
-    )
-    return {**named, **{f"obs_normalizer.{k}": v for k, v in own.items()}}
+    beside = "obs_norm_state_dict" if role == roles[0] else "privileged_obs_norm_state_dict"
+    own = {f"obs_normalizer.{k}": v for k, v in found.meta.get(beside, {}).items()}
+    within = {k: v for k, v in named.items() if k.startswith("obs_normalizer.")}
+    if own and within and not same(own, within):
+        raise CheckpointError(
+            f"the {role} has two normalizers that differ, {role}_obs_normalizer and {beside}: "
+            "which one acted nobody tells; take the other out of the file"
+        )
+    return {**named, **own}
 
 
 def _sorted(kind: str, role: str, named: Mapping[str, Tensor]) -> SavedPolicy:
     """The parts of a network, with an error that names every weight that fits nowhere."""
-    for name, tensor in named.items():
-        plain = tensor.layout == torch.strided and not tensor.is_meta and tensor.dtype in FLOATS
-        if not plain and not name.endswith("count"):
-            what = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
-            raise CheckpointError(f"{name} of the {role} holds no plain floats but {what}")
+    require_plain(role, named)
+    require_finite(role, named)
     layers: dict[str, Tensor] = {}
     normalizer: dict[str, Tensor] = {}
     std: Tensor | None = None
@@ -274,10 +290,8 @@ def _sorted(kind: str, role: str, named: Mapping[str, Tensor]) -> SavedPolicy:
             layers[rest] = tensor
         elif start == "obs_normalizer" and rest in NORMALIZER:
             normalizer[rest] = tensor
-        elif name == DEVIATIONS["std"]:
-            std = tensor
-        elif name == DEVIATIONS["log_std"]:
-            std = tensor.exp()
+        elif name in DEVIATIONS.values():
+            std = acting(kind, tensor, log=name == DEVIATIONS["log_std"])
         else:
             extra.append(name)
     missing = [] if layers else ["mlp.0.weight", "mlp.0.bias"]
@@ -287,7 +301,7 @@ def _sorted(kind: str, role: str, named: Mapping[str, Tensor]) -> SavedPolicy:
     if extra or missing:
         raise CheckpointError(_complaint(kind, role, missing, extra, named))
     found = SavedPolicy(kind, role, layers, normalizer or None, std)
-    _fits_itself(found)
+    require_whole(found)
     return found
 
 
@@ -310,41 +324,8 @@ def _complaint(
     )
 
 
-def _place(item: tuple[str, Tensor]) -> tuple[int, str]:
-    return int(item[0].split(".")[0]), item[0]
-
-
 def _gaps(layers: Mapping[str, Tensor]) -> list[str]:
     """Layers stand at even places, activations between them; each has weight and bias."""
     last = max((int(name.split(".")[0]) for name in layers), default=-1)
     wanted = [f"{i}.{part}" for i in range(0, last + 1, 2) for part in ("weight", "bias")]
     return [name for name in wanted if name not in layers]
-
-
-def _fits_itself(found: SavedPolicy) -> None:
-    named = {f"mlp.{name}": w for name, w in found.layers.items()}
-    named |= {f"obs_normalizer.{n}": w for n, w in (found.normalizer or {}).items() if n != "count"}
-    named |= {} if found.std is None else {"std": found.std}
-    for name, tensor in named.items():
-        rank = 2 if name.endswith(("weight", "_mean", "_var", "_std")) else 1
-        if tensor.ndim != rank or tensor.numel() == 0:
-            shape = list(tensor.shape)
-            raise CheckpointError(f"{name} of the {found.role} has shape {shape}, no {rank} axes")
-    weights = [w for _, w in sorted(found.layers.items(), key=_place) if w.ndim == 2]
-    for name, bias in found.layers.items():
-        if name.endswith("bias") and len(bias) != len(found.layers[f"{name[:-4]}weight"]):
-            raise CheckpointError(f"mlp.{name} of the {found.role} does not fit its weight")
-    for below, above in pairwise(weights):
-        if len(below) != above.shape[1]:
-            raise CheckpointError(
-                f"the layers of the {found.role} do not fit each other: one says {len(below)} "
-                f"numbers, the next takes {above.shape[1]}"
-            )
-    for what, size, expected in (
-        ("normalizer", found.normalizer and found.normalizer["_mean"].numel(), found.sizes[0]),
-        ("standard deviation", None if found.std is None else len(found.std), found.sizes[-1]),
-    ):
-        if size is not None and size != expected:
-            raise CheckpointError(
-                f"the {what} of the {found.role} has {size} entries, its layers expect {expected}"
-            )

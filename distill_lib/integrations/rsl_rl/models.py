@@ -20,6 +20,7 @@ from distill_lib.rl.environments import seed_to_evaluate
 from distill_lib.rl.evaluation import Returns
 
 from .agent import activation_of, distribution_of, require_deviation, require_one_each
+from .checks import require_finite, require_whole
 from .env import GymVecEnv
 from .layouts import EPS, SavedPolicy, named_of, policy_of, read_policy, saved_of
 
@@ -67,8 +68,9 @@ def fill(model: MLPModel, saved: SavedPolicy) -> None:
 
     Raises:
         CheckpointError: layers of other sizes, with both sizes; a recurrent model; a deviation that
-            the model's network would have to say.
+            the model's network would have to say; numbers that nobody can act with.
     """
+    require_whole(saved)
     if saved.std is not None and two_each(model):
         raise CheckpointError(
             f"the model's {type(model.distribution).__name__} wants two numbers for each action, "
@@ -182,6 +184,7 @@ def give(model: MLPModel, found: Checkpoint, role: str | None, path: Any) -> Non
     if model.distribution is None:
         named = {k: v for k, v in named.items() if not k.startswith("distribution.")}
     if fits(model, named):
+        require_finite(role, named)
         model.load_state_dict(named)
     else:
         fill(model, policy_of(found, role, path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from distill_lib.checkpoints.files import whole_file
 
-__all__ = ["read", "write"]
+__all__ = ["begin", "read", "write"]
 
 NOTE, TENSORS = "distillation.json", "distillation.safetensors"
 MOST = 2**20  # bytes of the note: fingerprints, and an objective in words
@@ -72,6 +73,24 @@ def read(folder: Path, identity: Mapping[str, str], parts: Mapping[str, Any]) ->
     for name, part in parts.items():
         own = {k: v for k, v in state.items() if k.startswith(f"{name}.")}
         part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in own.items()})
+
+
+def begin(initial: dict[str, Any], parts: Mapping[str, Any]) -> None:
+    """Note how the parts begin the first of several trainings; they begin the others alike.
+
+    Raises:
+        ValueError: weights that a lazy layer had not made when the first began.
+    """
+    for name, part in parts.items():
+        if name not in initial:
+            initial[name] = copy.deepcopy(part.state_dict())
+        elif lazy := [f"{name}.{key}" for key, value in initial[name].items() if is_lazy(value)]:
+            raise ValueError(
+                f"another training would begin with {', '.join(lazy)} as the first has trained "
+                "them: beside model_init give layers of known size, nn.Linear(8, 16)"
+            )
+        else:
+            part.load_state_dict(initial[name])
 
 
 def _note(path: Path) -> dict[str, Any]:

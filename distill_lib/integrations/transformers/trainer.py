@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from distill_lib.masks.tokens import aligned
 from distill_lib.objective import Objective, Step, Term
@@ -17,7 +17,7 @@ from distill_lib.signals import DESCRIPTIVE, call, capture, layers_among, tell
 from distill_lib.teachers.live import Source
 from distill_lib.training.run import Run
 
-from . import beside, checks
+from . import asking, beside, checks
 
 __all__ = ["DistillationTrainer"]
 
@@ -38,6 +38,8 @@ class DistillationTrainer(Trainer):
     - ``create_optimizer`` and ``create_accelerator_and_postprocess``: the objective's projectors
       are trained along, and clipped with the student;
     - ``prediction_step``: a loss on data without labels, from the terms that need none;
+    - ``train`` and ``evaluation_loop``: the teacher's inner layers are told until their end; with
+      ``model_init`` each training begins with the projectors that the first began with;
     - ``log``: the parts of the objective;
     - ``save_model``, ``_load_from_checkpoint`` and ``_load_best_model``: projectors, and the
       fingerprint of the teacher, in two small files beside the student. The teacher itself is in
@@ -89,6 +91,7 @@ class DistillationTrainer(Trainer):
     model: Any
     optimizer: Any
     args: Any
+    model_init: Any
     state: Any
     # else the Trainer would divide by the accumulation once more
     loss_is_scaled_for_ga: bool = True
@@ -113,11 +116,11 @@ class DistillationTrainer(Trainer):
         self._identity = functools.cache(run.identity)  # hashing the teacher takes a while
         self.teacher: Any = run.teacher
         self.objective: Objective = run.objective.to(self.args.device)
-        self._unlabeled = Objective([p for p in self.objective.pairs() if not p[1].labeled])
         self._loss_of: nn.Module = self.objective
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, float] = {}
         self._looked = False
+        self._initial: dict[str, Any] = {}
         self.model_accepts_loss_kwargs = True  # says the same to older releases
         self.label_names: list[str] = self.label_names or ["labels"]
         self.can_return_loss = True  # so that data without labels have one
@@ -127,14 +130,14 @@ class DistillationTrainer(Trainer):
         """Make teacher, student and data fit for what the objective reads."""
         if hasattr(self.teacher, "to"):
             self.teacher.to(self.args.device)
-        if hasattr(self.teacher, "reveal"):
-            self.teacher.reveal(self.objective.reads("teacher"))
         reads = self.objective.reads("student")
-        tell(self.model, reads)()  # or it says now that it cannot
+        with asking.revealed(self.teacher, self.objective.reads("teacher")):
+            pass  # or it says now that it cannot
+        tell(self.model, reads)()
         self._layers = layers_among(self.model, reads)
         checks.check_layers(self._layers, self.args.n_gpu)
         if hasattr(self.teacher, "update"):
-            self.add_callback(_Follow(self.teacher))
+            self.add_callback(asking.Follow(self.teacher))
         seeing = checks.seeing(self.teacher)
         if "logits" in self.objective.reads("teacher"):
             checks.check_classes(self.model, self.teacher)
@@ -170,8 +173,7 @@ class DistillationTrainer(Trainer):
         step = num_items_in_batch if isinstance(num_items_in_batch, Step) else None
         batch = self._named(inputs)
         progress = min(self.state.global_step / max(self.state.max_steps, 1), 1.0)
-        unlabeled = step is None and "labels" not in batch
-        objective = self._unlabeled if unlabeled else self.objective
+        objective = self.objective if step is not None else asking.answerable(self.objective, batch)
         loss_of = objective if step is None else self._loss_of
         with self.accelerator.autocast():
             said, outputs = self._student_says(model, batch)
@@ -223,7 +225,8 @@ class DistillationTrainer(Trainer):
     def _teacher_says(self, batch: Mapping[str, Any]) -> Any:
         inputs = {k: v for k, v in batch.items() if k not in self._not_for["teacher"]}
         checks.check_ids(inputs, self.teacher)
-        return self.teacher(inputs)
+        with asking.revealed(self.teacher, self.objective.reads("teacher")):
+            return self.teacher(inputs)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -238,7 +241,23 @@ class DistillationTrainer(Trainer):
         finally:
             self.label_names = names
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, with the teacher's inner layers told."""
+        with asking.inner(self.teacher, self.objective.reads("teacher")):
+            return super().evaluation_loop(*args, **kwargs)
+
     # ---- training the projectors, logging ----
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's; with ``model_init`` each training begins with the projectors of the first.
+
+        Raises:
+            ValueError: a projector that had no weights yet when the first training began.
+        """
+        with asking.inner(self.teacher, self.objective.reads("teacher")):
+            if self.model_init is not None:
+                beside.begin(self._initial, self._parts())
+            return super().train(*args, **kwargs)
 
     def create_optimizer(self, *args: Any) -> Any:
         """The Trainer's, and the objective's parameters in it."""
@@ -289,7 +308,9 @@ class DistillationTrainer(Trainer):
             checks.check_rebuilt(self.accelerator.unwrap_model(self.model))
         if self.args.should_save:
             folder = Path(self.args.output_dir if output_dir is None else output_dir)
-            beside.write(folder, self._identity(), self._parts())
+            # as in training, where the files are read
+            with asking.inner(self.teacher, self.objective.reads("teacher")):
+                beside.write(folder, self._identity(), self._parts())
         super().save_model(output_dir, _internal_call)
 
     def _parts(self) -> dict[str, Any]:
@@ -305,13 +326,3 @@ class DistillationTrainer(Trainer):
     def _load_best_model(self) -> None:
         beside.read(Path(self.state.best_model_checkpoint), self._identity(), self._parts())
         super()._load_best_model()
-
-
-class _Follow(TrainerCallback):
-    """An average of the student moves after every step."""
-
-    def __init__(self, teacher: Any) -> None:
-        self.teacher = teacher
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.teacher.update(kwargs["model"])
