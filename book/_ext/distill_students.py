@@ -40,6 +40,7 @@ class Student(SphinxDirective):
             return [runs]
         words, faults = self.state.inline_text(self.options["caption"], self.lineno)
         figure = nodes.figure("", runs, nodes.caption(self.options["caption"], "", *words))
+        figure["classes"].append("dl-run")
         self.set_source_info(figure)
         self.add_name(figure)
         return [figure, *faults]

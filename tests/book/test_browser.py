@@ -41,8 +41,11 @@ def test_the_lists_fit_a_phone(page, site, name):
 
 def test_search_works_from_files(page, site):
     page.goto((site / "search.html").as_uri() + "?q=temperature", wait_until="load")
-    first = page.wait_for_selector("#search-results li a")
-    assert first.get_attribute("href").startswith("chapters/foundations/temperature_and_kl.html")
+    page.wait_for_selector("#search-results li:nth-child(2) a")
+    found = page.locator("#search-results li a").evaluate_all("all => all.map((a) => a.pathname)")
+    # the definition first, then the chapter
+    assert found[0].endswith("/book/glossary.html")
+    assert found[1].endswith("/chapters/foundations/temperature_and_kl.html")
     assert page.outside == []
 
 
