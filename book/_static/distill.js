@@ -53,10 +53,11 @@ document.addEventListener("DOMContentLoaded", () => {
         formula.tabIndex = 0;
       }
     });
-    all(scrollers).forEach((box) => {
+    const tables = ", .bd-article .pst-scrollable-table-container";
+    all(scrollers + tables).forEach((box) => {
       if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     });
-    all(scrollers + ", .bd-article .pst-scrollable-table-container, .dl-wide").forEach(more);
+    all(scrollers + tables + ", .dl-wide").forEach(more);
   };
   reach();
   window.addEventListener("resize", reach);

@@ -50,7 +50,9 @@ a {{ color: #1f5582; }}
 </body></html>
 """
 # What is shown, in the order of the page, and what is read at home, with all that is in it.
-SHOWN = r"""<(?:figure\b|div class="proof (?!admonition)|ul class="dl-claims"|table\b)"""
+# A student that runs in the page needs the page: it is not on a slide.
+PROOF = r'div class="proof (?!admonition)'
+SHOWN = rf"""<(?:figure\b(?![^<>]*dl-run)|{PROOF}|ul class="dl-claims"|table\b)"""
 HOME = r"""<(?:details\b|div class="(?:solution|proof admonition|dl-code-box|dl-before-box)\b)"""
 NEXT = re.compile(f"(?P<shown>{SHOWN})|{HOME}")
 LISTED = re.compile(r"<[uo]l class=\"[^\"]*\bsimple\b")

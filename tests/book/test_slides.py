@@ -16,7 +16,7 @@ from making import ROOT, run_in
 
 WALL = {"width": 1280, "height": 720}
 LOOKED_AT = ["temperature_and_kl", "policy_distillation", "sharing_and_quantization"]
-FIGURE = re.compile(r'<figure\b[^<>]* id="([^"]+)"')
+FIGURE = re.compile(r'<figure\b(?![^<>]*dl-run)[^<>]* id="([^"]+)"')
 PROOF = re.compile(r'<div class="proof (?!admonition)[^<>]* id="([^"]+)"')
 CLAIM = re.compile(r'<span class="dl-mark">.*?</span>(.*?)<', re.DOTALL)
 
