@@ -39,7 +39,9 @@ class Student(SphinxDirective):
         if "caption" not in self.options:
             return [runs]
         words, faults = self.state.inline_text(self.options["caption"], self.lineno)
-        figure = nodes.figure("", runs, nodes.caption(self.options["caption"], "", *words))
+        caption = nodes.caption(self.options["caption"], "", *words)
+        self.set_source_info(caption)  # without it, nothing is there to translate
+        figure = nodes.figure("", runs, caption)
         figure["classes"].append("dl-run")
         self.set_source_info(figure)
         self.add_name(figure)
