@@ -134,7 +134,7 @@ KNOWN = {
     "compress/backends.py quantize_onnx": "ONNX, to be rounded",
     "compress/runtime.py __init__": "ONNX",
     "compress/tensorrt.py to_tensorrt": "ONNX",
-    "compress/export.py _strip": OURS,
+    "compress/_graphs.py strip": OURS,
     "compress/export.py load_exported": "program",
     "compress/packing.py load_packed": "packed",
     "data/__init__.py load": OURS,
