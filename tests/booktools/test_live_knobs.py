@@ -225,11 +225,11 @@ def test_a_page_is_the_same_each_time(made: dict[str, str], name: str) -> None:
 def test_the_chapters_say_what_the_figures_are_made_of() -> None:
     chapters = Path(__file__).resolve().parents[2] / "chapters"
     for page, name, words in (
-        ("small/sharing_and_quantization", "bits", "The slider rounds one layer:"),
+        ("small/sharing_and_quantization", "bits", "rounds one layer."),
         ("small/pruning", "sparsity", "removes the smallest weights of one layer."),
         ("foundations/when_the_teacher_is_wrong", "mixture", f"{mixture.TAUGHT} correct ones."),
         ("foundations/when_the_teacher_is_wrong", "mixture", "one label in five is wrong"),
-        ("foundations/what_teaching_costs", "budget", "its answers are added to the bill."),
+        ("foundations/what_teaching_costs", "budget", "adds its training and its answers."),
         ("foundations/temperature_and_kl", "step", "a student of 15 weights, $T = 2$"),
     ):
         before, _ = (
