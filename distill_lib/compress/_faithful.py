@@ -90,6 +90,7 @@ def _guards(program: Any, inputs: Inputs, axes: Mapping[int, str]) -> Callable[[
         if axis < value.ndim and isinstance(value.shape[axis], torch.SymInt)
         if (found := program.range_constraints.get(value.shape[axis].node.expr)) is not None
     ]
+    # torch's own words about a model that it has just traced; nothing of a file comes here
     codes = [compile(code, "guard", "eval") for code in getattr(program, "_guards_code", ())]
 
     def holds(code: Any, given: Sequence[Tensor]) -> bool:

@@ -14,6 +14,7 @@ from distill_lib.ties import memory, readers
 
 __all__ = [
     "check_finite",
+    "check_scores",
     "check_share",
     "compute_weight",
     "layers_of",
@@ -221,6 +222,16 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
             raise ValueError(
                 f"the weight {name!r} is not finite: it is broken, and would break its whole row"
             )
+
+
+def check_scores(of: str, scores: Tensor) -> None:
+    """Refuse scores of which none is the lowest.
+
+    Raises:
+        ValueError: a number that is not finite; names whose it is.
+    """
+    if not bool(scores.isfinite().all()):
+        raise ValueError(f"the scores of {of} are not finite: broken weights, gradients or batches")
 
 
 def check_share(value: float, name: str) -> None:

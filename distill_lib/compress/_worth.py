@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distill_lib.arguments import check_numbers, told
 
 from ._channels import refused
+from ._layers import check_scores
 
 if TYPE_CHECKING:
     from .structured import Group
@@ -57,10 +58,7 @@ def scored(tp: Any, importance: Any, score: Callable[[Any], Any], group: Group) 
             f"importance gave {len(worth)} scores for the {width} channels of "
             f"{', '.join(group.names)}: it has to be one a channel"
         )
-    if not bool(worth.isfinite().all()):
-        raise ValueError(
-            f"the scores of {', '.join(group.names)} are not finite: broken weights or gradients"
-        )
+    check_scores(", ".join(group.names), worth)
     return worth.detach().view(group.blocks, -1).mean(0)
 
 

@@ -16,7 +16,7 @@ from distill_lib.arguments import check_numbers, checked
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place, suggest
 
 from ._inputs import called, watched
-from ._layers import TABLES, check_share, patches, users_of, weights_of
+from ._layers import TABLES, check_scores, check_share, patches, users_of, weights_of
 from .rounding import wide
 
 __all__ = ["Masks", "magnitude", "mask_lowest", "random", "two_four", "wanda"]
@@ -123,8 +123,7 @@ def mask_lowest(scores: Mapping[str, Tensor], sparsity: float, scope: str = "glo
         check_numbers(f"the scores of {name!r}", score)
         if scope == "row" and not score.ndim:
             raise ValueError(f"the scores of {name!r} expected rows, got a single number")
-        if not bool(score.isfinite().all()):
-            raise ValueError(f"the scores of {name!r} are not finite: broken weights or batches")
+        check_scores(repr(name), score)
     if scope == "global":
         flat = torch.cat([score.detach().flatten() for score in scores.values()])
         kept = torch.split(_highest(flat[None], sparsity)[0], [s.numel() for s in scores.values()])

@@ -14,7 +14,7 @@ from distill_lib.signals import as_batch, eval_mode, place, suggest
 from distill_lib.ties import copied, memory, readers
 
 from ._inputs import input_of, with_input
-from ._layers import check_share
+from ._layers import check_scores, check_share
 from .plans import Plan, follow, plan_of
 
 __all__ = ["prune_transformer", "unit_scores"]
@@ -105,8 +105,7 @@ def unit_scores(
     if not sums:
         raise ValueError("batches is empty: there is nothing to score from")
     for name, worth in sums.items():
-        if not bool(worth.isfinite().all()):
-            raise ValueError(f"the scores of {name!r} are not finite: broken weights or batches")
+        check_scores(repr(name), worth)
     return sums
 
 
@@ -191,8 +190,7 @@ def _checked_scores(model: nn.Module, scores: Mapping[str, Tensor]) -> dict[str,
                 f"the scores of {name!r} expected a number for each of its {number} {what}, "
                 f"got {told(worth)}"
             )
-        if not bool(worth.isfinite().all()):
-            raise ValueError(f"the scores of {name!r} are not finite: broken weights or batches")
+        check_scores(repr(name), worth)
     return dict(scores)
 
 
@@ -252,8 +250,7 @@ def _norms(made: nn.Linear, reads: nn.Linear) -> Tensor:
 
 def _best(worth: Tensor, share: float) -> Tensor:
     """The units that stay, in their order."""
-    if not bool(worth.isfinite().all()):
-        raise ValueError("the norms of the weights are not finite: broken weights")
+    check_scores("heads or units, the norms of their weights,", worth)
     left = max(round((1 - share) * len(worth)), 1)
     return worth.topk(left).indices.sort().values
 

@@ -290,8 +290,6 @@ def kept_of(shape: torch.Size, labeled: bool, batch: Mapping[str, Any]) -> Tenso
 def without_nan(found: Tensor, axis: int | None, labeled: bool, batch: Mapping[str, Any]) -> Tensor:
     """A teacher's signal without the nan that is left out: its gradient would be 0 · nan."""
     axis = -1 if axis is None else axis
-    if not -found.ndim <= axis < found.ndim:
-        return found  # the term says that there is no such axis
     last = found if axis == -1 else found.movedim(axis, -1)
     kept = kept_of(last.shape[:-1], labeled, batch)
     if kept is None:

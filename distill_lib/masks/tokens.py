@@ -116,7 +116,8 @@ def said_by(student: Signals, batch: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         ValueError: answers of a causal language model, and labels that nobody has aligned.
     """
-    batch = readable(batch, student.device if isinstance(student, Tensor) else None)
+    said = student.values() if isinstance(student, Mapping) else [student]
+    batch = readable(batch, next((v.device for v in said if isinstance(v, Tensor)), None))
     labels = batch.get("labels")
     if not isinstance(student, Mapping) or not isinstance(labels, Tensor) or labels.ndim < 2:
         return batch
