@@ -192,5 +192,5 @@ def test_norms_and_scores_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="not finite: broken weights"):
         prune_transformer(model, ffn=0.5)
     batch = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
-    with pytest.raises(ValueError, match="are not finite: broken weights or batches"):
+    with pytest.raises(ValueError, match="are not finite: broken weights, gradients or batches"):
         unit_scores(model, [batch], lambda m, b: m(**b).last_hidden_state.square().sum())
