@@ -22,6 +22,7 @@ import distill_light
 import distill_marks
 import distill_once
 import distill_previews
+import distill_quiz
 import distill_reading
 import distill_site
 import distill_sources
@@ -110,6 +111,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     distill_marks.setup(app)
     distill_chinese.setup(app)
     distill_once.setup(app)
+    distill_quiz.setup(app)
     distill_sources.setup(app)
     distill_site.setup(app)
     distill_light.setup(app)

@@ -33,6 +33,14 @@ DOCSTRING = re.compile(r'\n[ ]*r?""".*?"""', re.DOTALL)
 SIGNS = {">=": "≥", "<=": "≤", "==": "="}
 
 
+FIND = """<div class="dl-find">
+<label for="dl-find-claim">Which claim do you look for?</label>
+<input id="dl-find-claim" type="search" autocomplete="off" spellcheck="false"
+ placeholder="for example: temperature, Hinton, pruning"/>
+<p role="status" aria-live="polite"></p>
+</div>"""
+
+
 class LedgerDirective(SphinxDirective):
     """Reads ledgers, writes Markdown."""
 
@@ -131,7 +139,13 @@ class Scoreboard(LedgerDirective):
                 ":::",
                 "",
             ]
-        return self.markdown("\n".join(lines), "dl-table")
+        found = self.markdown("\n".join(lines), "dl-table")
+        if kind == "machine":
+            return found
+        up = "../" * self.env.docname.count("/")
+        script = f'<script src="{up}_static/scoreboard.js"></script>'
+        field = nodes.raw("", FIND, format="html")
+        return [field, *found, nodes.raw("", script, format="html")]
 
     def total(self, rows: list[dict[str, Any]]) -> str:
         if "machine" in self.options:

@@ -170,6 +170,18 @@ def test_browser_keyboard_label_title_and_value_text(page):
     assert page.locator("output").text_content() == "20"
 
 
+def test_browser_shows_both_ends_and_leads_back_to_the_start(page):
+    control = show(page, TemperatureSlider(LOGITS, t_min=0.5, t_max=20, t=4))
+    assert page.locator(".dl-fig span").all_text_contents() == ["0.5", "20"]
+    start = page.locator(".dl-fig").get_attribute("data-values")
+    control.focus()
+    page.keyboard.press("End")
+    assert page.locator(".dl-fig").get_attribute("data-values") != start
+    page.get_by_role("button", name="back to 4").click()
+    assert page.locator(".dl-fig").get_attribute("data-values") == start
+    assert control.get_attribute("aria-valuetext") == "Temperature T 4"
+
+
 def test_browser_the_same_figure_twice_gives_two_working_ones(page, directions):
     control = show(page, TemperatureSlider(LOGITS), TemperatureSlider(LOGITS), directions["jsd"])
     assert control.count() == 3

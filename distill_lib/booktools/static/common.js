@@ -22,6 +22,9 @@ function dlFigure(root, spec) {
   const range = html("input", { type: "range", id: id, min: 0, max: last, step: 1 }, root);
   range.value = spec.start;
   range.style.cssText = "display:block;width:100%;height:44px;margin:0";
+  const under = html("div", {}, root);  // both ends of the range, and the way back to the start
+  under.style.cssText = "display:flex;justify-content:space-between;align-items:center;font-size:.85em";
+  const [first, back, end] = ["span", "button", "span"].map(name => html(name, { type: "button" }, under));
   const note = html("p", {}, root);
   note.style.cssText = "margin:0 0 .3rem;font-size:.9em;min-height:" + 1.5 * (spec.lines || 1) + "em";
   const svg = el("svg", { viewBox: "0 0 480 240", width: "100%", role: "img", "aria-labelledby": id + "-t", style: "display:block;color:inherit;overflow:visible" }, root);
@@ -36,6 +39,10 @@ function dlFigure(root, spec) {
     range.setAttribute("aria-valuetext", spec.label + " " + view.shown);
     root.dataset.values = JSON.stringify(view.values);
   };
+  [[first, 0], [end, last]].forEach(([e, i]) => e.textContent = dlMinus(update(spec.positions[i], i).shown));
+  back.textContent = "back to " + dlMinus(update(spec.positions[spec.start], spec.start).shown);
+  back.style.cssText = "font:inherit;color:inherit;background:none;border:0;text-decoration:underline;min-height:44px;cursor:pointer";
+  back.addEventListener("click", () => { range.value = spec.start; draw(); });
   range.addEventListener("input", draw);
   draw();
 }
