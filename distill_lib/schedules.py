@@ -42,7 +42,8 @@ def _cosine(a: float, b: float, s: float) -> float:
 
 
 def _exp(a: float, b: float, s: float) -> float:
-    return float(a * (b / a) ** s)
+    # of ends too far apart for a ratio, each has its own power
+    return float(a * (b / a) ** s if 0 < b / a < math.inf else a ** (1 - s) * b**s)
 
 
 def _stairs(at: list[float], values: list[float], s: float) -> float:
@@ -258,7 +259,7 @@ def exp(start: float, end: float) -> Schedule:
 def _points(values: Mapping[float, float], who: str) -> tuple[list[float], list[float], str]:
     """Progress in order, the value at each, and the name."""
     if not isinstance(values, Mapping):
-        wanted = "a mapping from progress to value, such as {0: 1, 0.5: 0.1}"
+        wanted = "a mapping from progress to value, {0: 1, 0.5: 0.1}"
         raise TypeError(f"{who} expected {wanted}, got {told(values)}")
     points = sorted((constant(at)(0.0), constant(value)(0.0)) for at, value in values.items())
     name = "→".join(f"{value:g}" for _, value in points)

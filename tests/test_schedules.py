@@ -10,7 +10,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler as torch_lr
 
@@ -157,6 +157,15 @@ def test_ends_are_finite(make, bad: float) -> None:
 def test_exp_needs_positive_ends(ends: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match=r"positive ends.*linear can pass through 0"):
         exp(*ends)
+
+
+@example(200.0, -200.0, 0.5)
+@example(-200.0, 200.0, 0.5)
+@given(st.floats(-300, 300), st.floats(-300, 300), PROGRESS)
+def test_exp_goes_between_ends_however_far_apart(a: float, b: float, s: float) -> None:
+    """Their ratio alone may be no number: that of 1e-200 and 1e200 is infinite."""
+    found = math.log10(exp(10.0**a, 10.0**b)(s))
+    assert math.isclose(found, (1 - s) * a + s * b, rel_tol=1e-6, abs_tol=1e-6)
 
 
 @pytest.mark.parametrize("stairs", [{}, {0.5: 1}, {0: 1, 1.5: 2}, {-0.5: 1, 0: 2}])

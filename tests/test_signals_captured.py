@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from distill_lib import Match, capture, distill
+from distill_lib import Label, Match, capture, distill
 from distill_lib.signals import call, pick, tell
 
 
@@ -245,3 +246,26 @@ def test_a_model_tells_what_is_named_and_is_left_as_it_was(by_word: bool, path: 
     assert before == [dict(vars(part.config)) for part in (model, model.encoder, model.decoder)]
     assert not model._forward_pre_hooks
     assert set(call(model, {"x": torch.zeros(1, 2)})) == {"logits"}
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("name", ["logits", "value", "mean"])
+def test_a_layer_never_hides_what_the_model_says_under_its_name(name: str, told: bool) -> None:
+    """Its head is scaled afterwards, so that the two are not the same."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module(name, nn.Linear(4, 3))
+
+        def forward(self, x: Tensor) -> Any:
+            z = 10 * self.get_submodule(name)(x)
+            return {name: z, "other": x} if told else z
+
+    model, x = Model(), torch.randn(5, 4)
+    path = name if told else "logits"
+    want = model(x)[name] if told else model(x)
+    assert torch.equal(capture(model, name)(x)[path], want)
+    taught = [{"inputs": x, "answer": want}]
+    term = Label(F.mse_loss, on=path, labels="answer")
+    assert distill(copy.deepcopy(model), None, taught, term, epochs=1, lr=0).last["loss"] == 0

@@ -107,6 +107,7 @@ def _activation(written: Any, file: Path, bounds: Any, head: str) -> str | None:
     usual = {
         ("model", "name"): "continuous_a2c_logstd" if head == "mu" else "discrete_a2c",
         ("network", "space", "continuous", "mu_activation"): "None",
+        ("network", "space", "continuous", "sigma_activation"): "None",
         ("network", "normalization"): "None",
     }
     for place, wanted in usual.items():

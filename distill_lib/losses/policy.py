@@ -7,9 +7,12 @@ of the standard deviation of each coordinate.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from distill_lib.arguments import told
 
 from ._common import check_logits, full_precision, log_probs
 
@@ -90,13 +93,65 @@ def policy_kl(*, student: Tensor, teacher: Tensor, tau: float = 0.01) -> Tensor:
 
 
 def _halves(name: str, gaussian: Tensor) -> tuple[Tensor, Tensor]:
-    if gaussian.shape[-1] % 2:
+    gaussian = full_precision(gaussian)
+    if not gaussian.ndim or gaussian.shape[-1] % 2:
         raise ValueError(
             f"{name} expected means and log standard deviations one after the other, an even "
             f"number on the last axis; got shape {list(gaussian.shape)}"
         )
-    mean, log_std = full_precision(gaussian).chunk(2, -1)
+    mean, log_std = gaussian.chunk(2, -1)
     return mean, log_std
+
+
+def _logits(name: str, logits: Tensor) -> Tensor:
+    """Logarithmic probabilities [..., A] of what is looked at first."""
+    if not full_precision(logits).is_floating_point() or not logits.ndim:
+        raise TypeError(f"{name} expected logits [..., A] of real numbers, got {told(logits)}")
+    return log_probs(logits, 1.0)
+
+
+def _of_shape(name: str, actions: Any, shape: torch.Size, said: Tensor) -> Tensor:
+    """Actions as a tensor, one for each that the policy speaks of; nothing is broadcast or cut."""
+    try:
+        found = torch.as_tensor(actions, device=said.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} expected a tensor of actions, got {told(actions)}") from error
+    if found.shape != shape:
+        raise ValueError(
+            f"{name} expected actions {list(shape)} of a policy that says {list(said.shape)}, got "
+            f"{list(found.shape)}: show both the same items; an axis of one is taken off by "
+            "squeeze(-1) and added by unsqueeze(-1)"
+        )
+    return found
+
+
+def like(name: str, values: Any, said: Tensor) -> Tensor:
+    """Numbers of a batch beside what a policy says of it: one an item, in the same axes.
+
+    Args:
+        name: For the message.
+        values: A tensor, an array or a list; it may lack leading axes, as one batch of several
+            students does.
+        said: [...].
+
+    Raises:
+        TypeError: no numbers.
+        ValueError: another shape, such as [B, 1] beside [B], of which [B, B] would be made.
+
+    Example:
+        >>> like("returns", [1.0, 2.0], torch.zeros(2))
+        tensor([1., 2.])
+    """
+    try:
+        found = torch.as_tensor(values, device=said.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} expected one number an item, got {told(values)}") from error
+    if found.shape != said.shape[max(said.ndim - found.ndim, 0) :]:
+        raise ValueError(
+            f"{name} {list(found.shape)} beside {list(said.shape)} of the student: both are one "
+            "number an item, in the same axes; a last axis of one is taken off by squeeze(-1)"
+        )
+    return found
 
 
 def gaussian_kl(*, student: Tensor, teacher: Tensor) -> Tensor:
@@ -138,16 +193,33 @@ def log_prob(logits: Tensor, actions: Tensor) -> Tensor:
 
     Args:
         logits: [..., A].
-        actions: [...], integers.
+        actions: [...], integers from 0 to A - 1.
 
     Returns:
         [...], in nats.
+
+    Raises:
+        TypeError: logits that are no real numbers.
+        ValueError: actions of another shape, that are not whole, or that are not there.
 
     Example:
         >>> log_prob(torch.zeros(1, 4), torch.tensor([2]))
         tensor([-1.3863])
     """
-    return log_probs(logits, 1.0).gather(-1, actions.long().unsqueeze(-1)).squeeze(-1)
+    log_q = _logits("log_prob", logits)
+    found = _of_shape("log_prob", actions, log_q.shape[:-1], log_q)
+    if found.is_floating_point() and bool((found != found.round()).any()):  # nan too
+        raise ValueError(
+            f"log_prob expected whole numbers of discrete actions, got {told(found)}; real actions "
+            "have gaussian_log_prob"
+        )
+    try:
+        return log_q.gather(-1, found.long().unsqueeze(-1)).squeeze(-1)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"log_prob expected actions from 0 to {log_q.shape[-1] - 1}, got some from "
+            f"{int(found.min())} to {int(found.max())}; take off the start of the action space"
+        ) from error
 
 
 def gaussian_log_prob(gaussian: Tensor, actions: Tensor) -> Tensor:
@@ -163,12 +235,15 @@ def gaussian_log_prob(gaussian: Tensor, actions: Tensor) -> Tensor:
     Returns:
         [...], in nats.
 
+    Raises:
+        ValueError: an odd last axis, or actions of another shape.
+
     Example:
         >>> gaussian_log_prob(torch.zeros(1, 2), torch.zeros(1, 1))
         tensor([-0.9189])
     """
     mean, log_std = _halves("gaussian_log_prob", gaussian)
-    z = (actions - mean) * (-log_std).exp()
+    z = (_of_shape("gaussian_log_prob", actions, mean.shape, gaussian) - mean) * (-log_std).exp()
     return (-0.5 * z * z - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
@@ -187,7 +262,7 @@ def entropy(logits: Tensor) -> Tensor:
         >>> entropy(torch.zeros(1, 4))
         tensor([1.3863])
     """
-    log_q = log_probs(logits, 1.0)
+    log_q = _logits("entropy", logits)
     return -(log_q.exp() * log_q).sum(-1)
 
 
@@ -256,7 +331,7 @@ def surrogate(*, log_prob: Tensor, old: Tensor, advantages: Tensor, clip: float 
         [...].
 
     Raises:
-        ValueError: an ε outside (0, 1).
+        ValueError: an ε outside (0, 1), or shapes that differ.
 
     Reference:
         Schulman et al., *Proximal policy optimization algorithms*, 2017.
@@ -268,5 +343,8 @@ def surrogate(*, log_prob: Tensor, old: Tensor, advantages: Tensor, clip: float 
     """
     if not 0 < clip < 1:
         raise ValueError(f"clip lies in (0, 1), got {clip}; 0.2 is usual")
-    ratio = (full_precision(log_prob) - old).exp()
+    old, advantages = like("old", old, log_prob), like("advantages", advantages, log_prob)
+    change = full_precision(log_prob) - old
+    # what is cut is not computed: e¹ > 1 + ε, and of an infinite ratio the gradient would be nan
+    ratio = torch.where(advantages < 0, change, change.clamp_max(1.0)).exp()
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)

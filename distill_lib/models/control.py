@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib.arguments import check_counts, checked, told
+from distill_lib.losses._common import full_precision
 
 __all__ = ["PixelPolicy", "Policy"]
 
@@ -52,6 +53,7 @@ class Policy(nn.Module):
     Raises:
         ValueError: an activation that is not known, a bound that is not positive; later,
             observations of another width, or a state whose bound is none.
+        TypeError: later, observations that are no tensor.
 
     Example:
         >>> Policy(8, 4, hidden=(18, 18))(torch.zeros(5, 8))["logits"].shape
@@ -95,6 +97,8 @@ class Policy(nn.Module):
         """What to do, by name."""
         # without this, an observation of one number would be spread over all
         mean = self.obs_mean
+        if not isinstance(observation, Tensor):
+            raise TypeError(f"a Policy expected a tensor of observations, got {told(observation)}")
         if observation.shape[-1:] != mean.shape:
             raise ValueError(
                 f"a Policy of {len(mean)} numbers could not be asked about observations "
@@ -102,8 +106,9 @@ class Policy(nn.Module):
                 "trained on; where teacher and student see different things, each has its own "
                 "group (rl.Privileged)"
             )
-        x = (observation - mean) * (self.obs_var + 1e-8).rsqrt()
+        x = (observation - mean) * (full_precision(self.obs_var) + 1e-8).rsqrt()
         x = x.clamp(-self.clip, self.clip) if self.clip < math.inf else x
+        x = x.to(mean.dtype)  # of other widths: float64, as environments say them, or half of ours
         out = self.net(x)
         if self.log_std is None:
             said = {"logits": out}
@@ -144,7 +149,7 @@ class Policy(nn.Module):
 
         Raises:
             ValueError: observations of another size, less than two of them, or some that are not
-                finite; a negative ``plus``.
+                finite, or whose variance is not; a negative ``plus``.
 
         Example:
             >>> seen = torch.tensor([[0.0, 5.0], [2.0, 5.0]])
@@ -162,12 +167,15 @@ class Policy(nn.Module):
         seen = observations.to(self.obs_mean)
         if not seen.isfinite().all():
             raise ValueError(f"some of the {len(seen)} observations are not finite")
-        self.obs_mean.copy_(seen.mean(0))
-        self.obs_var.copy_(seen.var(0) + plus)
+        mean, var = seen.mean(0), seen.var(0) + plus
+        if not (mean.isfinite() & var.isfinite()).all():
+            raise ValueError("observations so large that their variance is not finite")
+        self.obs_mean.copy_(mean)
+        self.obs_var.copy_(var)
         return self
 
     # A bound that is not the usual one is saved beside the statistics, 0 for none. It is no buffer:
-    # files that do not name it mean the usual one.
+    # files that do not name it mean the usual one, unless they have no statistics either.
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
@@ -180,7 +188,8 @@ class Policy(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        told_bound = torch.as_tensor(state_dict.pop(f"{prefix}obs_clip", CLIP))
+        usual = CLIP if f"{prefix}obs_mean" in state_dict else self.clip
+        told_bound = torch.as_tensor(state_dict.pop(f"{prefix}obs_clip", usual))
         bound = float(told_bound) if told_bound.numel() == 1 else math.nan
         if not bound >= 0:
             raise ValueError(
@@ -217,6 +226,7 @@ class PixelPolicy(nn.Module):
     Raises:
         ValueError: a shape that is no picture, or a picture that is too small; later, pictures of
             another shape or kind.
+        TypeError: later, pictures that are no tensor.
 
     Example:
         >>> policy = PixelPolicy((2, 84, 84), actions=3, features=32)
@@ -267,13 +277,15 @@ class PixelPolicy(nn.Module):
 
     def forward(self, picture: Tensor) -> dict[str, Tensor]:
         """What to do, by name."""
+        if not isinstance(picture, Tensor):
+            raise TypeError(f"PixelPolicy expected a tensor of pictures, got {told(picture)}")
         if picture.shape[-3:] != self.shape:
             raise ValueError(
                 f"PixelPolicy expected pictures {list(self.shape)}, got {list(picture.shape)}"
             )
-        x = (self._real(picture) - self.mean) / self.scale
-        items = x.shape[:-3]
-        found = self.encoder(x.reshape(-1, *self.shape)).unflatten(0, items)
+        x = ((self._real(picture) - self.mean) / self.scale).to(self.mean.dtype)
+        found = self.encoder(x.reshape(-1, *self.shape))
+        found = found.reshape(*x.shape[:-3], found.shape[-1])
         out = self.net(found)
         if self.log_std is None:
             said = {"logits": out, "features": found}

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib.arguments import checked, told
-from distill_lib.signals import Forward, Signals, call, eval_mode
+from distill_lib.signals import Forward, Signals, as_batch, call, eval_mode
+from distill_lib.signals.said import as_signals
 from distill_lib.stacked import Stacked
 from distill_lib.ties import home
 
@@ -63,8 +64,8 @@ def act(
         [...] integers, or [..., A] real numbers, not clipped.
 
     Raises:
-        ValueError: a negative noise, noise for a policy that says only a mean, an answer that is
-            not finite, shapes that do not fit.
+        ValueError: a noise that is negative or infinite, noise for a policy that says only a mean,
+            an answer that is not finite, shapes that do not fit.
         TypeError: an answer or a noise that is no real number.
 
     Example:
@@ -83,9 +84,10 @@ def act(
             "the policy's answer is not finite: broken weights, or observations far from those "
             "that it was normalized for"
         )
-    least = noise.min().item() if isinstance(noise, Tensor) else noise
-    if not least >= 0:
-        raise ValueError(f"noise expected numbers ≥ 0, got {least}; 0 is greedy")
+    least, most = noise.aminmax() if isinstance(noise, Tensor) else (noise, noise)
+    if not (least >= 0 and most < math.inf):
+        worst = float(least if not least >= 0 else most)
+        raise ValueError(f"noise expected numbers ≥ 0, got {worst}; 0 is greedy, all are finite")
     noisy = bool((noise > 0).any()) if isinstance(noise, Tensor) else noise > 0
     if not noisy:
         if name == "logits":
@@ -126,11 +128,13 @@ def _check_said(name: str, said: Any, noise: Any, generator: Any) -> None:
             )
         return
     items = said.shape[:-1]
-    ending = items[len(items) - noise.ndim :] if noise.ndim <= len(items) else None
     if noise.is_complex() or noise.dtype == torch.bool:
         raise TypeError(f"noise expected real numbers, got {told(noise)}")
-    if (noise.ndim and noise.shape != ending) or not noise.numel():
-        raise ValueError(f"noise expected a number an item {list(items)}, got {told(noise)}")
+    # not broadcast: of [N] it could not be told whether the heads are meant, where there are N
+    if (noise.ndim and noise.shape != items) or not noise.numel():
+        raise ValueError(
+            f"noise expected a number an item {list(items)}, got {told(noise)}: expand it first"
+        )
 
 
 @checked
@@ -219,9 +223,12 @@ def check_actions(
 
     Raises:
         ValueError: another number of actions, another kind, or answers of another shape.
+        TypeError: answers that are no tensor.
     """
     check_action_space(space)
     name = signal_of(signals)
+    if not isinstance(signals[name], Tensor):
+        raise TypeError(f"the {who} says {name!r} as {told(signals[name])}, expected a tensor")
     shape = list(signals[name].shape)
     if isinstance(space, gym.spaces.MultiDiscrete):
         _check_heads(signals[name], name, space, who, items)
@@ -274,7 +281,8 @@ def two_views(change: Callable[[Tensor], Tensor]) -> Forward:
 
     Returns:
         ``forward(model, batch)``, whose signals have a second set under ``view``; see
-        :class:`distill_lib.Consistency`.
+        :class:`distill_lib.Consistency`. The batch stays as it is, whatever ``change`` does in
+        place.
 
     Example:
         >>> from distill_lib.zoo import Policy
@@ -284,7 +292,9 @@ def two_views(change: Callable[[Tensor], Tensor]) -> Forward:
     """
 
     def forward(model: nn.Module, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        plain, changed = model(batch["inputs"]), model(change(batch["inputs"]))
+        seen = as_batch(batch)["inputs"]
+        plain = as_signals(model(seen))
+        changed = as_signals(model(change(seen.clone() if isinstance(seen, Tensor) else seen)))
         plain = {"logits": plain} if isinstance(plain, Tensor) else dict(plain)
         changed = {"logits": changed} if isinstance(changed, Tensor) else dict(changed)
         return {**plain, "view": changed}

@@ -31,6 +31,12 @@ class Answers:
 
     def __call__(self, batch: Any) -> Signals:
         named, home = as_batch(batch), self.rollouts
+        if not isinstance(named.get("index"), Tensor):
+            raise ValueError(
+                "the teacher of rollouts knows states by batch['index'], as the batches of its "
+                f"rollouts have it; this batch has {', '.join(named) or 'nothing'}. Of other "
+                "states ask the policy itself"
+            )
         if home.augment is not None:
             # a changed state has another answer
             shape = named["index"].shape
@@ -38,8 +44,15 @@ class Answers:
             said = ask(home.policy, inputs, named["index"].flatten())
             return {k: v.unflatten(0, shape) for k, v in said.items()}
         index = cast(Tensor, named["index"])
+        at = index - home.dropped if home.dropped else index
+        if home.dropped and index.numel() and int(at.min()) < 0:
+            raise ValueError(
+                f"the batch has states of a round that is no longer in the buffer (keep="
+                f"{home.keep}), and with them went the teacher's answers: ask before the next "
+                "round, or keep more"
+            )
         return {
-            k.removeprefix("answer/"): rows_at(v, index.to(v.device)).to(index.device)
+            k.removeprefix("answer/"): rows_at(v, at.to(v.device)).to(index.device)
             for k, v in home.buffer.items()
             if k.startswith("answer/")
         }

@@ -12,6 +12,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from distill_lib.arguments import checked, told
+from distill_lib.losses import full_precision
 
 __all__ = ["Discretized", "DiscretizedPolicy", "codebook"]
 
@@ -45,6 +46,10 @@ def centers_of(space: gym.Space[Any], bins: int | None, codes: Tensor | None, en
     if not space.is_bounded():
         raise ValueError(f"bins divide a bounded space, got {space}; give codes instead")
     low, high = (torch.as_tensor(x, dtype=torch.float32) for x in (space.low, space.high))
+    if not bool((high - low).isfinite().all()):  # of bounds that only look like some
+        raise ValueError(
+            f"bins divide a bounded space, and {space} is too wide; give codes instead"
+        )
     count = torch.arange(bins)
     part = count / (bins - 1) if ends else (count + 0.5) / bins
     return low.unsqueeze(-1) + part * (high - low).unsqueeze(-1)
@@ -172,7 +177,7 @@ class DiscretizedPolicy(nn.Module):
             self.register_buffer(name, bound)
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Logits of the numbered actions, and the mean that they stand for."""
+        """Logits of the numbered actions."""
         said = self.policy(inputs)
         name = "gaussian" if self.std is None else "mean"
         if not isinstance(said, Mapping) or name not in said:
@@ -214,7 +219,7 @@ def codebook(actions: Tensor, size: int, seed: int = 0, steps: int = 30) -> Tens
         steps: Of Lloyd's iteration.
 
     Returns:
-        [K, A].
+        [K, A], of half precision as float32.
 
     Raises:
         ValueError: fewer actions than codes, or actions that are not finite.
@@ -233,7 +238,7 @@ def codebook(actions: Tensor, size: int, seed: int = 0, steps: int = 30) -> Tens
         raise ValueError(
             f"{size} codes from {steps} steps need as many different actions, got {told(actions)}"
         )
-    draw = torch.Generator().manual_seed(seed)
+    actions, draw = full_precision(actions), torch.Generator().manual_seed(int(seed))
     book = actions[torch.randint(len(actions), (1,), generator=draw)]
     for _ in range(size - 1):
         away = distances(actions, book).min(-1).values

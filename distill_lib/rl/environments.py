@@ -94,7 +94,8 @@ def make(
         **kwargs: For each environment, such as ``max_episode_steps=200``.
 
     Raises:
-        ValueError: fewer than one, or another autoreset.
+        ValueError: fewer than one, another autoreset, or a function that makes one and the same
+            environment again and again.
 
     Example:
         >>> make("CartPole-v1", 3).num_envs
@@ -108,9 +109,26 @@ def make(
         raise ValueError(f"num_envs is at least 1, got {num_envs}")
     if autoreset not in modes:
         raise ValueError(f"autoreset is 'same step' or 'next step', got {autoreset!r}")
-    return gym.vector.SyncVectorEnv(
+    made = gym.vector.SyncVectorEnv(
         [lambda: single(env, **kwargs) for _ in range(num_envs)], autoreset_mode=modes[autoreset]
     )
+    check_apart(made)
+    return made
+
+
+def check_apart(envs: Any) -> None:
+    """Whether environments side by side are several, and not one that all of them step.
+
+    Raises:
+        ValueError: two are the same inside their wrappers.
+    """
+    inner = [one.unwrapped for one in getattr(envs, "envs", ())]
+    if len({id(one) for one in inner}) < len(inner):
+        raise ValueError(
+            f"{len(inner)} environments side by side are one and the same {type(inner[0]).__name__}"
+            ", whose episodes would be stepped all at once: the function has to make a new one "
+            "each time, lambda: gym.make(…), and not return one that was made before"
+        )
 
 
 @checked
@@ -181,7 +199,7 @@ HALF = 2**30  # of the seeds that fit into 32 bits with their sign
 
 def seed_to_evaluate(seed: int) -> int:
     """Of the first environment that a policy is evaluated in: the seed itself, if it is small."""
-    return seed % (HALF - 2**20)  # so many environments may follow
+    return int(seed) % (HALF - 2**20)  # so many environments may follow
 
 
 def seed_to_learn(seed: int) -> int:
@@ -206,7 +224,7 @@ class Stage:
 
     Raises:
         ValueError: spaces that no policy can read or act in, numbers that do not fit, a vector
-            whose environments have to be reset from outside.
+            whose environments have to be reset from outside, or are one and the same.
         KeyError: groups that are not there.
     """
 
@@ -231,6 +249,7 @@ class Stage:
                     f"{env.num_envs}; pass the id, or a vector of {num_envs}"
                 )
             self.envs: gym.vector.VectorEnv[Any, Any, Any] = env
+            check_apart(env)
         else:
             if num_envs is None or num_envs < 1:
                 raise ValueError(f"expected at least one episode, got {num_envs}")
@@ -254,7 +273,8 @@ class Stage:
     def begin(self, seed: int) -> Observation:
         """The first observations; environment i is seeded with ``seed + i``."""
         self.alive = np.ones(self.size, bool)
-        self.returns, self.lengths = np.zeros((2, self.size), np.float32)
+        # in 64 bits, in which long sums of small rewards are exact enough
+        self.returns, self.lengths = np.zeros(self.size), np.zeros(self.size, np.float32)
         self.taken = 0
         if self.singly:
             self.raw: Any = [
@@ -278,10 +298,10 @@ class Stage:
             self.raw, reward, ended, cut, _ = self.envs.step(acts)
             reward = np.where(alive, reward, 0.0)
             ended, cut = ended & alive, cut & alive
-        with np.errstate(over="ignore"):  # looked at below
+        self.returns += reward
+        with np.errstate(over="ignore"):  # looked at here
             reward = reward.astype(np.float32)
-            self.returns += reward
-        check_rewards(self.returns)
+            check_rewards(self.returns.astype(np.float32))
         self.lengths += alive
         self.alive = alive & ~(ended | cut)
         self.taken += 1

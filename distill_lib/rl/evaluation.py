@@ -34,6 +34,13 @@ class Returns:
     returns: Tensor
     lengths: Tensor
 
+    def __post_init__(self) -> None:
+        # of those who played themselves: lists, arrays, whole numbers
+        self.returns, self.lengths = (
+            x if isinstance(x, Tensor) and x.is_floating_point() else torch.as_tensor(x).float()
+            for x in (self.returns, self.lengths)
+        )
+
     @property
     def mean(self) -> float:
         """Over all episodes of all policies."""
@@ -167,7 +174,7 @@ def evaluate(
     stage = Stage(env, episodes, [sees], max_steps)
     if stage.size % (stacked or 1):
         raise ValueError(f"{stacked} policies cannot share {stage.size} environments evenly")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     shape = (stacked, stage.size // stacked) if stacked else (stage.size,)
     try:
         seen, begun = stage.begin(seed_to_evaluate(seed)), False
@@ -184,8 +191,8 @@ def evaluate(
     finally:
         if stage.envs is not env:
             stage.close()
-    returns, lengths = (torch.from_numpy(v).view(shape) for v in (stage.returns, stage.lengths))
-    return Returns(returns, lengths)
+    played = (torch.from_numpy(v).float().view(shape) for v in (stage.returns, stage.lengths))
+    return Returns(*played)
 
 
 def _chance(env: Any) -> Callable[[Any], dict[str, Tensor]]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
 from distill_lib.arguments import check_counts, checked, told
+from distill_lib.losses import full_precision
 from distill_lib.losses import policy as policies
 
 from .acting import Say, act, asking, check_actions, signal_of, size_of
-from .environments import make, seed_to_learn
+from .environments import make, seed_to_learn, single
 from .evaluation import group
 from .spaces import Reader, check_action_space, check_rewards, legal
 
@@ -45,7 +48,7 @@ def advantages(
         lam: λ.
 
     Returns:
-        [T, ...].
+        [T, ...], half precision as float32.
 
     Raises:
         TypeError: flags that are no booleans, or numbers that are not real.
@@ -70,6 +73,7 @@ def advantages(
         if one.is_complex() or (name == "done") != (one.dtype == torch.bool):
             kind = "True and False" if name == "done" else "real numbers"
             raise TypeError(f"{name} expected {kind}, got {told(one)}")
+    rewards, values, following = (full_precision(x) for x in (rewards, values, following))
     delta = rewards + gamma * following - values
     found = torch.empty_like(delta)
     last = torch.zeros_like(delta[0])
@@ -77,6 +81,16 @@ def advantages(
         last = delta[t] + gamma * lam * torch.where(done[t], 0.0, last)
         found[t] = last
     return found
+
+
+class _Own(gym.ObservationWrapper[Any, Any, Any]):
+    """Observations of their own: an environment may write each into the array of the one before.
+
+    The vector copies what is seen, but not what was seen last before a reset.
+    """
+
+    def observation(self, observation: Any) -> Any:
+        return copy.deepcopy(observation)
 
 
 @checked
@@ -148,11 +162,15 @@ class OnPolicy:
         every: int = 1,
         seed: int = 0,
     ) -> None:
-        counts = {"envs": envs, "steps": steps, "epochs": epochs, "batch_size": batch_size}
+        counts = {"envs": envs, "steps": steps, "epochs": epochs, "batch_size": batch_size,
+                  "every": every}  # fmt: skip
         for name, number in counts.items():
             if number < 1:
                 raise ValueError(f"{name} is at least 1, got {number}")
         check_counts(0, seed=seed)
+        seed = int(seed)  # generators and environments take no numbers of NumPy
+        if envs * steps < 2:
+            raise ValueError("a segment of one step has no standard deviation: more envs or steps")
         if batch_size > envs * steps:
             raise ValueError(f"a segment has {envs * steps} steps, a batch wants {batch_size}")
         for name, share in {"gamma": gamma, "lam": lam}.items():
@@ -163,7 +181,7 @@ class OnPolicy:
         self.gamma, self.lam, self.probe, self.every = gamma, lam, probe, every
         self.number: int = envs * (self.students or 1)
         self.shape: tuple[int, ...] = (self.students, envs) if self.students else (envs,)
-        self.envs: Any = make(env, self.number)
+        self.envs: Any = make(lambda: _Own(single(env)), self.number)
         self.space: Any = self.envs.single_action_space
         check_action_space(self.space)
         self.reader: Reader = Reader(self.envs.single_observation_space)
@@ -172,7 +190,7 @@ class OnPolicy:
         self.generator: torch.Generator = torch.Generator().manual_seed(seed)
         self.segments: int = 0
         self.seen: Any = None
-        self.running: Tensor = torch.zeros(self.number)
+        self.running: Tensor = torch.zeros(self.number, dtype=torch.float64)
         self.flat: dict[str, Tensor] = {}
         self.order: Tensor = torch.empty(0, dtype=torch.long)
         self.position: int = len(self)
@@ -296,7 +314,7 @@ class OnPolicy:
 
     def _count(self, rewards: Tensor, done: Tensor, ended: list[list[float]]) -> None:
         self.running += rewards
-        check_rewards(self.running.numpy())
+        check_rewards(self.running.float().numpy())
         for i in done.nonzero().squeeze(-1).tolist():
             ended[i // self.shape[-1]].append(self.running[i].item())
             self.running[i] = 0.0
@@ -304,7 +322,7 @@ class OnPolicy:
     def state_dict(self) -> dict[str, Any]:
         """All but the environments, which begin anew after a resume."""
         return {"segments": self.segments, "position": self.position, "flat": self.flat,
-                "order": self.order, "log": self.log,
+                "order": self.order, "log": list(self.log),
                 "generator": self.generator.get_state()}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -313,4 +331,4 @@ class OnPolicy:
         self.flat, self.order = dict(state["flat"]), state["order"]
         self.log = list(state["log"])
         self.generator.set_state(state["generator"])
-        self.seen, self.running = None, torch.zeros(self.number)
+        self.seen, self.running = None, torch.zeros(self.number, dtype=torch.float64)

@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import MultiDiscrete
 from torch import Tensor, nn
 
-from distill_lib.arguments import check_counts, checked
+from distill_lib.arguments import check_counts, checked, told
 from distill_lib.progress import bar
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.teachers.live import Teacher
@@ -20,7 +20,7 @@ from .acting import act, ask, asking, check_actions, size_of
 from .answers import Answers, rows_at
 from .environments import Stage, seed_to_learn
 from .evaluation import group
-from .priorities import weights_of_states
+from .priorities import labeled, weights_of_states
 
 __all__ = ["Rollouts"]
 
@@ -136,6 +136,7 @@ class Rollouts:
             if number is not None and number < 1:
                 raise ValueError(f"{name} is at least 1, got {number}")
         check_counts(0, seed=seed)
+        seed = int(seed)  # generators and environments take no numbers of NumPy
         if not 0 <= correction <= 1:
             raise ValueError(f"correction is from 0 to 1, got {correction}")
         self.beta: Schedule = as_schedule(beta)
@@ -152,9 +153,13 @@ class Rollouts:
         self.batch_size, self.keep, self.labels = batch_size, keep, labels
         several = isinstance(noise, Collection) and not isinstance(noise, Tensor)
         self.noise: list[float] = [float(n) for n in noise] if several else [float(noise)]  # type: ignore[union-attr, arg-type]
+        if not self.noise:
+            raise ValueError("noise expected one number or several, got none; 0 is greedy")
         self.student_noise, self.priority, self.augment = student_noise, priority, augment
         self.correction = correction
         self.students: int | None = size_of(student) if student is not None else None
+        if self.students is not None and seeds not in (None, self.students):
+            raise ValueError(f"seeds={seeds} beside {self.students} stacked students: leave it out")
         self.rows: int | None = self.students or seeds  # how many students a batch is for
         self.seed = seed
         self.generator: torch.Generator = torch.Generator().manual_seed(seed)
@@ -166,6 +171,7 @@ class Rollouts:
         self.played: dict[str, Tensor] = {}
         self.log: list[dict[str, float]] = []
         self.labeled: int = 0
+        self.dropped: int = 0  # states that are no longer in the buffer
 
     # ---- walking ----
 
@@ -182,7 +188,7 @@ class Rollouts:
             yield self.draw()
 
     def draw(self) -> dict[str, Tensor]:
-        """One batch from the buffer."""
+        """One batch from the buffer; ``index`` counts the states of all rounds."""
         if not self.buffer:
             raise ValueError("nothing was played yet: call collect(), or walk the rollouts")
         owners: Sequence[int] = range(self.students) if self.students else [0] * (self.rows or 1)
@@ -190,14 +196,16 @@ class Rollouts:
         index = torch.stack([rows for rows, _ in drawn]) if self.rows else drawn[0][0]
         shown = [k for k in ("inputs", "privileged", "actions") if k in self.buffer]
         batch: dict[str, Tensor] = {k: rows_at(self.buffer[k], index) for k in shown}
-        batch["index"] = index
+        batch["index"] = index + self.dropped if self.dropped else index
         if self.augment is not None:
             if "privileged" in batch:
                 raise ValueError(
                     "the teacher sees a group of its own, which augment does not change: its "
                     "answer would be for another state; change what the environment tells instead"
                 )
-            batch["inputs"] = self.augment(batch["inputs"], self.generator)
+            changed = batch["inputs"] = self.augment(batch["inputs"], self.generator)
+            if not isinstance(changed, Tensor) or changed.shape[: index.ndim] != index.shape:
+                raise ValueError(f"augment gives {list(index.shape)} states, got {told(changed)}")
         if self.priority is not None:
             weights = [weight for _, weight in drawn if weight is not None]
             batch["weight"] = torch.stack(weights) if self.rows else weights[0]
@@ -227,7 +235,7 @@ class Rollouts:
             ValueError: an empty rollout, other spaces, observations or rewards not finite.
         """
         found = self._play(self.beta(self.round / max(self.rounds - 1, 1)))
-        rows = self._labeled(found["owner"])
+        rows = labeled(found["owner"], self.students or 1, self.labels, self.generator)
         if not len(rows):
             raise ValueError("the rollout is empty: no environment took a step")
         found = {k: v[rows] for k, v in found.items()}
@@ -238,6 +246,7 @@ class Rollouts:
         old = self.buffer
         if self.keep is not None and old:
             kept = old["round"] > self.round - self.keep
+            self.dropped += int((~kept).sum())
             old = {k: v[kept] for k, v in old.items()}
         self.buffer = {k: torch.cat([old[k], v]) for k, v in found.items()} if old else found
         self.owned, self.heavy = {}, torch.zeros(0)
@@ -267,7 +276,8 @@ class Rollouts:
         finally:
             if stage.envs is not self.env:
                 stage.close()
-        self._note(torch.from_numpy(stage.returns), torch.from_numpy(stage.lengths), beta)
+        total, lengths = (torch.from_numpy(v).float() for v in (stage.returns, stage.lengths))
+        self._note(total, lengths, beta)
         found = {k: torch.cat([step[k] for step in steps]) for k in steps[0]}
         alive = found.pop("alive")
         found["actions"] = found["actions"][alive]
@@ -309,17 +319,6 @@ class Rollouts:
 
         return drive
 
-    def _labeled(self, owner: Tensor) -> Tensor:
-        """Which of the visited states are kept."""
-        if self.labels is None:
-            return torch.arange(len(owner))
-        kept = []
-        for one in range(self.students or 1):
-            mine = (owner == one).nonzero().squeeze(-1)
-            order = torch.randperm(len(mine), generator=self.generator)
-            kept.append(mine[order[: self.labels]])
-        return torch.cat(kept)
-
     def _note(self, total: Tensor, lengths: Tensor, beta: float) -> None:
         new = {"return": total, "length": lengths, "round": torch.full_like(total, self.round)}
         self.played = {k: torch.cat([self.played[k], v]) if self.played else v
@@ -337,8 +336,9 @@ class Rollouts:
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on exactly here."""
         return {"round": self.round, "position": self.position, "buffer": self.buffer,
-                "played": self.played, "log": self.log, "labeled": self.labeled,
-                "heavy": self.heavy, "generator": self.generator.get_state()}  # fmt: skip
+                "played": self.played, "log": list(self.log), "labeled": self.labeled,
+                "dropped": self.dropped, "heavy": self.heavy,
+                "generator": self.generator.get_state()}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another left off."""
@@ -346,5 +346,5 @@ class Rollouts:
         self.buffer, self.played = dict(state["buffer"]), dict(state["played"])
         self.labeled = state.get("labeled", len(self.buffer.get("owner", ())))
         self.log, self.owned = list(state["log"]), {}
-        self.heavy = state.get("heavy", torch.zeros(0))
+        self.heavy, self.dropped = state.get("heavy", torch.zeros(0)), state.get("dropped", 0)
         self.generator.set_state(state["generator"])

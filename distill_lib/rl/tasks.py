@@ -27,7 +27,7 @@ class Tasks:
         rollouts: Rollouts by name, with the same number of updates.
 
     Raises:
-        ValueError: none at all, or numbers of updates that differ.
+        ValueError: none at all, one twice, or numbers of updates that differ.
 
     Reference:
         Parisotto, Ba and Salakhutdinov, *Actor-Mimic*, 2016; Rusu et al., *Policy distillation*,
@@ -39,6 +39,10 @@ class Tasks:
     def __init__(self, rollouts: Mapping[str, Rollouts]) -> None:
         if not rollouts:
             raise ValueError("Tasks expected the rollouts of at least one environment, got none")
+        if len({id(one) for one in rollouts.values()}) < len(rollouts):
+            raise ValueError(
+                f"two of {', '.join(rollouts)} are the same rollouts: make one for each"
+            )
         updates = {name: len(one) for name, one in rollouts.items()}
         if len(set(updates.values())) > 1:
             raise ValueError(f"tasks take turns, so their updates must be equal; got {updates}")
@@ -63,7 +67,16 @@ class Tasks:
         return {name: one.state_dict() for name, one in self.rollouts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Of every task."""
+        """Of every task.
+
+        Raises:
+            ValueError: the state is of other tasks.
+        """
+        if state.keys() != self.rollouts.keys():
+            raise ValueError(
+                f"a state of the tasks {', '.join(state) or 'none'}; these are "
+                f"{', '.join(self.rollouts)}"
+            )
         for name, one in self.rollouts.items():
             one.load_state_dict(state[name])
 
@@ -76,6 +89,11 @@ class _Teachers:
 
     def __call__(self, batch: Any) -> Signals:
         named = as_batch(batch)
+        if named.get("task") not in self.rollouts:
+            raise ValueError(
+                f"the teacher of tasks knows them by batch['task'], one of "
+                f"{', '.join(self.rollouts)}; this batch has {', '.join(named)}"
+            )
         return self.rollouts[named["task"]].teacher(batch)
 
     def fingerprint(self) -> str:

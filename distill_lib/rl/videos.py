@@ -97,19 +97,21 @@ def video(
         **kwargs: For the environment.
 
     Raises:
-        ValueError: a film over 300 kB: make it shorter or smaller; spaces that no policy can read
-            or act in.
+        ValueError: a film over 300 kB: make it shorter or smaller; no time to film; spaces that no
+            policy can read or act in.
         KeyError: a group that is not there.
     """
     import imageio.v3 as iio
 
     check_counts(fps=fps, size=size)
     check_counts(0, seed=seed)
+    if not seconds > 0:
+        raise ValueError(f"seconds expected a number > 0, got {seconds}")
     stage = _renderer(env, size, **kwargs)
     check_action_space(stage.action_space)
     reader = Reader(stage.observation_space, [sees])
     steps_a_second = float(stage.metadata.get("render_fps", 30))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     seen, _ = stage.reset(seed=seed_to_evaluate(seed))
     frames, total, steps, over = [_shrunk(stage.render(), size)], 0.0, 0, False
     with asking(adapted(policy)) as say:

@@ -98,7 +98,7 @@ class Captured(nn.Module):
             hint = compiled * hasattr(self.model, "_orig_mod")
             raise RuntimeError(f"layers {missing} were not used in this forward pass{hint}")
         calls = {k: found[0] if len(found) == 1 else tuple(found) for k, found in seen.items()}
-        return {**signals, **calls}
+        return {**signals, **calls, **signals}  # what the model says itself is never hidden
 
     def release(self) -> None:
         """Take the hooks off the model again."""
@@ -149,7 +149,8 @@ def capture(model: nn.Module, *layers: str) -> Captured:
 
     Returns:
         A module whose output is a mapping with the model's own signals and each layer's output, a
-        copy of it. The model computes what it computes without; its answer's gradient passes
+        copy of it. A signal that the model says itself wins over a layer of its name. The model
+        computes what it computes without; its answer's gradient passes
         the copies, unless it is compiled.
 
     Raises:

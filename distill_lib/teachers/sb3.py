@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_lib.arguments import checked
+
 __all__ = ["SB3Policy", "adapted"]
 
 
@@ -23,6 +25,7 @@ def adapted(policy: Any) -> Any:
     return SB3Policy(policy) if is_sb3(policy) else policy
 
 
+@checked
 class SB3Policy(nn.Module):
     r"""A model of Stable-Baselines3, or its policy, as a policy of this library.
 
@@ -51,9 +54,10 @@ class SB3Policy(nn.Module):
         temperature: τ > 0 of action values.
 
     Raises:
-        TypeError: no model of Stable-Baselines3, or a kind that is not known (recurrent, masked).
+        TypeError: no model of Stable-Baselines3, or a kind that is not known (recurrent, masked); a
+            τ that is no number.
         ValueError: spaces that cannot be carried, statistics of another shape, a τ that is not
-            positive.
+            positive and finite.
 
     Reference:
         Raffin et al., *Stable-Baselines3: reliable reinforcement learning implementations*, 2021;
@@ -64,7 +68,7 @@ class SB3Policy(nn.Module):
 
     def __init__(self, model: Any, normalize: Any = None, temperature: float = 1.0) -> None:
         super().__init__()
-        if not temperature > 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"temperature is above 0, got {temperature}; 0.01 is usual for DQN")
         policy: Any = getattr(model, "policy", model)
         if not (is_sb3(policy) and issubclass(type(policy), nn.Module)):
@@ -100,7 +104,7 @@ class SB3Policy(nn.Module):
                 "normalized in training: the statistics of VecNormalize lie in a file of their "
                 "own. Pass SB3Policy(model, normalize=VecNormalize.load(path, venv)), or "
                 "normalize=False if there were none",
-                stacklevel=3,
+                stacklevel=4,
             )
         if statistics is None or statistics is False:
             return

@@ -18,6 +18,7 @@ from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.signals import Signals, accepts
 
 from .classes import (
+    beside,
     class_axis,
     class_numbers,
     classes_last,
@@ -121,6 +122,7 @@ class KD(Term):
             self.temperature if theirs is mine else as_schedule(theirs)
         )
         self.on, self.teacher_on = _two(on, "on")
+        check_softmax(loss, self.on, type(self).__name__)
         if transform is not None and not callable(transform):
             raise TypeError(f"transform is a function, such as losses.standardize, got {transform}")
         check_name("labels", labels, type(self).__name__)
@@ -158,7 +160,7 @@ class KD(Term):
 
     def view(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch with these labels, and -100 where they are left out."""
-        known = self.labeled or isinstance(batch.get(self.labels), Tensor)
+        known = self.labeled or beside(batch, self.labels) is not None
         return view_of(batch, self.labels, self.ignore_index) if known else batch
 
     def values(
@@ -166,7 +168,7 @@ class KD(Term):
     ) -> Tensor:
         """[...] values of T² times the divergence."""
         z, v = both(student, teacher, self.on, self.teacher_on)
-        z, v = self._classes_last(z, v, batch.get(self.labels))
+        z, v = self._classes_last(z, v, batch)
         if self.transform is not None:
             z, v = self.transform(z), self.transform(v)
         options = dict(self.options)
@@ -204,14 +206,16 @@ class KD(Term):
         each = zip(student, teacher.expand_as(student), kept, strict=True)
         return torch.stack([among_kept(self.loss, z, v, k, **options) for z, v, k in each])
 
-    def _classes_last(self, z: Tensor, v: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
+    def _classes_last(
+        self, z: Tensor, v: Tensor, batch: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
         """Both with the classes last, for any loss; what can be none is refused for a softmax."""
         if z.ndim == v.ndim == 1:  # one number an item
             z, v = z.unsqueeze(-1), v.unsqueeze(-1)
         if self.axis is None and not self.classed:
             return z, v
-        who = self._who
-        axis = class_axis(v.shape, self.axis, labels, who)
+        who, labels = self._who, beside(batch, self.labels)
+        axis = class_axis(v.shape, self.axis, labels, who, batch)
         if self.softmax and isinstance(labels, Tensor) and is_soft(labels, v.shape, axis):
             distributions(classes_last(labels, axis), who)
         z, v = classes_last(z, axis), classes_last(v, axis)
@@ -291,6 +295,21 @@ def _two(value: Any, what: str) -> tuple[Any, Any]:
     return value[0], value[1]
 
 
+def check_softmax(loss: Loss, on: Any, who: str) -> None:
+    """Whether a loss that takes a softmax is asked of logits, and not of real actions.
+
+    Raises:
+        ValueError: real actions, whose common shift it would not see.
+    """
+    name = on.rpartition("/")[2] if isinstance(on, str) else ""
+    other = {"mean": "mse_logits", "gaussian": "gaussian_kl"}.get(name)
+    if other and getattr(loss, "func", loss) in _SOFTMAX:
+        raise ValueError(
+            f"{who}: {name_of(loss)} takes a softmax, and {on!r} are real actions, of which it "
+            f"would not see a common shift; {who}(losses.{other}, on={on!r})"
+        )
+
+
 def _check_loss(loss: Any, who: str) -> None:
     if isinstance(loss, (Real, Schedule)):
         raise TypeError(f"{who} expected a loss first, got {loss}; write temperature={loss}")
@@ -313,7 +332,6 @@ _SOFTMAX: tuple[Any, ...] = (
 
 # all others are asked on which axis the classes are, those of a user among them
 _OF_MAPS: tuple[Any, ...] = (losses.channel_kl,)
-
 
 _SYMBOLS: dict[Any, str] = {
     losses.kl: "KL",

@@ -10,24 +10,51 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from distill_lib import losses
 from distill_lib.arguments import checked, told
 from distill_lib.losses import policy
-from distill_lib.objective import Objective, Term
+from distill_lib.masks import kept_of
+from distill_lib.objective import Objective, Term, name_of
 from distill_lib.signals import Signals, accepts, pick
+
+from .answers import check_softmax
 
 __all__ = ["PPO", "Consistency", "Entropy", "Surrogate", "Value"]
 
 
-def _need(batch: Mapping[str, Any], name: str, who: str) -> Tensor:
+def _need(batch: Mapping[str, Any], name: str, who: str, device: torch.device) -> Tensor:
     if name not in batch:
         raise ValueError(
             f"{who} needs batch[{name!r}], which rl.OnPolicy gives; "
             f"the batch has: {', '.join(batch) or 'nothing'}"
         )
-    return cast(Tensor, batch[name])
+    try:
+        return torch.as_tensor(batch[name], device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        got = told(batch[name])
+        raise TypeError(f"{who} expected batch[{name!r}] to be a tensor, got {got}") from error
+
+
+def _filled(values: Tensor, kept: Tensor | None) -> Tensor:
+    """Numbers of a batch, 0 where a mask leaves items out: their gradient would be 0 · nan."""
+    if kept is None or values.shape[: kept.ndim] != kept.shape:
+        return values
+    out = ~kept.to(values.device).reshape(*kept.shape, *[1] * (values.ndim - kept.ndim))
+    return values.masked_fill(out, 0)
+
+
+def _is_gaussian(on: str, who: str) -> bool:
+    """Whether a signal is a Gaussian policy, by the last part of its name; else it is logits."""
+    name = on.rpartition("/")[2]
+    if name == "mean":
+        raise ValueError(
+            f"{who}: a mean alone has no probabilities, and is no logits; let the policy say "
+            "'gaussian', the mean and the log standard deviation one after the other"
+        )
+    return name == "gaussian"
 
 
 @checked
@@ -42,10 +69,12 @@ class Surrogate(Term):
         on: The student's signal, ``logits`` or ``gaussian``.
 
     Raises:
-        ValueError: an ε outside (0, 1), or a batch without what the term reads.
+        ValueError: an ε outside (0, 1), a mean as the signal, or a batch without what the term
+            reads, or with it in another shape.
     """
 
     clip: float
+    gaussian: bool
     on: str
 
     key = "surrogate"
@@ -54,18 +83,21 @@ class Surrogate(Term):
         super().__init__()
         if not 0 < clip < 1:
             raise ValueError(f"clip lies in (0, 1), got {clip}; 0.2 is usual")
-        self.clip, self.on = clip, on
+        self.clip, self.on, self.gaussian = clip, on, _is_gaussian(on, "Surrogate")
         self.reads: Mapping[str, tuple[str, ...]] = {"student": (on,), "teacher": ()}
 
     def values(
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
     ) -> Tensor:
         """[...] losses."""
-        actions, old, advantages = (
-            _need(batch, name, "Surrogate") for name in ("actions", "log_prob", "advantages")
-        )
         said = pick(student, self.on, "student")
-        of = policy.gaussian_log_prob if self.on == "gaussian" else policy.log_prob
+        given = [
+            _need(batch, name, "Surrogate", said.device)
+            for name in ("actions", "log_prob", "advantages")
+        ]
+        kept = kept_of(given[1].shape, False, self.about(batch))
+        actions, old, advantages = (_filled(x, kept) for x in given)
+        of = policy.gaussian_log_prob if self.gaussian else policy.log_prob
         now = policy.whole(of(said, actions), old)
         return policy.surrogate(log_prob=now, old=old, advantages=advantages, clip=self.clip)
 
@@ -81,7 +113,10 @@ class Surrogate(Term):
 class Value(Term):
     r"""Squared error of the critic against the returns: :math:`(V(s) - R)^2`.
 
-    Reads ``returns`` of the batch.
+    Reads ``returns`` of the batch, [...], and the student's ``value``, [...] or [..., 1].
+
+    Raises:
+        ValueError: a batch without them, or with other shapes than the student's ``value``.
     """
 
     key = "value"
@@ -94,8 +129,12 @@ class Value(Term):
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
     ) -> Tensor:
         """[...] squared errors."""
-        wanted = _need(batch, "returns", "Value")
-        return (losses.full_precision(pick(student, "value", "student")) - wanted) ** 2
+        said = losses.full_precision(pick(student, "value", "student"))
+        wanted = _need(batch, "returns", "Value", said.device)
+        if said.shape == (*wanted.shape, 1):  # as a last layer says it; else [B, B] would be made
+            said = said.squeeze(-1)
+        wanted = _filled(wanted, kept_of(said.shape, False, self.about(batch)))
+        return (said - policy.like("returns", wanted, said)) ** 2
 
     def text(self) -> str:
         """``value``."""
@@ -114,23 +153,28 @@ class Entropy(Term):
 
     Args:
         on: The student's signal, ``logits`` or ``gaussian``.
+
+    Raises:
+        ValueError: a mean as the signal.
     """
+
+    gaussian: bool
 
     key = "entropy"
 
     def __init__(self, on: str = "logits") -> None:
         super().__init__()
-        self.on = on
+        self.on, self.gaussian = on, _is_gaussian(on, "Entropy")
         self.reads: Mapping[str, tuple[str, ...]] = {"student": (on,), "teacher": ()}
 
     def values(
         self, student: Signals, teacher: Signals | None, batch: Mapping[str, Any], progress: float
     ) -> Tensor:
         """[...] entropies in nats."""
-        of = policy.gaussian_entropy if self.on == "gaussian" else policy.entropy
+        of = policy.gaussian_entropy if self.gaussian else policy.entropy
         found = of(pick(student, self.on, "student"))
         old = batch.get("log_prob")
-        return policy.whole(found, old) if isinstance(old, Tensor) else found
+        return found if old is None else policy.whole(found, torch.as_tensor(old))
 
     def text(self) -> str:
         """``H``."""
@@ -185,6 +229,11 @@ class Consistency(Term):
         loss: A loss with ``student`` and ``teacher``.
         on: The signal that is compared.
 
+    Raises:
+        TypeError: a loss that takes other arguments.
+        ValueError: a softmax over real actions, ``on="gaussian"`` or ``"mean"``: it is blind to a
+            shift that all of them share.
+
     Example:
         >>> import torch
         >>> said = {"logits": torch.zeros(2, 3), "view": {"logits": torch.zeros(2, 3)}}
@@ -205,6 +254,7 @@ class Consistency(Term):
                 "Consistency expected a loss with the keywords student and teacher, "
                 f"got {told(loss)}"
             )
+        check_softmax(loss, on, "Consistency")
         self.loss, self.on = loss, on
         self.reads: Mapping[str, tuple[str, ...]] = {"student": (on, f"view/{on}"), "teacher": ()}
 
@@ -218,7 +268,7 @@ class Consistency(Term):
 
     def text(self) -> str:
         """Such as ``consistency(kl)``."""
-        return f"consistency({self.loss.__name__})"
+        return f"consistency({name_of(self.loss)})"
 
     def latex(self) -> str:
         """The typeset term."""

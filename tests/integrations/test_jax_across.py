@@ -143,3 +143,24 @@ def test_a_batch_without_inputs_is_refused() -> None:
         targets(nn.Linear(4, 3), 7)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="targets expected teacher"):
         targets(7, {})  # type: ignore[arg-type]
+
+
+def test_signals_and_batches_may_be_trees() -> None:
+    """Tuples stay tuples, and are not stacked; what is inside mappings goes over, too."""
+    x = torch.randn(5, 4)
+    deep = JaxTeacher(
+        lambda p, seen: {"logits": seen["a"] * p, "hidden": (seen["a"], {"last": -seen["a"]})},
+        jnp.ones(()),
+    )({"inputs": {"a": x}})
+    assert torch.equal(deep["logits"], x) and isinstance(deep["hidden"], tuple)
+    assert torch.equal(deep["hidden"][0], x) and torch.equal(deep["hidden"][1]["last"], -x)
+    teacher = Teacher(nn.Linear(4, 3), forward=lambda model, batch: model(batch["inputs"]["a"]))
+    said = [targets(teacher, {"inputs": {"a": way}})["logits"] for way in (x, x.numpy())]
+    assert np.array_equal(*said)
+
+
+@pytest.mark.parametrize("answer", [lambda p, x: (x, x), lambda p, x: [x], lambda p, x: None])
+def test_an_answer_that_is_no_signals_is_refused(answer: Any) -> None:
+    """Two arrays of one shape would be one of another."""
+    with pytest.raises(TypeError, match="expected an array of logits, or a mapping"):
+        JaxTeacher(answer, jnp.ones(()))({"inputs": torch.ones(2, 4)})

@@ -193,3 +193,43 @@ def test_maps_and_gaussians_have_their_shapes() -> None:
         ours.channel_kl(student=np.zeros((2, 3)), teacher=np.zeros((2, 3)))
     with pytest.raises(ValueError, match="an even number on the last axis"):
         ours.gaussian_kl(student=np.zeros((2, 3)), teacher=np.zeros((2, 3)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=3, max_size=3),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_what_both_exclude_costs_nothing_here_too(
+    masked: list[tuple[bool, bool]], center: bool, seed: int
+) -> None:
+    """Also of a difference of logits, where -inf less -inf is nan."""
+    said = drawn("mse_logits", seed, items=2)
+    for place, both in enumerate(masked):
+        for who, is_masked in zip(("student", "teacher"), both, strict=True):
+            said[who][:, place] = -math.inf if is_masked else said[who][:, place]
+    if any(one != other for one, other in masked):  # infinite, with no gradient to compare
+        for who in said:
+            said[who][:, [one != other for one, other in masked] + [False] * 3] = 0.0
+    agree("mse_logits", said, center=center)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 3), max_size=2), st.lists(st.integers(1, 3), max_size=3), st.booleans()
+)
+def test_a_temperature_makes_no_new_items(items: list[int], given: list[int], traced: bool) -> None:
+    """As in PyTorch: [3, 1] beside one item is refused, and not three items."""
+    z, temperature = np.zeros((*items, 4)), np.ones((*given, 1))
+    call: Any = lambda t: ours.kl(student=z, teacher=z, temperature=t)  # noqa: E731
+    call = jax.jit(call) if traced else call
+    try:
+        wanted = losses.kl(
+            student=torch.tensor(z), teacher=torch.tensor(z), temperature=torch.tensor(temperature)
+        )
+    except ValueError:
+        with pytest.raises(ValueError, match="does not fit logits"):
+            call(temperature)
+    else:
+        assert call(temperature).shape == wanted.shape

@@ -173,6 +173,34 @@ def test_the_shipped_file_loads_in_rsl_rls_runners_as_it_is():
     assert "wandb" not in sys.modules
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64])
+def test_observations_of_other_types_are_projected_too(dtype):
+    adapter, seen = Adapter(small(), observations=3, takes=2), torch.ones(4, 3)
+    assert torch.equal(adapter(seen.to(dtype))["mean"], adapter(seen)["mean"])
+
+
+@pytest.mark.parametrize("places", [[], [-1], [0, -2]])
+def test_places_are_those_of_the_teacher(places):
+    with pytest.raises(ValueError, match="places of the teacher's, from 0 on, got"):
+        Adapter(small(), actions=places)
+
+
+@pytest.mark.parametrize("width", [3, 5, 7])
+def test_a_teacher_says_a_deviation_for_every_mean(width):
+    signals = {"mean": torch.zeros(2, 3), "gaussian": torch.zeros(2, width)}
+    with pytest.raises(ValueError, match=r"a teacher of 3 actions says 'gaussian' \[\.\.\., 6\]"):
+        Adapter(small(), actions=[0]).of_teacher(signals)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 1), (3, 2), ()])
+def test_each_pendulum_has_its_own_push(shape):
+    """Of one push for all, each would get the same."""
+    world = Pendula(3)
+    world.reset(seed=0)
+    with pytest.raises(ValueError, match=r"actions expected \[3, 1\], got"):
+        world.step(np.zeros(shape))
+
+
 def test_a_memory_is_emptied_before_playing_and_comes_back():
     from rsl_helpers import config, quiet
     from rsl_rl.runners import DistillationRunner

@@ -134,7 +134,7 @@ def test_a_schedule_follows_the_iterations_of_the_runner(teacher_file):
     "settings",
     [
         {"objective": linear(2, 0) * MSE},
-        {"objective": KD(losses.kl, temperature=linear(4, 1), on="mean")},
+        {"objective": KD(losses.bernoulli_kl, temperature=linear(4, 1), on="mean")},
         {"learning_rate": linear(1e-2, 0)},
     ],
 )

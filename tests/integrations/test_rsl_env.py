@@ -113,3 +113,45 @@ def test_the_runner_of_rsl_rl_learns_on_it():
     )
     assert world.unwrapped is world
     world.close()
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_what_was_seen_stays_as_it_was(groups):
+    """A vector without copies writes every observation into the same array."""
+    mode = gym.vector.AutoresetMode.SAME_STEP
+    one = lambda: gym.wrappers.TimeLimit(Point(groups), 6)  # noqa: E731
+    worlds = []
+    for copied in (True, False):
+        vector = gym.vector.SyncVectorEnv([one] * 3, copy=copied, autoreset_mode=mode)
+        worlds.append(GymVecEnv(vector, seed=0, max_episode_length=6))
+    seen = [[world.get_observations()] for world in worlds]
+    for _ in range(4):
+        for world, track in zip(worlds, seen, strict=True):
+            track.append(world.step(torch.ones(3, 2))[0])
+    for plain, shared in zip(*seen, strict=True):
+        assert all(torch.equal(plain[name], shared[name]) for name in plain.keys())  # noqa: SIM118
+
+
+def test_numbers_of_numpy_and_of_half_precision_are_taken():
+    import numpy as np
+
+    worlds = [env(2, seed=s) for s in (np.int64(5), 5)]
+    first, second = (world.get_observations()["policy"] for world in worlds)
+    assert torch.equal(first, second)
+    half = torch.tensor([[0.5, 0.25], [1.0, -1.0]])
+    said = [world.step(x)[1] for world, x in zip(worlds, (half.bfloat16(), half), strict=True)]
+    assert torch.equal(*said)
+
+
+def test_one_environment_is_not_several():
+    made = Point()
+    mode = gym.vector.AutoresetMode.SAME_STEP
+    vector = gym.vector.SyncVectorEnv([lambda: made] * 2, autoreset_mode=mode)
+    with pytest.raises(ValueError, match="are one and the same Point"):
+        GymVecEnv(vector, max_episode_length=5)
+
+
+@pytest.mark.parametrize("length", [0, -5])
+def test_an_episode_has_a_step(length):
+    with pytest.raises(ValueError, match="max_episode_length expected a whole number of 1 or more"):
+        GymVecEnv(points(2), max_episode_length=length)

@@ -29,7 +29,7 @@ def targets(teacher: Source | nn.Module, batch: Batch) -> dict[str, Any]:
 
     Args:
         teacher: Any teacher, or a module that becomes one.
-        batch: A mapping or a pair, of arrays of NumPy or JAX, or tensors.
+        batch: A mapping or a pair, of arrays of NumPy or JAX, or tensors, also inside mappings.
 
     Returns:
         Signals by name; half precision that NumPy lacks (bfloat16) as float32.
@@ -43,7 +43,7 @@ def targets(teacher: Source | nn.Module, batch: Batch) -> dict[str, Any]:
         (4, 2)
     """
     source = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
-    said = source({key: _tensor(value) for key, value in as_batch(batch).items()})
+    said = source({key: jax.tree.map(_tensor, value) for key, value in as_batch(batch).items()})
     found = {"logits": said} if isinstance(said, Tensor) else dict(said)
     arrays: dict[str, Any] = jax.tree.map(_array, found)
     return arrays
@@ -56,12 +56,14 @@ class JaxTeacher:
     as they are: of images it may have to move the channels last.
 
     Args:
-        function: ``function(params, inputs)``: an array of logits, or a mapping of names to arrays.
+        function: ``function(params, inputs)``: an array of logits, or a mapping of names to arrays,
+            or to tuples and mappings of them.
         params: A tree of arrays. They are kept as copies, so that no training that donates its
             buffers takes them away.
 
     Raises:
-        TypeError: a function that cannot be called, or no arrays.
+        TypeError: a function that cannot be called, or no arrays; later, an answer that is neither
+            an array nor a mapping.
 
     Example:
         >>> teacher = JaxTeacher(lambda params, x: x @ params["w"], {"w": np.eye(3)})
@@ -83,9 +85,14 @@ class JaxTeacher:
             raise KeyError(f"a JaxTeacher reads 'inputs', and the batch has {', '.join(given)}")
         inputs = given["inputs"]
         home = inputs.device if isinstance(inputs, Tensor) else torch.device("cpu")
-        said = self._function(self.params, _array(inputs))
+        said = self._function(self.params, jax.tree.map(_array, inputs))
+        if not isinstance(said, (Mapping, jax.Array)):
+            raise TypeError(
+                f"the function returned a {type(said).__name__}; expected an array of logits, or a "
+                'mapping of names to arrays: lambda params, x: {"logits": function(params, x)[0]}'
+            )
         said = dict(said) if isinstance(said, Mapping) else {"logits": said}
-        return {key: _tensor(np.array(value)).to(home) for key, value in said.items()}
+        return {k: jax.tree.map(lambda x: _tensor(x).to(home), v) for k, v in said.items()}
 
     def fingerprint(self) -> str:
         """SHA-256 of the parameters, with their names, shapes and types."""

@@ -150,10 +150,12 @@ def mse_logits(*, student: Rows, teacher: Rows, center: bool = False) -> Array:
     """
     _check_flag("mse_logits: center", center)
     z, v = _arrays("mse_logits", student, teacher)
-    gap = z - v
+    known = ~(jnp.isneginf(z) & jnp.isneginf(v))  # what both exclude costs nothing
+    count = jnp.maximum(known.sum(-1, keepdims=True), 1)
+    gap = jnp.where(known, z, 0.0) - jnp.where(known, v, 0.0)
     if center:
-        gap = gap - gap.mean(-1, keepdims=True)
-    return jnp.square(gap).mean(-1)
+        gap = jnp.where(known, gap - gap.sum(-1, keepdims=True) / count, 0.0)
+    return (jnp.square(gap) / count).sum(-1)
 
 
 def bernoulli_kl(*, student: Rows, teacher: Rows, temperature: Temperature = 1.0) -> Array:
@@ -288,7 +290,9 @@ def _log_probs(logits: Array, temperature: Temperature) -> Array:
 
 def _soften(logits: Array, temperature: Any) -> Array:
     shape = np.shape(temperature)
-    if shape and (shape[-1] != 1 or len(shape) > logits.ndim):
+    pairs = zip(reversed(shape), reversed(logits.shape), strict=False)
+    broadcast = len(shape) > logits.ndim or any(mine not in (1, n) for mine, n in pairs)
+    if shape and (shape[-1] != 1 or broadcast):
         raise ValueError(
             f"temperature of shape {list(shape)} does not fit logits {list(logits.shape)}; give a "
             "number, or one an item, of shape [..., 1]"

@@ -33,7 +33,7 @@ class Adapter(nn.Module):
 
     Raises:
         ValueError: one of ``observations`` and ``takes`` without the other, or less than 1; places
-            that repeat.
+            that repeat or are below 0, or none.
 
     Example:
         >>> from distill_lib.zoo import Policy
@@ -57,6 +57,8 @@ class Adapter(nn.Module):
             )
         if actions is not None and len(set(actions)) < len(actions):
             raise ValueError(f"two of the student's actions have one place: {list(actions)}")
+        if actions is not None and (not len(actions) or min(actions) < 0):
+            raise ValueError(f"actions are places of the teacher's, from 0 on, got {list(actions)}")
         self.student = student
         self.project: nn.Linear | None = None
         if observations is not None and takes is not None:
@@ -68,7 +70,9 @@ class Adapter(nn.Module):
 
     def forward(self, observation: Tensor) -> Any:
         """What the student says of the projected observation."""
-        return self.student(observation if self.project is None else self.project(observation))
+        if self.project is not None:
+            observation = self.project(observation.to(self.project.weight.dtype))
+        return self.student(observation)
 
     @checked
     def of_teacher(self, signals: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -76,7 +80,8 @@ class Adapter(nn.Module):
 
         Raises:
             KeyError: the teacher says no ``mean``.
-            ValueError: the teacher has no action at one of the places.
+            ValueError: the teacher has no action at one of the places, or its ``gaussian`` is not
+                of those of its ``mean``.
         """
         if "mean" not in signals:
             raise KeyError(
@@ -85,7 +90,12 @@ class Adapter(nn.Module):
         if self.actions is None:
             return dict(signals)
         size = signals["mean"].shape[-1]
-        if max(self.actions) >= size or min(self.actions) < 0:
+        if signals.get("gaussian", torch.empty(2 * size)).shape[-1] != 2 * size:
+            raise ValueError(
+                f"a teacher of {size} actions says 'gaussian' [..., {2 * size}], got "
+                f"{list(signals['gaussian'].shape)}"
+            )
+        if max(self.actions) >= size:
             raise ValueError(
                 f"the student's actions are those at {self.actions} of the teacher, which has "
                 f"{size}: from 0 to {size - 1}"

@@ -14,6 +14,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from distill_lib.arguments import check_counts, checked, told
+from distill_lib.losses import full_precision
+from distill_lib.rl.environments import check_apart
 from distill_lib.rl.spaces import check_rewards
 
 __all__ = ["GymVecEnv"]
@@ -38,9 +40,10 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
         max_episode_length: Steps of the longest episode; by default what the environment says.
 
     Raises:
-        ValueError: Another autoreset mode; actions that are not a vector of real numbers; no known
-            length of an episode; observations or actions that are not a number (NaN), rewards
-            that are not finite; no device, or a negative seed.
+        ValueError: Another autoreset mode; environments that are one and the same; actions that are
+            not a vector of real numbers; no known length of an episode, or one below 1;
+            observations or actions that are not a number (NaN), rewards that are not finite; no
+            device, or a negative seed.
 
     Example:
         >>> mode = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -60,8 +63,12 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
         max_episode_length: int | None = None,
     ) -> None:
         check_counts(0, seed=seed or 0)
+        check_counts(
+            **{} if max_episode_length is None else {"max_episode_length": max_episode_length}
+        )
         _require_device(device)
         _require_same_step(env)
+        check_apart(env)
         space = env.single_action_space
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise ValueError(
@@ -77,7 +84,7 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
         self.episode_length_buf: Tensor = torch.zeros(env.num_envs, dtype=torch.long, device=device)
         self.device = device
         self.cfg: dict[str, Any] = {}
-        first, _ = env.reset(seed=seed)
+        first, _ = env.reset(seed=None if seed is None else int(seed))
         self._observations = self._groups(first)
 
     @property
@@ -116,13 +123,13 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
                 f"the policy acts with NaN in {rows} of {self.num_envs} environments: the training "
                 "has diverged; try a smaller learning rate, or max_grad_norm"
             )
-        chosen = np.clip(actions.detach().cpu().numpy(), self.low, self.high)
+        chosen = np.clip(full_precision(actions.detach()).cpu().numpy(), self.low, self.high)
         seen, reward, terminated, truncated, _ = self.env.step(chosen)
         done = self._tensor(terminated | truncated)
         self.episode_length_buf = torch.where(done.bool(), 0, self.episode_length_buf + 1)
         self._observations = self._groups(seen)
         time_outs = self._tensor(truncated & ~terminated)
-        rewards = torch.as_tensor(reward, dtype=torch.float32)
+        rewards = torch.tensor(reward, dtype=torch.float32)
         check_rewards(rewards.cpu().numpy())
         rewards = rewards.to(self.device)
         return self._observations, rewards, done.long(), {"time_outs": time_outs}
@@ -151,7 +158,8 @@ class GymVecEnv(VecEnv):  # type: ignore[misc]
                     f"{self.episode_length_buf[rows[0]].item()} steps of its episode: a policy "
                     "can learn nothing from it; look into the environment's step() and reset()"
                 )
-            groups[name] = torch.as_tensor(part, dtype=torch.float32, device=self.device)
+            # a copy: the environment may write the next observation into the same array
+            groups[name] = torch.tensor(part, dtype=torch.float32, device=self.device)
         return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
 
 

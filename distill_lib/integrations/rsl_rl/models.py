@@ -273,7 +273,7 @@ def play(policy: Any, env: Any, seed: int = 1_000_000) -> Returns:
     check_counts(0, seed=seed)
     first = seed_to_evaluate(seed)
     world = GymVecEnv(env, seed=first, device=str(next(policy.parameters()).device))
-    total, length = torch.zeros(2, env.num_envs, device=world.device)
+    total, length = torch.zeros(2, env.num_envs, device=world.device, dtype=torch.float64)
     alive = torch.ones(env.num_envs, dtype=torch.bool, device=world.device)
     memory = policy.get_hidden_state()
     policy.reset()
@@ -284,7 +284,7 @@ def play(policy: Any, env: Any, seed: int = 1_000_000) -> Returns:
         length += alive
         alive &= ~done.bool()
     policy.reset(hidden_state=memory)
-    return Returns(total.cpu(), length.cpu())
+    return Returns(total.float().cpu(), length.float().cpu())
 
 
 def _fold(state: dict[str, torch.Tensor], normalizer: dict[str, torch.Tensor]) -> None:

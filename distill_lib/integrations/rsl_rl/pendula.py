@@ -87,7 +87,15 @@ class Pendula(gym.vector.VectorEnv[Any, Any, Any]):
         return self._seen(), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """One twentieth of a second; after 200 of them all begin anew."""
+        """One twentieth of a second; after 200 of them all begin anew.
+
+        Raises:
+            ValueError: other than one number a pendulum, [N, 1].
+        """
+        if np.shape(actions) != (self.num_envs, 1):
+            raise ValueError(
+                f"actions expected [{self.num_envs}, 1], got {list(np.shape(actions))}"
+            )
         push = np.clip(actions, -STRONGEST, STRONGEST)[:, 0].astype(float)
         centered = (self.angle + np.pi) % (2 * np.pi) - np.pi
         reward = -(centered**2 + 0.1 * self.speed**2 + 0.001 * push**2)
