@@ -271,6 +271,7 @@ def as_stops(stop: Any, pad: Any = 0) -> list[int]:
     Raises:
         ValueError: what is no id, or a ``pad`` that is none.
     """
+    stop = stop.tolist() if hasattr(stop, "tolist") else stop  # a tensor or an array, of one too
     ends = [stop] if not isinstance(stop, Iterable) else list(stop)
     for name, one in [*(("stop", end) for end in ends if end is not None), ("pad", pad)]:
         if not isinstance(one, Integral) or isinstance(one, bool) or one < 0:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from distill_lib import checkpoints, compress, data, zoo
-from distill_lib.arguments import as_path, checked
+from distill_lib.arguments import as_path, as_stops, checked
 from distill_lib.checkpoints.files import whole_file, written_whole
 from distill_lib.data import places
 
@@ -157,3 +157,15 @@ def test_no_opener_takes_the_number_of_an_open_file(name: str, tmp_path: Path) -
                 OPENERS[name](number)
         assert not file.closed
         file.write(b"still open")
+
+
+@pytest.mark.parametrize("stop", [2, [2], (2,), torch.tensor(2), torch.tensor([2]), np.int64(2)])
+def test_a_stop_is_one_number_however_it_comes(stop: Any) -> None:
+    assert as_stops(stop) == [2]
+    assert as_stops(None) == []
+
+
+@pytest.mark.parametrize("stop", [2.0, torch.tensor(2.0), True, -1, "2", torch.tensor([-1])])
+def test_a_stop_that_is_no_token_is_refused(stop: Any) -> None:
+    with pytest.raises(ValueError, match="whole number from 0 on"):
+        as_stops(stop)

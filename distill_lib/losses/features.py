@@ -269,7 +269,12 @@ def _vectors(x: Tensor) -> Tensor:
 
 
 def _activity(x: Tensor, power: float) -> Tensor:
-    return unit(full_precision(x).abs().pow(power).sum(1).flatten(1))
+    size = full_precision(x).abs()
+    if power < 1:  # where the slope at 0 is infinite: what a ReLU shuts stays shut
+        size = torch.where(size > 0, size, 1.0).pow(power) * (size > 0)
+    else:
+        size = size.pow(power)
+    return unit(size.sum(1).flatten(1))
 
 
 def _gram(x: Tensor) -> Tensor:

@@ -107,8 +107,11 @@ def fused_divergence(
     kept = kept if mask is None else kept[mask.reshape(-1).bool()]
     slope = _slope(loss, options, dtype)
     plan = _Plan(slope, float(temperature), chunk, kept, dtype, torch.is_grad_enabled())
-    flat = (student.reshape(positions, -1), *mine[1:])
-    taught = (teacher.detach().reshape(positions, -1), *(_detached(x) for x in theirs[1:]))
+    flat = (student.reshape(positions, student.shape[-1]), *mine[1:])
+    taught = (
+        teacher.detach().reshape(positions, teacher.shape[-1]),
+        *(_detached(x) for x in theirs[1:]),
+    )
     values: Tensor = _Fused.apply(plan, *flat, *taught)  # type: ignore[no-untyped-call]
     return values.view(student.shape[:-1])
 
@@ -311,6 +314,11 @@ def _check_pair(mine: Any, theirs: Any, mask: Tensor | None) -> None:
         shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(
             f"fused_divergence expected a mask {list(h.shape[:-1])}, one a position, got {shape}"
+        )
+    if mask is not None and mask.is_floating_point() and bool((mask < 0).any()):
+        raise ValueError(
+            "fused_divergence: a mask with negative numbers is one that is added to scores; give "
+            "one that is 1 where a position counts, and 0 where it does not"
         )
     devices = {x.device for x in (*mine, *theirs, mask) if x is not None}
     if len(devices) > 1:

@@ -62,7 +62,7 @@ def align(student: Sequence[int], teacher: Sequence[int]) -> tuple[Tensor, Tenso
             place = boundaries[t]
             here = here if place is None else number.get(place, here)
             spans[t] = here if places[t] > 0 else IGNORE
-        found.append(torch.tensor(spans))
+        found.append(torch.tensor(spans, dtype=torch.int64))
     return found[0], found[1]
 
 
@@ -123,6 +123,8 @@ def span_sums(values: Tensor, spans: Tensor, count: int) -> Tensor:
             f"span_sums: spans {list(spans.shape)} run to {int(spans.max())}, and count={count} "
             "lets them run to one less"
         )
+    if not count:
+        return values[..., :0]
     kept = (spans >= 0).expand(values.shape)
     at = spans.long().clamp_min(0).expand(values.shape)
     sums = values.new_zeros(*values.shape[:-1], count)

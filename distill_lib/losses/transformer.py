@@ -203,6 +203,11 @@ def _key_mask(name: str, shape: torch.Size, mask: Tensor | None, device: torch.d
             f"{name} expected a mask [B, L] = {list(shape)}, true for tokens that are no padding, "
             f"got {came}"
         )
+    if mask.is_floating_point() and bool((mask < 0).any()):
+        raise ValueError(
+            f"{name}: a mask with negative numbers is one that is added to scores; give one that "
+            "is 1 for tokens that are no padding, and 0 for padding"
+        )
     return mask.bool()[:, None, None, :]
 
 

@@ -105,15 +105,17 @@ def sparse_divergence(
             in front the number's precision.
         loss: :func:`kl`, :func:`reverse_kl`, or any other loss of two distributions.
         tail: Whether the rest counts as one class.
-        **options: More arguments of the loss.
+        **options: More arguments of the loss, but no temperature: that of a coarse distribution is
+            not the coarse one of a softened teacher.
 
     Returns:
         [...], in nats.
 
     Raises:
         ValueError: shapes that do not fit, ids outside the classes or twice, probabilities that sum
-            to more than 1, ``tail=False`` with another loss than the two.
-        TypeError: what is no real numbers, ids that are no whole ones.
+            to more than 1, or to less where all classes are listed, ``tail=False`` with another
+            loss than the two.
+        TypeError: what is no real numbers, ids that are no whole ones, a temperature.
 
     Reference:
         Cover and Thomas, *Elements of information theory*, 2006, section 2.8, for the inequality.
@@ -129,6 +131,11 @@ def sparse_divergence(
         >>> sparse_divergence(student=z, teacher=same, ids=ids).item() > 0.2
         True
     """
+    if "temperature" in options:
+        raise TypeError(
+            "sparse_divergence takes no temperature: divide the student's logits by it, and the "
+            "teacher's before top_k, whose tail is then softened too"
+        )
     _check_sparse(student, teacher, ids, rest)
     z, log_p = full_precision(student), full_precision(teacher)
     z, log_p = z.clamp_min(floor(z)), log_p.clamp_min(floor(log_p))
@@ -194,7 +201,11 @@ def _check_sparse(student: Tensor, teacher: Tensor, ids: Tensor, rest: Tensor | 
         sums = sums + full_precision(rest).exp()
     outside = (ordered[..., 0] < 0) | (ordered[..., -1] >= classes)
     twice = (ordered[..., 1:] == ordered[..., :-1]).any(-1)
-    over = ~(sums <= 1 + (1e-2 if teacher.itemsize < 4 else 1e-3))
+    noise = 1e-2 if teacher.itemsize < 4 else 1e-3
+    over = ~(sums <= 1 + noise)
+    if shape[-1] == classes:  # nothing is left for what they leave of 1
+        listed = full_precision(teacher).exp().sum(-1)
+        over = over | ~(listed >= 1 - noise)
     if not bool((outside | twice | over).any()):  # one question: a GPU waits for each
         return
     if bool(outside.any()):
@@ -205,6 +216,12 @@ def _check_sparse(student: Tensor, teacher: Tensor, ids: Tensor, rest: Tensor | 
     if bool(twice.any()):
         raise ValueError("sparse_divergence: a class is listed twice; its mass would count twice")
     beside = "" if rest is None else f" with rest {list(rest.shape)}"
+    if shape[-1] == classes and bool((sums <= 1 + noise).all()):
+        raise ValueError(
+            f"sparse_divergence: all {classes} classes are listed, and some have {listed.min():g} "
+            "of the mass together: the teacher has classes that the student does not know. Give "
+            "the mass of those that both know: logits[..., :C].log_softmax(-1)"
+        )
     raise ValueError(
         f"sparse_divergence expected log-probabilities, got some that sum to {sums.max():g}{beside}"
         ": take logits.log_softmax(-1) over all classes, then the listed ones, and rest=None or "

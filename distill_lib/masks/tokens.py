@@ -17,7 +17,7 @@ from distill_lib.signals import Batch, Captured, Signals, accepts, as_batch, eva
 
 from . import IGNORE, following, readable
 
-__all__ = ["aligned", "base", "decoder_inputs", "said_by"]
+__all__ = ["aligned", "base", "decoder_inputs", "learned_prompts", "said_by"]
 
 SHORT = 16  # tokens of the text that a model is asked about
 _asked: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -59,11 +59,12 @@ def aligned(batch: Batch, model: nn.Module | None) -> Mapping[str, Any]:
         >>> aligned({"input_ids": words, "labels": words}, gpt)["labels"]
         tensor([[   4,    5, -100]])
     """
-    named = readable(as_batch(batch))
+    named = _whole(readable(as_batch(batch)))
     if "shift" in named:
         return named
-    if isinstance(named.get("shift_labels"), Tensor):
-        return {**named, "labels": named["shift_labels"], "shift": 1}
+    if named.get("shift_labels") is not None:
+        shifted = _whole(readable({"labels": named["shift_labels"]}))["labels"]
+        return {**named, "shift_labels": shifted, "labels": shifted, "shift": 1}
     if model is None or not _of_tokens(named.get("labels")):
         return named
     inner = base(model)
@@ -80,6 +81,12 @@ def base(model: nn.Module) -> Any:
     """The model itself: without captures, wrappers, and the adapters of PEFT."""
     inner: Any = unwrapped(model.model if isinstance(model, Captured) else model)
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+def learned_prompts(model: nn.Module) -> bool:
+    """Whether PEFT gives a model tokens that no batch has: prompts, or prefixes of its layers."""
+    inner: Any = unwrapped(model.model if isinstance(model, Captured) else model)
+    return bool(getattr(getattr(inner, "active_peft_config", None), "is_prompt_learning", False))
 
 
 def decoder_inputs(batch: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
@@ -130,6 +137,13 @@ def said_by(student: Signals, batch: Mapping[str, Any]) -> Mapping[str, Any]:
     if "encoder_last_hidden_state" in student:
         return {"decoder_attention_mask": None, **batch}
     return batch
+
+
+def _whole(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The batch with labels of tokens that can hold -100."""
+    labels: Any = batch.get("labels")
+    small = _of_tokens(labels) and labels.dtype not in (torch.int32, torch.int64)
+    return {**batch, "labels": labels.long()} if small else batch
 
 
 def _of_tokens(labels: Any) -> bool:

@@ -100,16 +100,24 @@ class SmallGPT(nn.Module):
     ) -> Tensor:
         """Logits; with ``past``, a dict, those of tokens that follow what it holds."""
         x, shape = self._stacked(input_ids, "ids")
+        if x.dtype == torch.bool:
+            raise ValueError(f"SmallGPT expected ids as integers, got {told(input_ids)}")
         past = {} if past is None else past
         mask = None
         if attention_mask is not None or "mask" in past:
             given = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             mask = self._stacked(given, "a mask")[0].bool()
-        return self._answers(x, mask, past).view(*shape, self.vocabulary)
+            if mask.shape != x.shape:
+                raise ValueError(
+                    f"SmallGPT expected a mask of the shape of the ids, got {told(given)} beside "
+                    f"{told(input_ids)}"
+                )
+        return self._answers(x.long(), mask, past).view(*shape, self.vocabulary)
 
     def _stacked(self, ids: Tensor, what: str) -> tuple[Tensor, tuple[int, ...]]:
         """[S, B, L], and the shape of the answers without the vocabulary."""
-        if ids.is_floating_point() or ids.is_complex() or ids.ndim < 2 or not ids.numel():
+        real = isinstance(ids, Tensor) and (ids.is_floating_point() or ids.is_complex())
+        if not isinstance(ids, Tensor) or real or ids.ndim < 2 or not ids.numel():
             raise ValueError(f"SmallGPT expected {what} [..., B, L], as integers, got {told(ids)}")
         if self.seeds is None:
             return ids.reshape(1, -1, ids.shape[-1]), tuple(ids.shape)
@@ -127,10 +135,12 @@ class SmallGPT(nn.Module):
                 f"{self.vocabulary - 1}: is it the same tokenizer?"
             )
         before = past.get("length", 0)
-        past["length"] = total = before + length
-        if total > self.length:
+        if (total := before + length) > self.length:
             raise ValueError(f"a text of {total} tokens, in a model of at most {self.length}")
+        past["length"] = total
         seen: Tensor | None = None
+        if before and length > 1:  # is_causal would count from the left
+            seen = torch.ones(length, total, dtype=torch.bool, device=x.device).tril(before)
         place = torch.arange(before, total, device=x.device).expand(size, batch, length)
         if mask is not None:
             read = past.get("mask", mask.new_ones(size, batch, before))

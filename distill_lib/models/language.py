@@ -1,221 +1,35 @@
-"""Readers of text: the packaged MiniLM with shipped adapters, and students that are far smaller."""
+"""Readers of text: small transformers of 🤗 Transformers, and students that are far smaller."""
 
 from __future__ import annotations
 
 import importlib.util
-import operator
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from distill_lib.arguments import check_between, check_counts, check_ids, checked, told
+from distill_lib.arguments import check_between, check_counts, checked
 from distill_lib.extras import missing
+
+from .words import BagOfEmbeddings, BiLSTM, Words
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification, LlamaForCausalLM
 
 __all__ = ["BagOfEmbeddings", "BiLSTM", "Words", "small_bert", "small_llama"]
 
-
-@checked
-class Words(nn.Module):
-    """An embedding of those word pieces alone that the texts use; all others share one row.
-
-    It is asked with the ids of the whole vocabulary, so that teacher and student read the same
-    batch.
-
-    Args:
-        pieces: ``[V]`` ids that are kept, such as ``data.tokens.ids.unique()``.
-        dim: Width.
-        pad: The id of padding, whose row is 0.
-        vocabulary: How many ids the tokenizer has, all of which a saved plain table then has rows
-            for; by default up to the largest piece.
-
-    Raises:
-        ValueError: a piece that is not in the vocabulary, or no piece.
-
-    Shape:
-        ``[..., L]`` ids to ``[..., L, dim]``.
-    """
-
-    lookup: Tensor
-
-    def __init__(
-        self, pieces: Tensor, dim: int, pad: int = 0, vocabulary: int | None = None
-    ) -> None:
-        super().__init__()
-        check_counts(dim=dim)
-        check_counts(0, pad=pad)
-        if vocabulary is not None:
-            check_counts(vocabulary=vocabulary)
-        check_ids("pieces", pieces, vocabulary or float("inf"))
-        kept = torch.unique(pieces.long())
-        kept = kept[kept != pad]
-        if not len(kept):
-            raise ValueError(f"pieces expected ids other than that of padding, {pad}, got none")
-        least = max(int(kept.max()), pad) + 1
-        if vocabulary is not None and vocabulary < least:
-            raise ValueError(f"vocabulary expected {least} ids or more, got {vocabulary}")
-        lookup = torch.ones(vocabulary or least, dtype=torch.int32)
-        lookup[pad] = 0
-        lookup[kept] = torch.arange(2, len(kept) + 2, dtype=torch.int32)
-        self.register_buffer("lookup", lookup)
-        self.embedding: nn.Embedding = nn.Embedding(len(kept) + 2, dim, padding_idx=0)
-        self.pad: int = pad
-        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
-        with torch.no_grad():
-            self.embedding.weight[0] = 0
-
-    def rows(self, ids: Tensor) -> Tensor:
-        """The rows of the table that ids stand for; 1 is that of all pieces not kept."""
-        known = ids < len(self.lookup)
-        found = self.lookup[ids.clamp_max(len(self.lookup) - 1)]
-        return torch.where(known, found, 1).long()
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """The embeddings of ids."""
-        return cast(Tensor, self.embedding(self.rows(ids)))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Also read a plain table, one row for each id, as 🤗 Transformers saves it."""
-        table = state_dict.pop(f"{prefix}weight", None)
-        if table is not None:
-            if len(table) != len(self.lookup):
-                raise ValueError(
-                    f"a table of {len(table)} words does not fit the pieces kept, whose largest id "
-                    f"is {len(self.lookup) - 1}: it was saved by a student of other pieces, or of "
-                    "another vocabulary="
-                )
-            rows = self.embedding.weight.detach().clone()
-            rows[self.lookup.long()] = table.to(rows)
-            own = {"lookup": self.lookup, "embedding.weight": rows}
-            state_dict.update({f"{prefix}{name}": value for name, value in own.items()})
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    @checked
-    @torch.no_grad()
-    def start_from(self, table: Tensor) -> Words:
-        """Begin with the best low-rank picture of another embedding's rows, and return itself.
-
-        Args:
-            table: ``[vocabulary, D]`` with ``D ≥ dim``; the rows of the pieces kept are projected
-                on their first ``dim`` principal directions.
-        """
-        kept = (self.lookup > 1).nonzero()[:, 0]
-        least = (int(kept[-1]) + 1, self.embedding.embedding_dim)
-        if table.ndim != 2 or table.is_complex() or any(map(operator.lt, table.shape, least)):
-            raise ValueError(
-                f"table expected one row for each piece, {list(least)} at least, got {told(table)}"
-            )
-        rows = table.detach()[kept].float()
-        rows = rows - rows.mean(0)
-        dim = self.embedding.embedding_dim
-        directions = torch.linalg.svd(rows, full_matrices=False).Vh[:dim]
-        self.embedding.weight[2:] = rows @ directions.T
-        return self
-
-
-@checked
-class BagOfEmbeddings(nn.Module):
-    """The mean of the words' vectors, then a linear layer: no order, hardly any arithmetic.
-
-    Args:
-        pieces: ``[V]`` ids that are kept.
-        dim: Width of a vector.
-        classes: Number of classes.
-        bigrams: Rows of a second table, into which pairs of neighboring pieces are hashed.
-        dropout: Share of the features that is dropped.
-
-    Shape:
-        ``[B, L]`` ids to ``[B, classes]`` logits.
-
-    Reference:
-        Joulin et al., *Bag of tricks for efficient text classification*, 2017.
-    """
-
-    def __init__(
-        self,
-        pieces: Tensor,
-        dim: int = 48,
-        classes: int = 2,
-        bigrams: int = 0,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        check_counts(classes=classes)
-        check_counts(0, bigrams=bigrams)
-        check_between(0, 1, dropout=dropout)
-        self.words: Words = Words(pieces, dim)
-        self.pairs: nn.Embedding | None = nn.Embedding(bigrams, dim) if bigrams else None
-        if self.pairs is not None:
-            nn.init.zeros_(self.pairs.weight)
-        self.dropout: nn.Dropout = nn.Dropout(dropout)
-        self.head: nn.Linear = nn.Linear(dim, classes)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits."""
-        rows = self.words.rows(input_ids)
-        mask = (rows != 0).float()[..., None]
-        total = (self.words.embedding(rows) * mask).sum(-2)
-        count = mask.sum(-2)
-        if self.pairs is not None:
-            left, right = rows[..., :-1], rows[..., 1:]
-            # a multiplicative hash of the pair; neighbors of padding are no pairs
-            hashed = (left * 1_000_003 + right * 7_919) % self.pairs.num_embeddings
-            both = mask[..., :-1, :] * mask[..., 1:, :]
-            total = total + (self.pairs(hashed) * both).sum(-2)
-        return cast(Tensor, self.head(self.dropout(total / count.clamp_min(1))))
-
-
-@checked
-class BiLSTM(nn.Module):
-    """Two LSTMs, one from each end of the text, read at their largest values.
-
-    Args:
-        pieces: ``[V]`` ids that are kept.
-        dim: Width of a word.
-        hidden: Units of each direction.
-        classes: Number of classes.
-        dropout: Share of the features that is dropped.
-
-    Shape:
-        ``[B, L]`` ids to ``[B, classes]`` logits.
-
-    Reference:
-        Tang et al., *Distilling task-specific knowledge from BERT into simple neural networks*,
-        2019.
-    """
-
-    def __init__(
-        self,
-        pieces: Tensor,
-        dim: int = 64,
-        hidden: int = 64,
-        classes: int = 2,
-        dropout: float = 0.1,
-    ) -> None:
-        super().__init__()
-        check_counts(hidden=hidden, classes=classes)
-        check_between(0, 1, dropout=dropout)
-        self.words: Words = Words(pieces, dim)
-        self.ahead: nn.LSTM = nn.LSTM(dim, hidden, batch_first=True)
-        self.back: nn.LSTM = nn.LSTM(dim, hidden, batch_first=True)
-        self.dropout: nn.Dropout = nn.Dropout(dropout)
-        self.head: nn.Linear = nn.Linear(2 * hidden, classes)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits."""
-        mask = input_ids != self.words.pad if attention_mask is None else attention_mask.bool()
-        words = self.dropout(self.words(input_ids))
-        # each text is turned within its own length, so that padding comes last both ways: the
-        # same as packed sequences, at less than half the time of a training step on a CPU
-        last = mask.sum(1, keepdim=True) - 1
-        turned = (last - torch.arange(mask.shape[1], device=mask.device)).clamp_min(0)
-        around = words.gather(1, turned[..., None].expand_as(words))
-        states = torch.cat([self.ahead(words)[0], self.back(around)[0]], -1)
-        read = states.masked_fill(~mask[..., None], -torch.inf).amax(1)
-        return cast(Tensor, self.head(self.dropout(read)))
+# how settings of both are called here
+_SHARED = {
+    "hidden_size": "hidden",
+    "intermediate_size": "intermediate",
+    "max_position_embeddings": "max_length",
+    "num_attention_heads": "heads",
+    "num_hidden_layers": "layers",
+    "vocab_size": "vocabulary",
+}
+_BERT = {**_SHARED, "hidden_dropout_prob": "dropout", "num_labels": "labels"}
+_LLAMA = {**_SHARED, "eos_token_id": "stop", "pad_token_id": "pad"}
 
 
 @checked
@@ -245,7 +59,7 @@ def small_bert(
         labels: Classes.
         max_length: The longest text it can read.
         dropout: Share of the features that is dropped; attention maps are never.
-        **config: More of ``transformers.BertConfig``.
+        **config: More of ``transformers.BertConfig``, under the names that it has there.
 
     ``save_pretrained`` writes a plain table with a row for each id of the vocabulary, by default up
     to the largest piece, so that ``AutoModelForSequenceClassification.from_pretrained`` gives the
@@ -254,6 +68,7 @@ def small_bert(
 
     Raises:
         ValueError: sizes that do not fit; a piece that is not in the vocabulary.
+        TypeError: a setting that has another name here.
         ImportError: 🤗 Transformers is not installed.
     """
     if importlib.util.find_spec("transformers") is None:
@@ -265,6 +80,9 @@ def small_bert(
     check_counts(layers=layers, hidden=hidden, heads=heads, labels=labels, max_length=max_length)
     check_counts(intermediate=4 * hidden if intermediate is None else intermediate)
     check_between(0, 1, dropout=dropout)
+    _check_names("small_bert", config, _BERT)
+    if len(config.get("id2label") or range(labels)) != labels:
+        raise ValueError(f"labels={labels} and id2label of {len(config['id2label'])} do not fit")
     if hidden % heads:
         raise ValueError(f"hidden expected a multiple of heads, got {hidden} and {heads}")
     sizes: dict[str, Any] = dict(
@@ -278,9 +96,8 @@ def small_bert(
         hidden_dropout_prob=float(dropout),
         attention_probs_dropout_prob=0.0,  # a map to be compared must not be dropped out
         attn_implementation="eager",  # the one that tells its attention maps
-        **config,
     )
-    model = BertForSequenceClassification(BertConfig(**sizes))
+    model = BertForSequenceClassification(BertConfig(**{**sizes, **config}))
     words = Words(pieces, hidden, vocabulary=vocabulary)
     model.set_input_embeddings(words)
     model.config.vocab_size = len(words.lookup)
@@ -313,7 +130,12 @@ def small_llama(
         pad: The token that fills short texts.
         stop: The token that ends a text.
         seed: Of the initial weights; by default they are drawn as torch is seeded.
-        **config: More of ``transformers.LlamaConfig``.
+        **config: More of ``transformers.LlamaConfig``, under the names that it has there.
+
+    Raises:
+        ValueError: sizes that do not fit; a token that is not in the vocabulary.
+        TypeError: a setting that has another name here.
+        ImportError: 🤗 Transformers is not installed.
 
     Example:
         >>> small_llama(512, hidden=32)(torch.tensor([[2, 3]])).logits.shape
@@ -324,13 +146,21 @@ def small_llama(
     from transformers import LlamaConfig, LlamaForCausalLM
 
     check_counts(vocabulary=vocabulary, hidden=hidden, layers=layers, heads=heads)
-    check_counts(intermediate=intermediate or 3 * hidden, max_length=max_length)
-    if hidden % heads:
-        raise ValueError(f"hidden expected a multiple of heads, got {hidden} and {heads}")
+    inner = 3 * hidden if intermediate is None else intermediate
+    check_counts(intermediate=inner, max_length=max_length)
+    _check_names("small_llama", config, _LLAMA)
+    for name, token in (("pad", pad), ("stop", stop)):
+        if not 0 <= token < vocabulary:
+            raise ValueError(f"{name} expected a token from 0 to {vocabulary - 1}, got {token}")
+    if hidden % heads or (hidden // heads % 2 and "head_dim" not in config):
+        raise ValueError(
+            f"hidden expected an even multiple of heads, got {hidden} and {heads}: places are told "
+            "by turning pairs of numbers"
+        )
     sizes: dict[str, Any] = dict(
         vocab_size=vocabulary,
         hidden_size=hidden,
-        intermediate_size=intermediate or 3 * hidden,
+        intermediate_size=inner,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
@@ -343,3 +173,9 @@ def small_llama(
         if seed is not None:
             torch.manual_seed(seed)
         return LlamaForCausalLM(LlamaConfig(**{**sizes, **config}))
+
+
+def _check_names(who: str, given: Iterable[str], names: Mapping[str, str]) -> None:
+    for name in given:
+        if name in names:
+            raise TypeError(f"{who} has {name} as {names[name]}=: give it once, by that name")

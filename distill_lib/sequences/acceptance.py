@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_lib.arguments import check_counts, check_temperature, told
-from distill_lib.masks import IGNORE, following
+from distill_lib.masks import IGNORE, following, kept_of, readable
 from distill_lib.signals import eval_mode
 
 from .drafts import chances, check_vocabularies, leftwards, together
@@ -41,14 +41,16 @@ def acceptance(
         draft: Another, with the same vocabulary.
         batch: Ids [..., B, L], or a mapping with ``input_ids``, ``attention_mask``, and
             ``shift_labels`` (or ``labels``), which are -100 where nothing counts. Without labels
-            every token counts that follows another.
+            every token counts that follows another. A ``mask``, one a text or beside the answers,
+            leaves out others.
         temperature: Of both, as in :func:`speculate`.
 
     Returns:
         The mean over the tokens that count, a number, or [S] for S stacked networks.
 
     Raises:
-        ValueError: two vocabularies; stacks of different sizes; nothing that counts.
+        ValueError: two vocabularies; stacks of different sizes; nothing that counts; a mask or
+            labels of another shape; a model that is not causal, or does not know the ids.
         TypeError: no ids.
 
     Example:
@@ -93,7 +95,8 @@ def tokens_a_call(
         Tokens over expected calls, a number, or [S] for S stacked networks.
 
     Raises:
-        ValueError: as :func:`acceptance`; a token that the target never says.
+        ValueError: as :func:`acceptance`; a token that the target never says; tokens that count
+            with others between them.
 
     Example:
         >>> from distill_lib.models import SmallGPT
@@ -105,6 +108,12 @@ def tokens_a_call(
     _, ratio, kept = _compared(target, draft, batch, temperature)
     if bool((ratio.isnan() & kept).any()):
         raise ValueError("the target gives a token of these texts no chance: it did not write them")
+    begins = kept[..., 1:] & ~kept[..., :-1]
+    if bool((begins.sum(-1) + kept[..., :1].sum(-1) > 1).any()):
+        raise ValueError(
+            "tokens that count have others between them, and a call writes what follows at once: "
+            "give each answer of a conversation as a text of its own"
+        )
     size = kept.shape[-1]
     order = kept.long().argsort(dim=-1, stable=True)  # what counts ends at the right
     r = F.pad(ratio.clamp_max(1).gather(-1, order), (0, ahead))
@@ -124,14 +133,25 @@ def _compared(
     """[..., B, L - 1] Σ min(p, q), q over p of the token that follows, and which of these count."""
     check_temperature(temperature)
     given = batch if isinstance(batch, Mapping) else {"input_ids": batch}
-    ids, mask = given.get("input_ids"), given.get("attention_mask")
-    if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.ndim < 2:
+    ids, shifted = given.get("input_ids"), given.get("shift_labels")
+    real = isinstance(ids, Tensor) and (ids.is_floating_point() or ids.dtype == torch.bool)
+    if not isinstance(ids, Tensor) or real or ids.ndim < 2:
         raise TypeError(f"batch expected input_ids [..., B, L], got {told(ids)}")
-    mask = torch.ones_like(ids) if mask is None else mask.long()
-    labels = given.get("shift_labels")
-    if labels is None and "labels" in given:
-        labels = given["labels"] if given.get("shift") else following(given["labels"], IGNORE)
-    labels = following(ids, IGNORE) if labels is None else labels
+    named = given if shifted is None else {**given, "labels": shifted, "shift": 1}
+    read = readable(named, ids.device)
+    mask, labels = read.get("attention_mask"), read.get("labels")
+    mask = torch.ones_like(ids) if mask is None else mask.bool().long()
+    labels = following(ids.long(), IGNORE) if labels is None else labels.long()
+    if read.get("labels") is not None and not read.get("shift"):
+        labels = following(labels, IGNORE)
+    if read.get("mask") is not None:
+        seen = kept_of(ids.shape, False, {"mask": read["mask"]})
+        if seen is None:
+            raise ValueError(
+                f"a mask {list(read['mask'].shape)} says nothing of ids {list(ids.shape)}; give "
+                "one a text, or one a place that answers"
+            )
+        labels = labels.masked_fill(~seen, IGNORE)
     if not mask.shape == labels.shape == ids.shape:
         raise ValueError(
             f"batch expected mask and labels of the shape of the ids {list(ids.shape)}, got "
@@ -139,6 +159,7 @@ def _compared(
         )
     left = leftwards(mask)  # texts begin at the left, as they are written
     ids, mask, labels = together(target, draft, *(x.gather(-1, left) for x in (ids, mask, labels)))
+    ids = ids.long().masked_fill(mask == 0, 0)  # what stands at padding may be no id
     kept = (labels[..., :-1] != IGNORE) & mask[..., 1:].bool()
     if not bool(kept.any(-1).any(-1).all()):
         raise ValueError("no token counts: all labels are -100, or no text has two tokens")

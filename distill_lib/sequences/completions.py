@@ -57,12 +57,14 @@ class Completions:
         temperature: Of the writing, the student's and the teacher's.
         stop: The token, or tokens, that end a text, and count.
         pad: What fills the places beside a text.
-        seeds: Without a student, so many stacked students get prompts and words of their own.
+        seeds: Without a student, so many stacked students get prompts and words of their own; with
+            one, as many as it has.
         seed: Of everything random here.
 
     Raises:
         ValueError: λ outside [0, 1]; nobody to write; a corpus of another size than the prompts, or
-            with an empty text.
+            with an empty text; other ``seeds`` than the student has; a teacher that sees other
+            tokens, or that is of other students.
 
     Reference:
         Agarwal et al., *On-policy distillation of language models: learning from self-generated
@@ -117,7 +119,19 @@ class Completions:
         self.temperature, self.pad, self.seed = temperature, pad, seed
         self.stop: tuple[int, ...] = tuple(as_stops(stop, pad))
         self.student, self.writer = student, _writer(teacher)
-        self.seeds: int | None = getattr(student, "seeds", None) if student is not None else seeds
+        own_seeds = getattr(student, "seeds", None)
+        if student is not None and seeds not in (None, own_seeds):
+            raise ValueError(
+                f"seeds={seeds} of a student that is {own_seeds or 'one network'}: leave seeds= "
+                "out, it is read off the student"
+            )
+        self.seeds: int | None = seeds if student is None else own_seeds
+        theirs = getattr(self.writer, "seeds", None)
+        if theirs not in (None, self.seeds):
+            raise ValueError(
+                f"a teacher of {theirs} stacked networks writes for {self.seeds or 'one'}: take "
+                "one of them, teacher.one(0)"
+            )
         self.prompts: Any = prompts if callable(prompts) else padded(prompts, pad)
         self.texts: Any = self._corpus(texts)
         self.generator: torch.Generator = torch.Generator().manual_seed(seed)
@@ -162,6 +176,7 @@ class Completions:
             ids = self.prompts(many, generator=self.generator)
             if not isinstance(ids, Tensor) or ids.ndim != 2 or len(ids) != many:
                 raise ValueError(f"prompts({many}) expected ids [{many}, P], got {told(ids)}")
+            ids, _ = padded(ids, self.pad)
             return {"ids": ids.view(*shape, -1), "mask": torch.ones_like(ids).view(*shape, -1)}
         ids, mask = self.prompts
         at = torch.randint(len(ids), shape, generator=self.generator)
@@ -279,6 +294,11 @@ def _writer(teacher: Any) -> Any:
     """The model that a teacher asks."""
     if teacher is None or isinstance(teacher, nn.Module):
         return teacher
+    if getattr(teacher, "preprocess", None) is not None:
+        raise ValueError(
+            "a teacher with preprocess= sees other tokens than the student, and would write in "
+            "them: pass a model that reads the prompts as they are, or texts="
+        )
     models = models_of(teacher)
     if len(models) != 1:
         raise ValueError(

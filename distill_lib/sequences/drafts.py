@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_lib.arguments import as_stops, check_counts, check_temperature
-from distill_lib.losses import full_precision
+from distill_lib.arguments import as_stops, check_counts, check_temperature, checked, told
 from distill_lib.masks.tokens import base
 from distill_lib.models import SmallGPT
 from distill_lib.signals import accepts, eval_mode
 
-from .sampling import Prompts, padded
+from .readers import check_length, check_reader
+from .sampling import Prompts, padded, probabilities
 
 __all__ = [
     "Speculation",
@@ -69,6 +68,7 @@ class Speculation:
         return self.tokens.sum(-1) / self.calls.sum(-1)
 
 
+@checked
 def leftover(p: Tensor, q: Tensor) -> Tensor:
     r"""Where to draw from after a refusal: what the target has above the draft.
 
@@ -81,15 +81,20 @@ def leftover(p: Tensor, q: Tensor) -> Tensor:
     Returns:
         [..., V] probabilities; ``p`` where the two are equal, for then nothing is refused.
 
+    Raises:
+        ValueError: other numbers than probabilities; two vocabularies.
+
     Example:
         >>> leftover(torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.7, 0.1, 0.2]))
         tensor([0., 1., 0.])
     """
+    _check_chances(p, q)
     rest = (p - q).clamp_min(0)
     total = rest.sum(-1, keepdim=True)
     return torch.where(total > 0, rest / total, p)
 
 
+@checked
 def verified(
     p: Tensor, q: Tensor, proposed: Tensor, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -108,6 +113,9 @@ def verified(
     Returns:
         How many are kept [...], and the token after them [...].
 
+    Raises:
+        ValueError: other numbers than probabilities; other shapes; a token that is none.
+
     Reference:
         Leviathan, Kalman and Matias, *Fast inference from transformers via speculative decoding*,
         2023, algorithm 1.
@@ -117,6 +125,23 @@ def verified(
         >>> [x.item() for x in verified(p, q, torch.tensor([1]))]
         [1, 1]
     """
+    _check_chances(p, q)
+    k, shape = proposed.shape[-1] if proposed.ndim else 0, tuple(proposed.shape)
+    if q.shape[:-1] != shape or p.shape[:-1] != (*shape[:-1], k + 1) or not k:
+        raise ValueError(
+            f"verified expected p [..., k + 1, V], q [..., k, V] and k proposals, got "
+            f"{list(p.shape)}, {list(q.shape)} and {told(proposed)}"
+        )
+    known = (proposed >= 0) & (proposed < p.shape[-1])
+    if proposed.is_floating_point() or not bool(known.all()):
+        raise ValueError(f"verified expected tokens from 0 to {p.shape[-1] - 1}, got {proposed}")
+    return _judged(p, q, proposed.long(), generator)
+
+
+def _judged(
+    p: Tensor, q: Tensor, proposed: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """:func:`verified` of what was computed here."""
     px, qx = (d.gather(-1, proposed.unsqueeze(-1)).squeeze(-1) for d in (p[..., :-1, :], q))
     chance = _uniform(px, generator)
     kept = (chance * qx < px).long().cumprod(-1).sum(-1)
@@ -162,7 +187,8 @@ def speculate(
 
     Raises:
         ValueError: two vocabularies; stacks of different sizes; a temperature below 0; logits that
-            are nan, or -inf for every token; a model with an encoder.
+            are nan, or -inf for every token; a model with an encoder, or one that reads in both
+            directions; ids that a model does not know, or texts that are too long for it.
         TypeError: prompts that are no ids.
 
     Reference:
@@ -193,7 +219,7 @@ def speculate(
             place = at.unsqueeze(-1) + step
             q = _written_ahead(draft, text, width, place[..., :-1], temperature, generator)
             p = chances(target, text[..., :width], place, temperature).double()
-            kept, last = verified(p, q, text.gather(-1, place[..., :-1]), generator)
+            kept, last = _judged(p, q, text.gather(-1, place[..., :-1]), generator)
             text.scatter_(-1, (at + kept).unsqueeze(-1), last.unsqueeze(-1))
             by_draft.scatter_(-1, place, (step < kept.unsqueeze(-1)).long())
             over = torch.isin(text.gather(-1, place), ends).cumsum(-1)
@@ -254,16 +280,10 @@ def _written_ahead(
 
 def chances(model: nn.Module, text: Tensor, place: Tensor, temperature: float) -> Tensor:
     """[..., B, m, V] probabilities of what stands at ``place`` [..., B, m]."""
-    logits = full_precision(_logits(model, text[..., : int(place.max())]))
+    logits = _logits(model, text[..., : int(place.max())])
     at = (place - 1).clamp_max(logits.shape[-2] - 1).unsqueeze(-1)
     logits = logits.gather(-2, at.expand(*at.shape[:-1], logits.shape[-1]))
-    if bool(logits.isnan().any()) or not bool((logits > -math.inf).any(-1).all()):
-        raise ValueError(
-            "the logits are nan, or -inf for every token: there is nothing to draw from"
-        )
-    if temperature == 0:
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
-    return (logits / temperature).softmax(-1)
+    return probabilities(logits, temperature)
 
 
 def _logits(model: nn.Module, ids: Tensor) -> Tensor:
@@ -277,10 +297,24 @@ def _logits(model: nn.Module, ids: Tensor) -> Tensor:
     if not accepts(inner.forward, "input_ids") or not accepts(inner.forward, "attention_mask"):
         raise ValueError(f"expected a causal language model, got {type(inner).__name__}")
     flat = here.flatten(0, -2)
+    check_length(inner, torch.ones_like(flat))
     more = {"use_cache": False} if accepts(inner.forward, "use_cache") else {}
     said = model(input_ids=flat, attention_mask=torch.ones_like(flat), **more)
-    logits: Tensor = said.logits
-    return logits.view(*ids.shape, -1).to(ids.device)
+    logits: Tensor = said.logits[:, -flat.shape[1] :]  # PEFT's virtual tokens are answered too
+    return logits.reshape(*ids.shape, -1).to(ids.device)
+
+
+def _check_chances(*chances: Tensor) -> None:
+    """Probabilities [..., V] of one vocabulary."""
+    for p in chances:
+        real = p.is_floating_point() and p.ndim > 0 and p.shape[-1] == chances[0].shape[-1]
+        gap = 1e-2 if p.itemsize < 4 else 1e-3
+        if not real or not bool(((p >= 0).all(-1) & ((p.sum(-1) - 1).abs() <= gap)).all()):
+            shapes = " and ".join(told(one) for one in chances)
+            raise ValueError(
+                f"expected probabilities [..., V] of one vocabulary, at least 0 and 1 together, "
+                f"got {shapes}; of logits take logits.softmax(-1)"
+            )
 
 
 def _drawn(p: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -297,8 +331,11 @@ def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def check_vocabularies(target: nn.Module, draft: nn.Module, ids: Tensor) -> None:
-    """Both know the same number of tokens, asked about one."""
-    mine, theirs = (_logits(model, ids[..., :1, :1]).shape[-1] for model in (target, draft))
+    """Both know the same number of tokens, asked about one, and these ids among them."""
+    one = torch.zeros_like(ids[..., :1, :1])
+    mine, theirs = (_logits(model, one).shape[-1] for model in (target, draft))
+    for model in (target, draft):
+        check_reader(model, ids)
     if mine != theirs:
         raise ValueError(
             f"the target knows {mine} tokens and the draft {theirs}: one id is not the same word "

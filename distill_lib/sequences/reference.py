@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
-from distill_lib.arguments import check_counts, checked
+from distill_lib.arguments import check_counts, checked, told
 from distill_lib.extras import missing
 
 if TYPE_CHECKING:
@@ -49,11 +49,13 @@ def train_tokenizer(text: str | Iterable[str], entries: int = 512) -> PreTrained
 
     Args:
         text: What it is trained on: one text, or several.
-        entries: Size of the vocabulary: 256 bytes, ``<pad>`` (0), ``<eos>`` (1), and pairs.
+        entries: Size of the vocabulary: 256 bytes, ``<pad>`` (0), ``<eos>`` (1), and pairs. A short
+            text has fewer pairs.
 
     Raises:
         ModuleNotFoundError: 🤗 Transformers or its tokenizers are not installed.
         ValueError: fewer entries than bytes, or an empty text.
+        TypeError: something else than texts.
 
     Reference:
         Sennrich, Haddow and Birch, *Neural machine translation of rare words with subword units*,
@@ -72,6 +74,9 @@ def train_tokenizer(text: str | Iterable[str], entries: int = 512) -> PreTrained
 
     check_counts(258, entries=entries)
     texts = [text] if isinstance(text, str) else list(text)
+    for one in texts:
+        if not isinstance(one, str):
+            raise TypeError(f"train_tokenizer expected texts, got {told(one)}")
     if not any(texts):
         raise ValueError("train_tokenizer expected a text, got an empty one")
     tokenizer = Tokenizer(models.BPE())

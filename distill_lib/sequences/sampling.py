@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib.arguments import as_stops, check_counts, check_temperature, told
-from distill_lib.masks.tokens import base
+from distill_lib.losses import full_precision
+from distill_lib.masks import readable
+from distill_lib.masks.tokens import base, learned_prompts
 from distill_lib.models import SmallGPT
 from distill_lib.signals import accepts, eval_mode
 
-__all__ = ["Prompts", "padded", "sample", "writes"]
+from .readers import check_length, check_reader, first_place
+
+__all__ = ["Prompts", "padded", "probabilities", "sample", "writes"]
 
 Prompts = Tensor | Sequence[Tensor] | Mapping[str, Any]
 
@@ -39,7 +43,8 @@ def sample(
     Args:
         model: A causal model of 🤗 Transformers, or a :class:`distill_lib.models.SmallGPT`.
         prompts: Ids [..., B, P]; or a list of B texts [P_i] of any lengths; or a mapping with
-            ``input_ids`` and ``attention_mask``, padded on either side, as tokenizers give it.
+            ``input_ids`` and ``attention_mask``, padded on either side, as tokenizers give it. S
+            stacked networks go on with [B, P], each for itself, or with [S, B, P].
         new: The most tokens to write.
         temperature: :math:`T`; 0 takes the most probable token.
         stop: The token, or tokens, after which a text is over. It belongs to the text.
@@ -52,7 +57,8 @@ def sample(
 
     Raises:
         ValueError: a temperature below 0; a stop that is no id; prompts that are empty; logits that
-            are nan; a model with an encoder, or texts that are too long for it.
+            are nan; a model with an encoder, or one that reads in both directions or by PEFT's
+            virtual tokens; ids that it does not know, or texts that are too long for it.
         TypeError: prompts that are no ids.
 
     Example:
@@ -65,13 +71,16 @@ def sample(
     check_temperature(temperature)
     stops = as_stops(stop, pad)
     ids, mask = padded(prompts, pad)
-    device = next(model.parameters()).device
+    inner, device = base(model), next(model.parameters()).device
     ids, mask = ids.to(device), mask.to(device)
+    if isinstance(inner, SmallGPT) and inner.seeds is not None and ids.ndim == 2:
+        ids, mask = (x.expand(inner.seeds, *x.shape) for x in (ids, mask))
     ends = torch.tensor(stops, dtype=torch.int64, device=device)
     said, live = [], []
     alive = torch.ones(ids.shape[:-1], dtype=torch.bool, device=device)
     with torch.no_grad(), eval_mode([model]):
         asked = writes(model)
+        check_reader(model, ids)
         logits = asked(ids, mask)
         for step in range(new):
             token = _drawn(logits, temperature, generator)
@@ -95,24 +104,44 @@ def sample(
 
 def _drawn(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     """A token [..., B] for the logits [..., B, V]."""
-    if bool(logits.isnan().any()) or not bool((logits > -math.inf).any(-1).all()):
-        raise ValueError(
-            "the logits are nan, or -inf for every token: there is nothing to draw from"
-        )
+    p = probabilities(logits, temperature)
     if temperature == 0:
-        return logits.argmax(-1)
-    p = (logits.float() / temperature).softmax(-1)
+        return p.argmax(-1)
     if generator is not None and generator.device != p.device:
         p = p.to(generator.device)  # one stream of numbers, whatever the model runs on
     drawn = torch.multinomial(p.flatten(0, -2), 1, generator=generator)
     return drawn.view(logits.shape[:-1]).to(logits.device)
 
 
+def probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """[..., V] what tokens are drawn from, in full precision; one token alone at temperature 0.
+
+    Raises:
+        ValueError: logits that say nothing.
+    """
+    logits = full_precision(logits)
+    if bool(logits.isnan().any()) or not bool((logits > -math.inf).any(-1).all()):
+        raise ValueError(
+            "the logits are nan, or -inf for every token: there is nothing to draw from"
+        )
+    if temperature == 0:
+        best = torch.zeros_like(logits)
+        return best.scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+    softened = logits / temperature
+    most = softened.amax(-1)
+    if not bool(most.isfinite().all()):  # so small a temperature that numbers end
+        if bool(logits.isposinf().any()):
+            raise ValueError("the logits are inf for a token: there is nothing to draw from")
+        least = max(temperature, torch.finfo(logits.dtype).tiny)
+        softened = (logits - logits.amax(-1, keepdim=True)) / least
+    return softened.softmax(-1)
+
+
 def padded(prompts: Prompts, pad: int = 0) -> tuple[Tensor, Tensor]:
     """Ids and mask [..., B, P] of prompts, with all padding on the left.
 
     Raises:
-        ValueError: a prompt without a token.
+        ValueError: a prompt without a token, or with a number below 0; a mask that is to be added.
         TypeError: something else than ids.
     """
     if isinstance(prompts, Mapping):
@@ -122,13 +151,15 @@ def padded(prompts: Prompts, pad: int = 0) -> tuple[Tensor, Tensor]:
                 f'{told(dict(prompts))}: tokenizer(texts, padding=True, return_tensors="pt")'
             )
         ids = prompts["input_ids"]
-        mask = prompts.get("attention_mask")
-        mask = torch.ones_like(ids) if mask is None else mask.long()
+        given = {"attention_mask": prompts.get("attention_mask")}
+        mask = readable(given, ids.device)["attention_mask"]
+        mask = torch.ones_like(ids) if mask is None else mask
     elif isinstance(prompts, Tensor):
         ids, mask = prompts, torch.ones_like(prompts)
     else:
         ids, mask = _as_one(prompts, pad)
-    if ids.is_floating_point() or ids.ndim < 2 or not ids.numel() or mask.shape != ids.shape:
+    words = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if not words or ids.ndim < 2 or not ids.numel() or mask.shape != ids.shape:
         raise TypeError(
             f"prompts expected ids [..., B, P] with a mask of the same shape, got {told(ids)} and "
             f"{told(mask)}"
@@ -138,7 +169,13 @@ def padded(prompts: Prompts, pad: int = 0) -> tuple[Tensor, Tensor]:
     # a stable sort of the mask moves padding to the left, wherever it was
     order = mask.bool().long().argsort(dim=-1, stable=True)
     mask = mask.bool().long().gather(-1, order)
-    return ids.gather(-1, order).masked_fill(mask == 0, pad).long(), mask
+    ids = ids.long().gather(-1, order).masked_fill(mask == 0, pad)
+    if int(ids.min()) < 0:
+        raise ValueError(
+            f"prompts expected ids from 0 on, got {int(ids.min())}: leave out what is no token by "
+            "an attention_mask that is 0 there"
+        )
+    return ids, mask
 
 
 def _as_one(texts: Iterable[Tensor], pad: int) -> tuple[Tensor, Tensor]:
@@ -158,6 +195,7 @@ class writes:
 
     def __init__(self, model: nn.Module) -> None:
         self.model, inner = model, base(model)
+        self.inner: Any = inner
         self.small = isinstance(inner, SmallGPT)
         if not self.small and not accepts(inner.forward, "past_key_values"):
             raise ValueError(
@@ -169,7 +207,14 @@ class writes:
                 f"{type(inner).__name__} has an encoder: write with its own generate(), and give "
                 "the words as labels"
             )
+        if learned_prompts(model):
+            raise ValueError(
+                f"{type(inner).__name__} is tuned by virtual tokens, which PEFT puts in front of "
+                "every part of a text that is read: write with its own generate(), and give the "
+                "words as texts"
+            )
         self.placed = not self.small and accepts(inner.forward, "position_ids")
+        self.first: int = 0 if self.small else first_place(inner)
         self.past: Any = {} if self.small else None
         self.mask: Tensor | None = None
 
@@ -183,9 +228,11 @@ class writes:
         shape = ids.shape[:-1]
         ids, mask = ids.flatten(0, -2), mask.flatten(0, -2)
         self.mask = mask if self.mask is None else torch.cat([self.mask, mask], -1)
+        check_length(self.inner, self.mask)
         more = {}
         if self.placed:
-            more["position_ids"] = (self.mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+            place = (self.mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+            more["position_ids"] = place + self.first
         said = self.model(
             input_ids=ids,
             attention_mask=self.mask,

@@ -69,11 +69,14 @@ class Walks:
         """Right answers [..., 2 · size], with stops to the end.
 
         Args:
-            prompts: [..., 5].
+            prompts: [..., 5], of fields of this grid.
             style: ``"x"`` goes horizontally first, ``"y"`` vertically first, ``"mixed"`` tosses a
                 coin at every step.
             noise: Share of random moves, which the rest of the walk repairs.
             generator: Of coins and noise.
+
+        Raises:
+            ValueError: another style or noise; prompts that are none, or of a larger grid.
         """
         return self.noisy_answers(prompts, style, noise, generator)[0]
 
@@ -86,6 +89,13 @@ class Walks:
     ) -> tuple[Tensor, Tensor]:
         """As :meth:`answers`, and which of the moves were random [..., 2 · size]."""
         self._check(prompts, self.prompt)
+        fields = prompts[..., :4]
+        if bool(((fields < 0) | (fields >= self.size)).any()):
+            raise ValueError(
+                f"prompts expected start and goal with numbers from 0 to {self.size - 1}, got "
+                f"{int(fields.min())} to {int(fields.max())}: nobody walks there in {self.new} "
+                "tokens"
+            )
         check_between(0, 1, noise=noise)
         if style not in STYLES:
             raise ValueError(f"style is one of {', '.join(STYLES)}, got {style!r}")
@@ -115,7 +125,7 @@ class Walks:
         self._check(ids, self.prompt + 1)
         said = ids[..., self.prompt :]
         live = (said == self.stop).long().cumsum(-1) == 0
-        legal = ((said >= self.left) | ~live).all(-1)
+        legal = (((said >= self.left) & (said <= self.stop)) | ~live).all(-1)
         steps = [
             (((said == plus).long() - (said == minus).long()) * live).sum(-1)
             for minus, plus in ((self.left, self.right), (self.down, self.up))
@@ -125,7 +135,7 @@ class Walks:
 
     def text(self, ids: Tensor) -> str:
         """One text [L], for people: ``44→30: ←↓↓↓↓.``"""
-        if ids.ndim != 1:
+        if not isinstance(ids, Tensor) or ids.ndim != 1 or ids.is_floating_point():
             raise ValueError(f"text expected the ids of one text [L], got {told(ids)}")
         signs = [*"0123456789", "=", *"←→↓↑", "."]
         words = [signs[i] if 0 <= i < len(signs) else "?" for i in ids.tolist()]
@@ -134,5 +144,6 @@ class Walks:
         return f"{''.join(words[:2])}→{''.join(words[2:4])}: {moves}"
 
     def _check(self, ids: Tensor, least: int) -> None:
-        if ids.is_floating_point() or ids.ndim < 1 or ids.shape[-1] < least:
+        real = isinstance(ids, Tensor) and (ids.is_floating_point() or ids.dtype == torch.bool)
+        if not isinstance(ids, Tensor) or real or ids.ndim < 1 or ids.shape[-1] < least:
             raise ValueError(f"Walks expected ids [..., {least} or more], got {told(ids)}")

@@ -136,22 +136,27 @@ class LogRatio(Term):
         words = class_numbers(found, z.shape, IGNORE, self.text())
         words = torch.where(words == IGNORE, 0, words)  # what is left out becomes 0 below
         log_q = policy.log_prob(z / self.temperature, words)
-        log_p = self._of_teacher(v, z, words, spoken=found.ndim)
+        kept = kept_of(words.shape, True, self.about(batch))
+        log_p = self._of_teacher(v, z, words, found.ndim, kept)
         reward = log_p - log_q.detach()
         if self.clip is not None:
             reward = reward.clamp(-self.clip, self.clip)
-        kept = kept_of(reward.shape, True, self.about(batch))
         if kept is not None:
             reward = reward.masked_fill(~kept, 0.0)
         advantage = self._normalized(self._returns(reward), kept)
         return -advantage * (log_q - log_q.detach()).exp()
 
-    def _of_teacher(self, v: Tensor, z: Tensor, words: Tensor, spoken: int) -> Tensor:
+    def _of_teacher(
+        self, v: Tensor, z: Tensor, words: Tensor, spoken: int, kept: Tensor | None
+    ) -> Tensor:
         """The teacher's log-probabilities of the words: computed, or given as they are."""
         if v.ndim > spoken:
             check_logits(self.text(), z, v)
             return policy.log_prob((full_precision(v) / self.temperature).expand(z.shape), words)
-        if v.shape != words.shape[words.ndim - spoken :] or not bool((v < 1e-3).all()):
+        fits = v.shape == words.shape[words.ndim - spoken :]
+        if fits and kept is not None:  # at words that are left out stands anything
+            v = v.expand(words.shape).masked_fill(~kept, 0.0)
+        if not fits or not bool((v < 1e-3).all()):
             raise ValueError(
                 f"{self.text()}: the teacher's {self.paths[1]} {list(v.shape)} are neither logits "
                 f"{list(z.shape)} nor log-probabilities, below 0, of the words {list(words.shape)}"

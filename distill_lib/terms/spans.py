@@ -14,7 +14,7 @@ from distill_lib.masks import IGNORE
 from distill_lib.objective import Term, name_of
 from distill_lib.signals import Signals
 
-from .given import both, takes
+from .given import both, check_call, takes
 
 __all__ = ["SpanKD"]
 
@@ -29,7 +29,8 @@ class SpanKD(Term):
        \sum_{t \in m} \log q(y_t \mid y_{<t})\Bigr)
 
     The value of a span stands at the student's position that answers its last token, and the
-    others are 0: the mean is in nats per token of the student, as that of ``CE``.
+    others are 0: the mean is in nats per token of the student, as that of ``CE``. A span of which
+    a token has no label, on either side, is left out, and so 0: a part of its sum is none.
 
     With another loss the two distributions over the first token of each span are compared, where
     the student answers it: as they are by ``losses.uld``; by ``losses.kl`` and the like once the
@@ -50,6 +51,7 @@ class SpanKD(Term):
     Raises:
         ValueError: another loss; spans that the two sides do not share; labels or pieces beyond a
             vocabulary.
+        TypeError: an option that the loss does not take; spans or labels that are no whole numbers.
     """
 
     key = "span_kd"
@@ -67,6 +69,7 @@ class SpanKD(Term):
             )
         if pieces is not None and (pieces.ndim != 1 or pieces.dtype != torch.int64):
             raise ValueError(f"pieces are whole numbers [C'], got {told(pieces)}")
+        check_call(loss, "SpanKD", "student", "teacher", *options)
         self.loss, self.options = loss, options
         self.pieces: Tensor | None
         self.register_buffer("pieces", pieces, persistent=False)
@@ -102,10 +105,11 @@ class SpanKD(Term):
                 v = _begun(v, self.pieces, z.shape[-1]).to(z.dtype)
             found = self.loss(student=z, teacher=v, **self.options)
         else:
-            mine, known = (
-                losses.span_sums(_said(x, self._entry(batch, key, x)), at, count)
-                for x, key, at in ((z, "labels", spans), (v, "teacher_labels", theirs))
-            )
+            sides = ((z, "labels", spans), (v, "teacher_labels", theirs))
+            told_by = [(x, self._entry(batch, key, x), at) for x, key, at in sides]
+            mine, known = (losses.span_sums(_said(x, y), at, count) for x, y, at in told_by)
+            for x, y, at in told_by:
+                whole = whole & (losses.span_sums((y == IGNORE).to(x.dtype), at, count) == 0)
             found = losses.span_kl(student=mine, teacher=known.to(mine.dtype).expand_as(mine))
         found = found.masked_fill(~whole, 0.0)
         values = found.new_zeros(spans.shape)
@@ -120,7 +124,9 @@ class SpanKD(Term):
                 f"SpanKD expected batch[{key!r}] {list(logits.shape[:-1])}, one a position that "
                 f"answers, got {shape}"
             )
-        return found.to(logits.device).expand(items)
+        if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+            raise TypeError(f"SpanKD expected batch[{key!r}] as whole numbers, got {told(found)}")
+        return found.to(logits.device).long().expand(items)
 
     def text(self) -> str:
         """Such as ``spans(span_kl)``."""
@@ -137,7 +143,8 @@ def _begun(logits: Tensor, pieces: Tensor, classes: int) -> Tensor:
     if len(pieces) != logits.shape[-1] or int(pieces.max()) >= classes:
         raise ValueError(
             f"SpanKD: {len(pieces)} pieces up to {int(pieces.max())} for a teacher of "
-            f"{logits.shape[-1]} tokens and a student of {classes}"
+            f"{logits.shape[-1]} tokens and a student of {classes}; tokens that only fill a matrix "
+            f"begin with none: torch.nn.functional.pad(pieces, (0, n), value=-1)"
         )
     kept = pieces >= 0
     p = losses.full_precision(logits)[..., kept].softmax(-1)
@@ -146,10 +153,12 @@ def _begun(logits: Tensor, pieces: Tensor, classes: int) -> Tensor:
 
 def _said(logits: Tensor, labels: Tensor) -> Tensor:
     """[B, L] log-probabilities of the labels; 0 where there is none."""
-    if int(labels.max()) >= logits.shape[-1]:
+    known = (labels >= 0) & (labels < logits.shape[-1]) | (labels == IGNORE)
+    if not bool(known.all()):
         raise ValueError(
-            f"SpanKD: a label {int(labels.max())} in a vocabulary of {logits.shape[-1]}; each side "
-            "has labels of its own tokenizer"
+            f"SpanKD: a label {int(labels[~known][0])} in a vocabulary of {logits.shape[-1]}; "
+            f"each side has labels of its own tokenizer, and {IGNORE} where "
+            "there is none"
         )
     log_p = losses.full_precision(logits).log_softmax(-1)
     found = log_p.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill_lib import losses
-from distill_lib.masks.tokens import decoder_inputs
 from distill_lib.objective import Objective, Term
 from distill_lib.schedules import Schedule
-from distill_lib.signals import Batch, as_batch, call, pick, tell
-from distill_lib.teachers.live import Source, Teacher
 
 from .answers import KD
 from .features import Match
+from .projectors import fit_projectors
 
 __all__ = ["fit_projectors", "initialize", "layer_map", "tinybert"]
 
@@ -53,12 +52,13 @@ def layer_map(student: int, teacher: int, how: str = "uniform") -> list[tuple[in
         >>> layer_map(2, 6), layer_map(2, 6, "top")
         ([(1, 3), (2, 6)], [(1, 5), (2, 6)])
     """
-    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (student, teacher))
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in (student, teacher))
     if not whole or not 1 <= student <= teacher:
         raise ValueError(
             f"a layer map goes from a student of M ≥ 1 layers to a teacher of at least as many; "
             f"got {student!r} and {teacher!r}"
         )
+    student, teacher = int(student), int(teacher)
     if isinstance(how, str) and how == "uniform" and teacher % student:
         near = [m for m in range(1, teacher + 1) if teacher % m == 0]
         raise ValueError(
@@ -145,76 +145,12 @@ def tinybert(
 
 
 @torch.no_grad()
-def fit_projectors(
-    objective: Objective,
-    student: nn.Module,
-    teacher: Source | nn.Module,
-    batch: Batch,
-    ridge: float = 0.01,
-) -> Objective:
-    r"""Begin each projector as the linear map that suits the untrained student best, in place.
-
-    .. math:: W = \arg\min_W \lVert X W - Y \rVert^2 + \lambda\, n\, \lVert W \rVert^2
-        = (X^\top X + \lambda n I)^{-1} X^\top Y
-
-    with the :math:`n` tokens of the batch, student's rows :math:`X` and teacher's rows :math:`Y`.
-    With a random projector the fastest way to lower the loss is to say the same of every token,
-    and a student that has learned this has to unlearn it.
-
-    Args:
-        objective: One whose :class:`distill_lib.Match` terms project by ``nn.Linear``. Others stay
-            as they are; a projector that several terms share is fitted to all of them.
-        student: The student, before its training.
-        teacher: Its teacher.
-        batch: Some hundred texts.
-        ridge: :math:`\lambda`.
-
-    Returns:
-        The objective.
-    """
-    if not isinstance(objective, Objective) or not isinstance(student, nn.Module):
-        raise TypeError(
-            "fit_projectors expected an objective, a student and its teacher, got "
-            f"{type(objective).__name__}, {type(student).__name__} and {type(teacher).__name__}; "
-            "1.0 * term makes an objective of a term"
-        )
-    named = as_batch(batch)
-    source: Any = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
-    if hasattr(source, "reveal"):
-        source.reveal(objective.reads("teacher"))
-    was, undo = student.training, tell(student, objective.reads("student"))
-    said, taught = call(student.eval(), decoder_inputs(named, student)), source(named)
-    student.train(was)
-    undo()
-    keep = named.get("attention_mask")
-    sums: dict[nn.Linear, list[Tensor]] = {}
-    for _, term in objective.pairs():
-        project = getattr(term, "project", None)
-        if isinstance(term, Match) and isinstance(project, nn.Linear):
-            x, y = pick(said, term.paths[0], "student"), pick(taught, term.paths[1], "teacher")
-            y = term.map_teacher(y)
-            if keep is not None and keep.shape == x.shape[:2] and x.ndim == 3:
-                x, y = x[keep.bool()], y[keep.bool()]
-            x, y = (v.flatten(0, -2).double() for v in (x, y))
-            if project.bias is not None:
-                x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-            both = sums.setdefault(project, [torch.zeros(()), torch.zeros(())])
-            both[0] = both[0] + x.T @ x + ridge * len(x) * torch.eye(x.shape[1]).to(x)
-            both[1] = both[1] + x.T @ y
-    for project, (inner, outer) in sums.items():
-        best = torch.linalg.solve(inner, outer).T.to(project.weight)
-        project.weight.copy_(best[:, : project.in_features])
-        if project.bias is not None:
-            project.bias.copy_(best[:, -1])
-    return objective
-
-
-@torch.no_grad()
 def initialize(student: nn.Module, teacher: nn.Module, layers: Layers = "uniform") -> nn.Module:
     """Begin a student of the teacher's width with the teacher's own layers, in place.
 
-    Embeddings, the mapped layers, and the head where it fits, are copied. ALBERT's layers share one
-    set of weights, which is copied whatever the map.
+    Embeddings, the mapped layers, and the head where it fits, are copied; of an encoder with a
+    decoder the layers of both, each by the map. ALBERT's layers share one set of weights, which is
+    copied whatever the map.
 
     Args:
         student: A transformer of 🤗 Transformers.
@@ -225,15 +161,14 @@ def initialize(student: nn.Module, teacher: nn.Module, layers: Layers = "uniform
         The student.
 
     Raises:
-        ValueError: another family, widths that differ, pairs that name no layer, or layers of other
-            parts, such as ModernBERT's first, which has one norm fewer. The student is then as it
-            was.
+        ValueError: another family, widths or vocabularies that differ, pairs that name no layer, or
+            layers of other parts, such as ModernBERT's first, which has one norm fewer. The student
+            is then as it was.
 
     Reference:
         Sanh et al., *DistilBERT, a distilled version of BERT*, 2019.
     """
     mine, theirs = _config(student, "student"), _config(teacher, "teacher")
-    pairs = _pairs(layers, mine.num_hidden_layers, theirs.num_hidden_layers)
     families = [getattr(config, "model_type", "") for config in (mine, theirs)]
     if families[0] != families[1]:  # whose layers may be alike, and nothing else of them
         raise ValueError(
@@ -249,15 +184,25 @@ def initialize(student: nn.Module, teacher: nn.Module, layers: Layers = "uniform
                 f"student and {sizes[1]} in the teacher. A narrower student begins "
                 "with its own weights, and can learn from hidden states through a projector"
             )
-    here, there = _blocks(student), _blocks(teacher)
-    if getattr(mine, "num_hidden_groups", 0):
-        pairs = [(n, n) for n in range(1, len(here) + 1)]
-    for m, g in pairs:
-        _check_alike(here[m - 1], there[g - 1], (m, g))
-    for m, g in pairs:
-        here[m - 1].load_state_dict(there[g - 1].state_dict())
-    inside = {id(p) for blocks in (here, there) for p in blocks.parameters()}
-    source = {n: p for n, p in teacher.named_parameters() if id(p) not in inside}
+    words, table = student.get_input_embeddings(), teacher.get_input_embeddings().weight  # type: ignore[operator]
+    _check_words(words, table)
+    stacks = list(zip(_stacks(student), _stacks(teacher), strict=True))
+    couples: list[tuple[nn.Module, nn.Module]] = []
+    for here, there in stacks:
+        if getattr(mine, "num_hidden_groups", 0):
+            _pairs(layers, mine.num_hidden_layers, theirs.num_hidden_layers)
+            pairs = [(n, n) for n in range(1, len(here) + 1)]
+        else:
+            pairs = _pairs(layers, len(here), len(there))
+        for m, g in pairs:
+            _check_alike(here[m - 1], there[g - 1], (m, g))
+            couples.append((here[m - 1], there[g - 1]))
+    for layer, other in couples:
+        layer.load_state_dict(other.state_dict())
+    inside = {id(p) for stack in stacks for blocks in stack for p in blocks.parameters()}
+    # with the second names of shared weights, which the student may not share
+    named = teacher.named_parameters(remove_duplicate=False)
+    source = {n: p for n, p in named if id(p) not in inside}
     for name, parameter in student.named_parameters():
         found = source.get(name)
         if id(parameter) not in inside and found is not None and found.shape == parameter.shape:
@@ -265,7 +210,6 @@ def initialize(student: nn.Module, teacher: nn.Module, layers: Layers = "uniform
         elif found is not None and "position" in name:
             most = min(len(parameter), len(found))
             parameter[:most] = found[:most]
-    words, table = student.get_input_embeddings(), teacher.get_input_embeddings().weight  # type: ignore[operator]
     if hasattr(words, "lookup"):  # an embedding of some of the pieces
         kept = (words.lookup > 1).nonzero()[:, 0]
         words.embedding.weight[words.lookup[kept].long()] = table[kept]
@@ -281,6 +225,21 @@ SIZES = (  # and their other names, DistilBERT's; the last two are ALBERT's
 )
 
 
+def _check_words(words: Any, table: Tensor) -> None:
+    """Whether the student's words are the teacher's, or some of them."""
+    if hasattr(words, "lookup"):
+        most = int((words.lookup > 1).nonzero().max()) + 1
+        fits = most <= len(table)
+    else:
+        most, fits = len(words.weight), len(words.weight) == len(table)
+    if not fits:
+        raise ValueError(
+            f"the student has {most} words and the teacher {len(table)}, so that embeddings would "
+            f"stay as they are: make the student with vocab_size={len(table)}, and call "
+            "student.resize_token_embeddings afterwards"
+        )
+
+
 def _check_alike(mine: nn.Module, theirs: nn.Module, pair: tuple[int, int]) -> None:
     """Whether a layer of the student has the parts of the teacher's, before either is touched."""
     shapes = [{k: v.shape for k, v in layer.state_dict().items()} for layer in (mine, theirs)]
@@ -294,13 +253,25 @@ def _check_alike(mine: nn.Module, theirs: nn.Module, pair: tuple[int, int]) -> N
         )
 
 
-def _blocks(model: nn.Module) -> nn.ModuleList:
-    """The layers of a transformer: the list of as many modules as its configuration has layers.
+def _stacks(model: nn.Module) -> list[nn.ModuleList]:
+    """The layers of a transformer; of one with a decoder, those of both.
 
     ALBERT has groups of layers that share their weights in place of layers.
     """
-    config = _config(model, "model")
+    config: Any = _config(model, "model")
     count = getattr(config, "num_hidden_groups", None) or config.num_hidden_layers
+    if not getattr(config, "is_encoder_decoder", False) or not hasattr(model, "get_decoder"):
+        return [_blocks(model, count)]
+    sizes = (getattr(config, f"{name}_layers", None) for name in ("decoder", "num_decoder"))
+    parts: Any = model
+    return [
+        _blocks(parts.get_encoder(), count),
+        _blocks(parts.get_decoder(), next(filter(None, sizes), count)),
+    ]
+
+
+def _blocks(model: nn.Module, count: int) -> nn.ModuleList:
+    """The list of as many modules as the configuration has layers."""
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module

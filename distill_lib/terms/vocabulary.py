@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,18 +13,22 @@ from torch import Tensor, nn
 from distill_lib import losses
 from distill_lib.arguments import checked, told
 from distill_lib.masks import kept_of
-from distill_lib.masks.tokens import base
+from distill_lib.masks.tokens import base, learned_prompts
 from distill_lib.objective import Term, name_of
 from distill_lib.schedules import Schedule, as_schedule
-from distill_lib.signals import DESCRIPTIVE, Signals, pick
+from distill_lib.signals import DESCRIPTIVE, Signals, eval_mode, pick
 
 from .classes import class_axis, classes_last
 from .given import check_call, takes, temperature_at, times_squared, whole
+from .relations import is_relational
 
 __all__ = ["FusedKD", "SparseKD", "hidden_and_head"]
 
 Loss = Callable[..., Tensor]
 HIDDEN, HEAD, BIAS = "output_hidden", "output_matrix", "output_bias"
+LARGE = 200.0  # logits that a cap would cap: Gemma's is 30
+# these compare logits, and what is known here are log-probabilities
+_OF_LOGITS = (losses.mse_logits, losses.bernoulli_kl, losses.channel_kl)
 _verified: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
@@ -45,11 +50,13 @@ class SparseKD(Term):
         axis: The axis of the student's classes, 1 for images [B, C, H, W]; the teacher's k are
             last, as those of ``TopK(teacher, k, axis=1)``. By default the last; where the shapes
             leave a doubt, it has to be said.
-        **options: More arguments of the loss.
+        **options: More arguments of the loss. A temperature is none of them: both sides are
+            softened before, the student in ``forward=``.
 
     Raises:
-        TypeError: a loss that is none, an option that it does not take or lacks.
-        ValueError: ``tail=False`` with another loss; classes that may be on another axis.
+        TypeError: a loss that is none, an option that it does not take or lacks, a temperature.
+        ValueError: ``tail=False`` with another loss; a loss of logits, or of the relations of a
+            batch; classes that may be on another axis.
 
     Example:
         >>> z = torch.tensor([[2.0, 0.0, 1.0]])
@@ -78,6 +85,16 @@ class SparseKD(Term):
             raise ValueError(
                 f"tail=False is of losses.kl and losses.reverse_kl, not of {told(loss)}"
             )
+        if getattr(loss, "func", loss) in _OF_LOGITS or is_relational(loss, options):
+            raise ValueError(
+                f"SparseKD compares two distributions, item by item: {name_of(loss)} does not; "
+                "take losses.kl, losses.reverse_kl, losses.jsd or losses.tvd"
+            )
+        if "temperature" in options:
+            raise TypeError(
+                "SparseKD takes no temperature, which would soften the tail as one class: divide "
+                "both logits before, the student's in forward= and the teacher's before TopK"
+            )
         check_call(loss, "SparseKD", "student", "teacher", *options)
         # not self.axis, which is the teacher's too
         self.classes = None if axis is None else whole("axis", axis, "the last is -1")
@@ -100,15 +117,30 @@ class SparseKD(Term):
         # several students may have one answer for all, with an axis less
         shape = z.shape[-theirs["top_ids"].ndim :]
         axis = class_axis(shape, self.classes, batch.get("labels"), self.text())
+        ids, log_p, rest = self._known(theirs, batch)
         return losses.sparse_divergence(
             student=classes_last(z, axis),
-            teacher=theirs["top_log_probs"],
-            ids=theirs["top_ids"],
-            rest=theirs.get("rest"),
+            teacher=log_p,
+            ids=ids,
+            rest=rest,
             loss=self.loss,
             tail=self.tail,
             **self.options,
         )
+
+    def _known(
+        self, theirs: Mapping[str, Tensor], batch: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the teacher tells; where nothing counts, something that is a distribution."""
+        ids, log_p, rest = theirs["top_ids"], theirs["top_log_probs"], theirs.get("rest")
+        kept = kept_of(ids.shape[:-1], self.labeled, self.about(batch))
+        if kept is None:
+            return ids, log_p, rest
+        any_ids = torch.arange(ids.shape[-1], device=ids.device, dtype=ids.dtype)
+        ids = torch.where(kept.unsqueeze(-1), ids, any_ids)
+        even = -math.log(ids.shape[-1] + 1)
+        log_p = log_p.masked_fill(~kept.unsqueeze(-1), even)
+        return ids, log_p, None if rest is None else rest.masked_fill(~kept, even)
 
     def text(self) -> str:
         """Such as ``sparse kl`` or ``truncated kl``."""
@@ -250,8 +282,13 @@ def hidden_and_head(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Ten
 
     Raises:
         ValueError: a model without an output matrix, or whose logits are not what the matrix makes
-            of the states.
+            of the states; one that PEFT has tuned by virtual tokens.
     """
+    if learned_prompts(model):
+        raise ValueError(
+            f"{type(base(model)).__name__} is tuned by virtual tokens, which it reads through PEFT "
+            "alone: use KD on its logits, or tune it by LoRA"
+        )
     inner = base(model)
     find = getattr(inner, "get_output_embeddings", None)
     head = find() if callable(find) else None
@@ -270,18 +307,21 @@ def hidden_and_head(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Ten
 
 @torch.no_grad()
 def _verify(inner: nn.Module, head: nn.Linear, inputs: Mapping[str, Any], hidden: Tensor) -> None:
-    mode, shape = inner.training, hidden.shape[:2]
+    shape = hidden.shape[:2]
     few = {
         k: v[:1, :4] if isinstance(v, Tensor) and v.shape[:2] == shape else v
         for k, v in inputs.items()
     }
     few = {**few, "use_cache": False}
-    inner.eval()
-    try:
-        want = inner(**few).logits
-        got = head(inner.base_model(**few).last_hidden_state)  # type: ignore[operator]
-    finally:
-        inner.train(mode)
+    with eval_mode([inner]):
+        states = inner.base_model(**few).last_hidden_state  # type: ignore[operator]
+        # what is more than a product may be small beside small logits, such as a cap
+        scale = LARGE / head(states).abs().max().clamp_min(1e-3)
+        grown = head.register_forward_pre_hook(lambda _, given: (given[0] * scale,))
+        try:
+            want, got = inner(**few).logits, head(states)
+        finally:
+            grown.remove()
     if want.shape != got.shape or not torch.allclose(want.float(), got.float(), 1e-2, 1e-3):
         raise ValueError(
             f"{type(inner).__name__} does more than multiply its last hidden states with its "

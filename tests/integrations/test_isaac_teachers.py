@@ -112,6 +112,11 @@ def test_observations_that_isaac_lab_cut_are_told(tmp_path):
     [
         (GAMES % ("continuous_a2c", "null", "None", "elu", False), "name: continuous_a2c"),
         (GAMES % ("continuous_a2c_logstd", "null", "tanh", "elu", False), "mu_activation: tanh"),
+        (
+            GAMES.replace("sigma_activation: None", "sigma_activation: softplus")
+            % ("continuous_a2c_logstd", "null", "None", "elu", False),
+            "sigma_activation: softplus",
+        ),
         (GAMES % ("continuous_a2c_logstd", "null", "None", "elu", True), "pass bounds="),
         (GAMES % ("continuous_a2c_logstd", "null", "None", "sine", False), "'sine'; known are"),
         ("params: {network: {mlp: 3}}", "pass bounds="),

@@ -287,3 +287,16 @@ def test_other_shapes_are_refused_with_a_projector(
 def test_other_items_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"\[5, 3, 2, 2\].*show both the same batch"):
         getattr(losses, name)(student=features(4, 3, 2, 2), teacher=features(5, 3, 2, 2))
+
+
+@pytest.mark.parametrize("power", [0.1, 0.5, 1.0, 2.0, 3.0])
+def test_what_a_relu_shuts_has_a_finite_gradient_for_every_power(power: float) -> None:
+    """The slope of a root is infinite at 0, and half of what a ReLU lets through is 0."""
+    student = features(4, 3, 2, 2).relu().requires_grad_()
+    teacher = features(4, 5, 2, 2, seed=1).relu()
+    values = losses.attention_transfer(student=student, teacher=teacher, power=power)
+    a = [x.detach().pow(power).sum(1).flatten(1) for x in (student, teacher)]
+    gap = F.normalize(a[0], dim=-1) - F.normalize(a[1], dim=-1)
+    torch.testing.assert_close(values.detach(), gap.square().sum(-1))
+    (grad,) = torch.autograd.grad(values.sum(), student)
+    assert grad.isfinite().all() and grad.abs().sum() > 0

@@ -32,7 +32,7 @@ def two_tokenizers(texts: Sequence[str], student: Any, teacher: Any) -> dict[str
         [B, L] of the student; those of the teacher [B, L'], as ``teacher_input_ids``, ….
 
     Raises:
-        ValueError: a tokenizer that tells no offsets; no texts.
+        ValueError: a tokenizer that tells no offsets; no texts, or one without a token.
 
     Example:
         >>> from distill_lib.sequences import reference_text, train_tokenizer
@@ -52,6 +52,10 @@ def two_tokenizers(texts: Sequence[str], student: Any, teacher: Any) -> dict[str
     columns: dict[str, list[list[int]]] = {}
     for text in texts:
         read = [one(text, return_offsets_mapping=True) for one in (student, teacher)]
+        if not all(len(one["input_ids"]) for one in read):
+            raise ValueError(
+                f"two_tokenizers expected texts of at least two tokens, got {text!r}: leave it out"
+            )
         both = align(*([end for _, end in one["offset_mapping"]] for one in read))
         unseen = max(-1, *(int(spans[0]) for spans in both))
         for who, one, spans in zip(("", "teacher_"), read, both, strict=True):
@@ -90,7 +94,8 @@ def first_pieces(student: Any, teacher: Any) -> Tensor:
         teacher: Another one.
 
     Returns:
-        [C'], a token of the student for each of the teacher's; -1 for one that is no text alone.
+        [C'], a token of the student for each of the teacher's; -1 for one that is no text alone,
+        and for a special one, such as an end, that the student does not have by that name.
 
     Raises:
         TypeError: no tokenizer.
@@ -106,11 +111,13 @@ def first_pieces(student: Any, teacher: Any) -> Tensor:
         if not callable(getattr(tokenizer, "get_vocab", None)):
             raise TypeError(f"{who} expected a tokenizer of Transformers, got {told(tokenizer)}")
     mine = student.get_vocab()
-    known = teacher.get_vocab()
+    known, special = teacher.get_vocab(), {*getattr(teacher, "all_special_ids", ())}
     pieces = torch.full((max(known.values()) + 1,), -1)
     for name, token in known.items():
         if name in mine:
             pieces[token] = mine[name]
+            continue
+        if token in special:  # its name is spelled with letters, and it is none of them
             continue
         ids = student(teacher.decode([token]), add_special_tokens=False)["input_ids"]
         # else it is no text alone, such as half of a character

@@ -28,8 +28,8 @@ def check_templates(
         messages: A conversation that ends with an answer.
 
     Raises:
-        ValueError: a tokenizer without a template; prompts or answers that differ, with the first
-            difference; tokens that end a text and differ.
+        ValueError: a conversation of one message; a tokenizer without a template; prompts or
+            answers that differ, with the first difference; tokens that end a text and differ.
 
     Example:
         >>> from distill_lib.sequences import reference_text, train_tokenizer
@@ -40,6 +40,10 @@ def check_templates(
         Traceback (most recent call last):
         ValueError: the prompt is rendered as 'Is it so?\\n' for the student and as 'Q: Is it so?...
     """
+    if len(messages) < 2:
+        raise ValueError(
+            f"messages expected a question and an answer at least, got {len(messages)} of them"
+        )
     for who, tokenizer in (("student", student), ("teacher", teacher)):
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
