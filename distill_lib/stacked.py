@@ -21,7 +21,8 @@ class Stacked(nn.Module):
 
     Their parameters are stacked along a new first axis and the forward pass is vectorized over it.
     Items of the loss stay separate, so each network gets exactly the gradient that it would get
-    alone, times 1/S; under Adam, or SGD with S times the rate, S trainings run in one.
+    alone, times 1/S; under Adam, or SGD with S times the rate, S trainings run in one. What is
+    frozen in them stays frozen, unless all is, as of copies of a teacher: these are to learn.
 
     Args:
         models: The networks, as initialized by their own seeds.
@@ -32,7 +33,8 @@ class Stacked(nn.Module):
         [B, ...] or [S, B, ...] to [S, B, C].
 
     Raises:
-        ValueError: no model, models of different architectures, inputs of another rank.
+        ValueError: no model, models of different architectures (other layers, settings or hooks),
+            or frozen in other parts; inputs of another rank.
 
     Example:
         >>> nets = Stacked([nn.Linear(4, 3) for _ in range(5)], ndim=2)
@@ -45,20 +47,40 @@ class Stacked(nn.Module):
         models = list(models)
         if not models:
             raise ValueError("Stacked expected at least one model, got none")
+        told_apart = [_besides(model) for model in models]
         layouts = {
-            tuple((k, tuple(v.shape)) for k, v in model.state_dict().items()) for model in models
+            tuple(
+                (k, getattr(v, "shape", ()), None if k in besides else v.dtype)
+                for k, v in model.state_dict().items()
+            )
+            for model, besides in zip(models, told_apart, strict=True)
         }
         if len(layouts) > 1:
-            raise ValueError("Stacked expected models of one architecture; their parameters differ")
+            raise ValueError(
+                "Stacked expected models of one architecture; their parameters differ in name, "
+                "shape or type"
+            )
+        first = _inside(models[0])
+        for number, model in enumerate(models[1:], 1):
+            if odd := [name for name, said in _inside(model).items() if first.get(name) != said]:
+                raise ValueError(
+                    f"Stacked runs all models as the first, and layer {odd[0]!r} of model {number} "
+                    f"is {_inside(model)[odd[0]]} where the first has {first.get(odd[0])}: stack "
+                    "models that differ in their weights only, or train them one by one"
+                )
         self.size: int = len(models)
         self.ndim = ndim
+        if len({type(model) for model in models}) > 1:  # parametrized, each has its own
+            raise ValueError(
+                "Stacked expected models of one class; layers that are parametrized are of one "
+                "each: wrap them, as nn.Sequential(layer)"
+            )
         template = copy.deepcopy(models[0])
         # in a tuple, so that the template is no submodule and adds nothing to state_dict()
         self._template = (template,)
         params, buffers = stack_module_state(list(models))
         named = (template.named_parameters, template.named_buffers)
         held = sum(1 for all_of in named for _ in all_of(remove_duplicate=False))
-        told_apart = [_besides(model) for model in models]
         if any(one != told_apart[0] for one in told_apart[1:]):
             raise ValueError(
                 f"Stacked expected models that differ in their weights only, and their "
@@ -67,8 +89,12 @@ class Stacked(nn.Module):
         # looked for here: at every call it would take a fifth of the time
         self._tied: bool = held > len(params) + len(buffers)
         self._names = {name.replace(".", "/"): name for name in (*params, *buffers)}
+        learns = {n for n, p in template.named_parameters() if p.requires_grad} or {*params}
         self.weights: nn.ParameterDict = nn.ParameterDict(
-            {n.replace(".", "/"): nn.Parameter(p.detach().clone()) for n, p in params.items()}
+            {
+                n.replace(".", "/"): nn.Parameter(p.detach().clone(), n in learns)
+                for n, p in params.items()
+            }
         )
         for name, buffer in buffers.items():
             self.register_buffer(name.replace(".", "/"), buffer.detach().clone())
@@ -109,6 +135,8 @@ class Stacked(nn.Module):
             }
             # what a state_dict() says besides is the template's, and so is a buffer that is in
             # none, such as a table of frequencies
+            for name, one in (*model.named_parameters(), *model.named_buffers()):
+                one.data = one.data.to(kept[name]) if name in kept else one.data
             own = model.state_dict()
             model.load_state_dict({**own, **{k: v for k, v in kept.items() if k in own}})
             models.append(model)
@@ -121,6 +149,21 @@ def _besides(model: nn.Module) -> dict[str, Any]:
     named |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
     said = {k: v for k, v in model.state_dict().items() if k not in named}
     return {k: v.tolist() if isinstance(v, Tensor) else v for k, v in said.items()}
+
+
+def _inside(model: nn.Module) -> dict[str, str]:
+    """What each layer of a model is: its class, its settings if it is torch's, its hooks."""
+    found = {}
+    for name, module in model.named_modules():
+        kind = type(module)
+        plain = kind.__module__.startswith("torch.nn.modules")
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        named = [getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks]
+        grown = [k for k, p in module._parameters.items() if p is not None and p.requires_grad]
+        settings = module.extra_repr() if plain else ""
+        found[name] = f"{kind.__name__}({settings})" + "".join(f" with {hook}" for hook in named)
+        found[name] += f" that trains {', '.join(grown)}" if grown else ""
+    return found
 
 
 def fold(batch: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -198,3 +198,66 @@ def test_what_is_said_of_all_items_at_once_is_not_cut_apart() -> None:
     assert unfold(torch.tensor(2.0), 3).shape == ()
     with pytest.raises(ValueError, match=r"answered with \[1, 4\], which are not as many"):
         unfold(torch.zeros(1, 4), 3)
+
+
+# ---- what a stack runs is what each network is ----
+
+
+def hooked(model: nn.Module) -> nn.Module:
+    model.register_forward_hook(lambda *_: None)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Dropout(0.1)), r"'1' of model 1 is Tanh\(\)"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout(0.9)), "p=0.9"),
+        (hooked(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout(0.1))), "with hooked"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout(0.1)).double(), "or type"),
+        (
+            nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.ReLU(), nn.Dropout(0.1)),
+            "that trains weight, bias",
+        ),
+    ],
+)
+def test_networks_that_differ_in_more_than_weights_are_refused(
+    other: nn.Module, words: str
+) -> None:
+    first = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout(0.1))
+    with pytest.raises(ValueError, match=words):
+        Stacked([first, copy.deepcopy(first), other][::2], ndim=2)
+
+
+def test_a_parametrized_layer_alone_is_refused_and_runs_in_a_model() -> None:
+    made = [torch.nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"nn\.Sequential\(layer\)"):
+        Stacked(made, ndim=2)
+    stack = Stacked([nn.Sequential(one) for one in made], ndim=2).eval()
+    assert torch.allclose(stack(torch.eye(4))[1], made[1].eval()(torch.eye(4)), atol=1e-6)
+
+
+def test_what_is_frozen_stays_frozen() -> None:
+    def half() -> nn.Sequential:
+        made = net()
+        made[0].requires_grad_(False)
+        return made
+
+    stack = Stacked([half(), half()], ndim=2)
+    before = stack.weights["0/weight"].clone()
+    batches = [(torch.randn(8, 4), torch.randint(0, 3, (8,)))]
+    distill(stack, None, batches, CE(), steps=3)
+    assert torch.equal(stack.weights["0/weight"], before)
+    assert [one[0].weight.requires_grad for one in stack.unstack()] == [False, False]
+    copies = Stacked([net().requires_grad_(False) for _ in range(2)], ndim=2)  # of a teacher
+    assert all(weight.requires_grad for weight in copies.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_networks_come_out_in_the_type_of_the_stack(dtype: torch.dtype) -> None:
+    nets = [net().double() for _ in range(2)]
+    stack = Stacked(nets, ndim=2).to(dtype)
+    for one, back in zip(nets, stack.unstack(), strict=True):
+        want = one.to(dtype).state_dict()
+        assert all(torch.equal(v, want[k]) for k, v in back.state_dict().items())
+        assert back[0].weight.dtype == back[1].running_mean.dtype == dtype

@@ -13,10 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from distill_lib.arguments import as_path, checked
+from distill_lib.ties import ties
 
 from .files import checked_zip, torch_load
+from .fitting import holds, is_alike, of_one_weight
 from .kinds import is_weights, numbers, rsl_rl, skrl
 from .manifests import verify, write_manifest
 
@@ -79,17 +82,29 @@ class Checkpoint:
 
     @checked
     def load_into(self, module: torch.nn.Module, prefix: str = "") -> None:
-        """Copy the weights into a module, all of them.
+        """Copy the weights into a module, all of them; of one with two names, either will do.
 
         Raises:
-            CheckpointError: missing, unexpected or differently shaped weights, each by name; a
-                module on the device ``meta``, which holds no numbers; numbers that the module's
+            CheckpointError: missing, unexpected or differently shaped weights, each by name; two
+                values for a weight that the module has under two names; a module on the device
+                ``meta``, which holds no numbers, or with lazy layers; numbers that the module's
                 type does not hold, such as 1e300 in float32.
         """
         tensors = self.part(prefix) if prefix else self.tensors
         wanted = module.state_dict()
+        if lazy := sorted(k for k, v in wanted.items() if is_lazy(v)):
+            raise CheckpointError(
+                f"the model has lazy layers, of no shape yet ({', '.join(lazy[:8])}): ask it about "
+                "one batch first"
+            )
+        tensors, two = of_one_weight(tensors, ties(module))
+        if two is not None:
+            raise CheckpointError(
+                f"{two[0]} and {two[1]} are one weight of the model, and two in the "
+                f"{self.kind} checkpoint: it is of a network that does not tie them"
+            )
         check_fit(self.kind, _shapes(tensors), _shapes(wanted))
-        if odd := sorted(k for k, v in tensors.items() if not _is_alike(v, wanted[k])):
+        if odd := sorted(k for k, v in tensors.items() if not is_alike(v, wanted[k])):
             raise CheckpointError(
                 f"the {self.kind} checkpoint does not fit the model: {', '.join(odd[:8])}: one is "
                 "sparse, quantized, complex or without numbers, and the other is not"
@@ -102,7 +117,7 @@ class Checkpoint:
         # what is no parameter and no buffer, the module reads in its own way
         named = (module.named_parameters, module.named_buffers)
         kept = {k for each in named for k, _ in each(remove_duplicate=False)} & tensors.keys()
-        if odd := sorted(k for k in kept if not _holds(wanted[k].dtype, tensors[k])):
+        if odd := sorted(k for k in kept if not holds(wanted[k].dtype, tensors[k])):
             raise CheckpointError(
                 f"the {self.kind} checkpoint has numbers that the model cannot hold, in "
                 f"{', '.join(odd[:8])}: {tensors[odd[0]].dtype} in the file, {wanted[odd[0]].dtype}"
@@ -114,33 +129,6 @@ class Checkpoint:
             raise CheckpointError(
                 f"the {self.kind} checkpoint cannot be copied into the model: {error}"
             ) from error
-
-
-def _is_alike(found: Tensor, wanted: Tensor) -> bool:
-    """Whether numbers can be copied from one to the other."""
-    kinds = [(one.layout, one.is_quantized, one.is_complex()) for one in (found, wanted)]
-    if kinds[0] != kinds[1] or (found.is_meta and not wanted.is_meta):
-        return False
-    if found.dtype != wanted.dtype:  # some types are for storage alone
-        try:
-            torch.empty(1, dtype=wanted.dtype).copy_(torch.empty(1, dtype=found.dtype))
-        except RuntimeError:
-            return False
-    return True
-
-
-def _holds(wanted: torch.dtype, found: Tensor) -> bool:
-    """Whether a type holds the numbers of a tensor: rounded, but neither infinite nor others."""
-    if found.dtype == wanted or found.is_meta or found.layout != torch.strided:
-        return True
-    wider = found.is_floating_point() and wanted in (torch.float32, torch.float64)
-    if found.is_quantized or (wider and found.dtype != torch.float64):
-        return True
-    cast = found.to(wanted)
-    if wanted.is_floating_point or wanted.is_complex:
-        wide = torch.complex128 if wanted.is_complex else torch.float64
-        return torch.equal(cast.to(wide).isfinite(), found.to(wide).isfinite())
-    return torch.equal(cast.to(found.dtype), found)
 
 
 Shapes = Mapping[str, Sequence[int]]

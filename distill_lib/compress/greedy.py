@@ -13,7 +13,8 @@ from distill_lib.signals import Forward
 
 from ._layers import check_finite, compute_weight, users_of, weights_of
 from .quantization import Integers
-from .rounding import ends, grid, quantize, wide
+from .rounding import ends, grid, wide
+from .rounding import rounded as rounded_to
 from .surgeon import products
 
 __all__ = ["gptq"]
@@ -104,7 +105,7 @@ def _in_turn(weight: Tensor, h: Tensor, bits: int, step: Tensor) -> Tensor:
     # row j of this factor is how the later columns follow column j, all earlier ones being fixed
     factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
     for j in range(weight.shape[1]):
-        found[:, j : j + 1] = quantize(weight[:, j : j + 1], bits, step)
+        found[:, j : j + 1] = rounded_to(weight[:, j : j + 1], bits, step)
         error = (weight[:, j] - found[:, j]) / factor[j, j]
         weight[:, j:] -= error[:, None] * factor[j, j:]
     return found

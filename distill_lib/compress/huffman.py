@@ -76,7 +76,9 @@ def huffman_bits(codes: Ints) -> int:
         11
     """
     found = np.asarray(codes)
-    if found.dtype.kind not in "iub" or (found.size and found.min() < 0):
+    if not found.size:
+        return 0
+    if found.dtype.kind not in "iub" or found.min() < 0:
         raise TypeError(f"codes expected an array of whole numbers from 0, got {told(codes)}")
     counts = np.bincount(found.reshape(-1))
     return int(counts @ lengths_of(counts))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distill_lib.arguments import check_between, check_numbers, checked, told
 
-__all__ = ["FakeQuant", "ends", "grid", "quantize", "wide"]
+__all__ = ["FakeQuant", "ends", "grid", "quantize", "rounded", "wide"]
 
 
 def wide(x: Tensor) -> Tensor:
@@ -98,6 +98,11 @@ def quantize(
     Returns:
         [...] on the grid.
 
+    Raises:
+        TypeError: what holds no real numbers.
+        ValueError: no numbers; bits outside 2 to 16; a step that is not positive and finite, or
+            does not spread over x; a zero point without a step.
+
     Reference:
         Bengio et al., *Estimating or propagating gradients through stochastic neurons*, 2013;
         Jacob et al., *Quantization and training of neural networks*, 2018.
@@ -108,8 +113,22 @@ def quantize(
     """
     check_numbers("x", x)
     _check_spread(x, scale=scale, zero_point=zero_point)
+    if scale is None and zero_point is not None:
+        raise ValueError(
+            "zero_point is where zero lies on a grid of some scale: give scale= as well, such as "
+            "quantize(x, bits, *grid(x, bits, symmetric=False))"
+        )
     if scale is None:
-        scale, zero_point = grid(x, bits, axis, symmetric=zero_point is None)
+        scale, _ = grid(x, bits, axis)
+    else:
+        _check_step(x, scale)
+    return rounded(x, bits, scale, zero_point)
+
+
+def rounded(
+    x: Tensor, bits: int, scale: Tensor | float, zero_point: Tensor | float | None = None
+) -> Tensor:
+    """Numbers on a grid that is known to be one."""
     low, high = ends(bits, zero_point is None)
     z = 0.0 if zero_point is None else zero_point
     inside = (wide(x) / scale + z).clamp(low, high)
@@ -127,6 +146,16 @@ def _check_spread(x: Tensor, **given: Tensor | float | None) -> None:
                 f"{name} expected numbers in a shape that spreads over x {list(x.shape)}, "
                 f"got {told(value)}"
             )
+
+
+def _check_step(x: Tensor, scale: Tensor | float) -> None:
+    step = torch.as_tensor(scale)
+    if _is_traced(x) or _is_traced(step):
+        return
+    if not bool(((step > 0) & step.isfinite()).all()):
+        raise ValueError(
+            f"scale expected steps > 0 and finite, got {told(scale)}; grid(x, bits) gives one"
+        )
 
 
 def _is_traced(x: Tensor) -> bool:
@@ -193,7 +222,7 @@ class FakeQuant(nn.Module):
                 "compress.calibrate(model, batches), or train it"
             )
         scale, zero_point = grid(torch.stack([self.low, self.high]), self.bits, symmetric=False)
-        return quantize(x, self.bits, scale.to(wide(x)), zero_point.to(wide(x)))  # type: ignore[union-attr]
+        return rounded(x, self.bits, scale.to(wide(x)), zero_point.to(wide(x)))  # type: ignore[union-attr]
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, low={self.low.item():.3g}, high={self.high.item():.3g}"

@@ -52,7 +52,7 @@ def refit(
         KeyError: the model lacks a parameter of the masks.
         ValueError: masks of other shapes, no batches, batches or weights that are not finite, a
             layer that saw none of them, one that is neither linear nor a 2D convolution without
-            groups, or a damping that is not positive. The model is then as it was.
+            groups, or a damping that is not positive and finite. The model is then as it was.
 
     Reference:
         Hassibi and Stork, *Second order derivatives for network pruning*, 1993; Frantar and
@@ -64,8 +64,10 @@ def refit(
         >>> refit(net, magnitude(net, 0.5), [{"inputs": x}]).weight.count_nonzero().item()
         8
     """
-    if not damping > 0:
-        raise ValueError(f"damping is positive, or rows may have no solution; got {damping:g}")
+    if not 0 < damping < float("inf"):
+        raise ValueError(
+            f"damping is positive and finite, or rows may have no solution; got {damping:g}"
+        )
     kept = _once(model, masks)
     check_finite({name: model.get_parameter(name) for name in kept})
     seen = products(model, list(kept), batches, forward)

@@ -31,12 +31,19 @@ class Labeled:
     classes: tuple[str, ...]
     name: str
 
+    def _whole(self, **columns: Tensor) -> None:
+        """Keep labels and ids as int64: in other types -100 may be another number."""
+        for name, column in columns.items():
+            kind = column.dtype
+            odd = kind.is_floating_point or kind.is_complex or kind == torch.bool
+            if column.ndim != 1 or odd:
+                raise DataError(
+                    f"{self.name}: expected {name} [N] that are whole numbers, got {told(column)}."
+                )
+            object.__setattr__(self, name, column.long())
+
     def _check_labels(self) -> None:
-        kind = self.labels.dtype
-        if self.labels.ndim != 1 or kind.is_floating_point or kind.is_complex or kind == torch.bool:
-            raise DataError(
-                f"{self.name}: expected labels [N] that are whole numbers, got {told(self.labels)}."
-            )
+        self._whole(labels=self.labels)
         wrong = (self.labels >= len(self.classes)) | (self.labels < 0)
         wrong &= self.labels != NO_LABEL
         if wrong.any():
@@ -132,6 +139,8 @@ class Dataset(Labeled):
         lengths = (len(self.inputs), len(self.labels), len(self.index))
         if len(set(lengths)) != 1:
             raise DataError(f"{self.name}: inputs, labels and index have lengths {lengths}.")
+        self._whole(index=self.index)
+        object.__setattr__(self, "classes", tuple(self.classes))
         self._check_labels()
 
     def __len__(self) -> int:
@@ -174,7 +183,8 @@ class Dataset(Labeled):
             digest = hashlib.sha256()
             for tensor in (self.inputs, self.index):
                 digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().data)
+                flat = tensor.detach().cpu().contiguous().view(-1)
+                digest.update(flat.view(torch.uint8).numpy().data)
             object.__setattr__(self, "_fingerprint", digest.hexdigest())
         return str(self.__dict__["_fingerprint"])
 
@@ -237,7 +247,7 @@ class Batches:
         self.dataset: Any = dataset
         self.batch_size: int = batch_size
         self.shuffle: bool = shuffle
-        self.seeds: tuple[int, ...] = seeds
+        self.seeds: tuple[int, ...] = tuple(map(int, seeds))
         self.augment: Augment | None = augment
         self.drop_last: bool = drop_last
         self.stacked: bool = stacked
@@ -331,6 +341,7 @@ def _generator(*key: str | int, stored: bool = False) -> torch.Generator:
     The seeds of a page can be shifted (booktools.seeds); what is stored must not move with them,
     so its generator is made by the class that nobody can replace.
     """
+    key = tuple(part if isinstance(part, str) else int(part) for part in key)  # also of NumPy
     # The generator keeps only the low 32 bits of a seed, so neighboring keys are hashed apart.
     digest = hashlib.sha256(repr(key).encode()).digest()
     make = type(torch.default_generator) if stored else torch.Generator

@@ -100,6 +100,14 @@ class TextDataset(Labeled):
                     f"{self.name}: text {i} (id {int(self.index[i])}) is empty: leave it out, for "
                     "a model would answer to [CLS] [SEP] alone."
                 )
+        if self.ratings is not None and self.ratings.shape[1:] != (9,):
+            raise DataError(
+                f"{self.name}: expected ratings [N, 9], how many raters said -4 to 4, got "
+                f"{told(self.ratings)}."
+            )
+        self._whole(index=self.index)
+        object.__setattr__(self, "texts", tuple(self.texts))
+        object.__setattr__(self, "classes", tuple(self.classes))
         self._check_labels()
 
     def __len__(self) -> int:
@@ -190,10 +198,11 @@ class TextDataset(Labeled):
 
         Args:
             tokenizer: A tokenizer of 🤗 Transformers.
-            max_length: Longer texts lose their end.
+            max_length: Longer texts lose their end, or what the tokenizer's truncation_side says.
 
         Raises:
-            DataError: ``max_length`` is more than the tokenizer's model can read, or below 3.
+            DataError: ``max_length`` is more than the tokenizer's model can read, or below 3; a
+                tokenizer without a token to pad with.
         """
         if not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
             raise TypeError(f"tokenizer expected one of 🤗 Transformers, got {told(tokenizer)}")
@@ -203,10 +212,12 @@ class TextDataset(Labeled):
                 f"max_length={max_length}, but the model of this tokenizer reads from 3 to {most} "
                 "tokens; longer texts are cut at max_length"
             )
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        known = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
-        key = repr((known, max_length, self.texts)).encode()
-        path = places.home() / "tokens" / f"{hashlib.sha256(key).hexdigest()[:32]}.npz"
+        if tokenizer.pad_token_id is None:
+            raise DataError(
+                "the tokenizer has no token to pad with, and batches are padded: set it, such as "
+                "tokenizer.pad_token = tokenizer.eos_token"
+            )
+        path = _place(tokenizer, max_length, self.texts)
         try:
             ids, starts = _kept(path, len(self), max_length)
         except Exception:  # not there, or torn in any way: they are made again
@@ -292,6 +303,18 @@ class TextBatches(Batches):
         whole = len(sorted_) // size
         turned = sorted_[: whole * size].view(whole, size)[torch.randperm(whole, generator=draw)]
         return torch.cat([turned.flatten(), sorted_[whole * size :]])
+
+
+def _place(tokenizer: Any, max_length: int, texts: tuple[str, ...]) -> Path:
+    """Where tokens are kept, by all that they depend on."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    known = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
+    side = getattr(tokenizer, "truncation_side", "right")
+    own = getattr(tokenizer, "init_kwargs", {}) if backend is None else {}
+    if side != "right" or own:  # of a tokenizer in Python, the words do not tell the rules
+        known = (known, side, type(tokenizer).__qualname__, sorted(map(repr, own.items())))
+    key = repr((known, max_length, texts)).encode()
+    return places.home() / "tokens" / f"{hashlib.sha256(key).hexdigest()[:32]}.npz"
 
 
 def _kept(path: Path, texts: int, max_length: int) -> tuple[Any, Any]:

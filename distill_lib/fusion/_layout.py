@@ -1,4 +1,4 @@
-"""Whether models are of one architecture, by the names and shapes of their states."""
+"""Whether models are of one architecture, by their states and the classes of their layers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from distill_lib.signals import suggest
 
 __all__ = ["same_layout"]
 
+NORMS = nn.modules.batchnorm._BatchNorm
+
 
 def same_layout(models: Sequence[nn.Module]) -> None:
     """Refuse models of different architectures, by the first key that differs."""
     if not models:
         raise ValueError("expected at least one model, got none")
-    first = models[0].state_dict()
+    first, layers = models[0].state_dict(), dict(models[0].named_modules())
     for number, model in enumerate(models[1:], 1):
         other = model.state_dict()
         for name in first:
@@ -32,4 +34,12 @@ def same_layout(models: Sequence[nn.Module]) -> None:
             if name not in first:
                 raise ValueError(
                     f"model {number} is of another architecture: model 0 has no {name!r}"
+                )
+        for name, layer in model.named_modules():
+            kinds = [type(one).__name__ for one in (layer, layers.get(name, layer))]
+            norms = all(isinstance(one, NORMS) for one in (layer, layers.get(name)))
+            if kinds[0] != kinds[1] and not norms:  # synchronized over processes, or not
+                raise ValueError(
+                    f"model {number} is of another architecture: {name!r} is a {kinds[0]}, that "
+                    f"of model 0 a {kinds[1]}"
                 )

@@ -275,6 +275,7 @@ def barrier(
     """
     if points < 3:
         raise ValueError(f"a barrier lies between two ends: points is at least 3, got {points}")
+    refresh = list(refresh) if isinstance(refresh, Iterator) else refresh  # walked more than once
     alphas = [i / (points - 1) for i in range(points)]
     losses = []
     for alpha in alphas:

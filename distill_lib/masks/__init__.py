@@ -55,6 +55,11 @@ def readable(batch: Mapping[str, Any], device: torch.device | None = None) -> Ma
                     f"expected batch[{key!r}] as a tensor, an array or a list of numbers, got "
                     f"{type(found).__name__}"
                 ) from None
+        if isinstance(found, Tensor) and found.layout != torch.strided:
+            raise TypeError(
+                f"expected batch[{key!r}] as a dense tensor, got {found.layout}; give "
+                f"batch[{key!r}].to_dense(), or of a nested one to_padded_tensor(…)"
+            )
         if key not in MASKS or found is None or not found.is_floating_point():
             continue
         if bool((found < 0).any()):

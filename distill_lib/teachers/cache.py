@@ -219,9 +219,11 @@ class Cache:
         if block < 1:
             raise ValueError(f"block is a number of rows, at least 1, got {block}")
         sized = hasattr(type(dataset), "__len__") and getattr(dataset, "ndim", 1) != 0
-        if not sized or isinstance(dataset, Mapping):
+        walked = hasattr(dataset, "__getitem__") or hasattr(dataset, "batches")
+        if not (sized and walked) or isinstance(dataset, Mapping):
+            of = "; give what its batches are of: .dataset" if hasattr(dataset, "dataset") else ""
             raise TypeError(
-                f"expected a data set, with a length and items by position, got {told(dataset)}"
+                f"expected a data set, with a length and items by position, got {told(dataset)}{of}"
             )
         if not len(dataset):
             raise CacheError("the data set has no items: there is nothing to ask the teacher about")

@@ -16,7 +16,7 @@ from distill_lib.masks.axes import class_axis
 from distill_lib.signals import Batch, Signals, pick
 
 from .live import Teacher
-from .shown import Shown
+from .shown import Shown, named_of
 
 __all__ = ["Ensemble"]
 
@@ -105,11 +105,11 @@ class Ensemble:
         stack = torch.stack([v.float() if v.dtype.itemsize < 4 else v for v in said])
         w = torch.tensor(weights, dtype=stack.dtype, device=stack.device)
         w = w.view(-1, *[1] * (stack.ndim - 1))
-        return {self.on: self._average(stack, w, _labels(batch))}
+        return {self.on: self._average(stack, w, named_of(batch))}
 
-    def _average(self, v: Tensor, w: Tensor, labels: Any) -> Tensor:
+    def _average(self, v: Tensor, w: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Of [K, ...] logits with weights [K, 1, ...]."""
-        shape = v.shape[1:]
+        shape, labels = v.shape[1:], batch.get("labels")
         if self.axis is not None:
             class_axis(shape, self.axis, labels, "Ensemble")  # is it there?
         if self.space == "logit":
@@ -117,7 +117,7 @@ class Ensemble:
         if self.space == "labels":
             yes, no = ((F.logsigmoid(x) + w.log()).logsumexp(0) for x in (v, -v))
             return yes - no
-        axis = class_axis(shape, self.axis, labels, "Ensemble")
+        axis = class_axis(shape, self.axis, labels, "Ensemble", batch)
         if len(shape) < 2 or shape[axis] < 2:
             raise ValueError(
                 f"logits {list(shape)} hold one number an item, whose softmax is 1: average "
@@ -145,10 +145,3 @@ class Ensemble:
                 (parts, self.weights, self.space, *([] if self.axis is None else [self.axis]))
             ).encode()
         ).hexdigest()
-
-
-def _labels(batch: Any) -> Any:
-    """The labels that lie beside the inputs, where there are any."""
-    if isinstance(batch, Mapping):
-        return batch.get("labels")
-    return batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else None

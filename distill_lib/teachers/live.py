@@ -304,8 +304,10 @@ class EMA(Teacher):
         """One step of the average towards the student, which may be on another device."""
         averages: list[Tensor] = []
         values: list[Tensor] = []
-        named = self.model.named_parameters()
-        for (name, mine), weight in zip(named, student.parameters(), strict=True):
+        named, weights = list(self.model.named_parameters()), list(student.parameters())
+        if [mine.shape for _, mine in named] != [weight.shape for weight in weights]:
+            raise ValueError("EMA: these weights are not of the shapes that it is the average of")
+        for (name, mine), weight in zip(named, weights, strict=True):
             theirs = weight.to(mine.device)
             if name in self._exact:
                 exact = self._exact[name] = self._exact[name].to(mine.device)

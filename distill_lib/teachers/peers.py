@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib.arguments import checked
+from distill_lib.masks.axes import class_axis
 from distill_lib.signals import Batch, Signals, pick
 
-from .shown import Shown
+from .shown import Shown, named_of
 
 __all__ = ["Peers"]
 
@@ -53,27 +54,40 @@ class Peers(nn.Module):
         """[K, B, C] logits of all models.
 
         Raises:
-            ValueError: a model that changes its input, which the others are shown too.
+            ValueError: a model that changes its input, which the others are shown too; logits of
+                unlike shapes.
         """
         shown = Shown({**kwargs, "inputs": args})
-        said = []
+        said: list[Tensor] = []
         for model in self.models:
             said.append(pick(model(*args, **kwargs), "logits", "peer"))
             shown.check("peer", model, "begin its forward(x) with x = x.clone()")
+        if len({one.shape for one in said}) > 1:
+            raise ValueError(
+                f"Peers expected logits of one shape, got {[list(one.shape) for one in said]}: "
+                "peers name the same classes"
+            )
         logits = torch.stack(said)
         self._said = logits.detach()
         return logits
 
-    def others(self) -> _Others:
-        """The teacher's side of the cohort."""
-        return _Others(self)
+    @checked
+    def others(self, axis: int | None = None) -> _Others:
+        """The teacher's side of the cohort.
+
+        Args:
+            axis: The axis of the classes in what one peer says, 1 for images [B, C, H, W]. By
+                default the last; where the shapes leave a doubt, it has to be said.
+        """
+        return _Others(self, axis)
 
 
 class _Others:
     """What the other peers said of the batch that the cohort has just seen."""
 
-    def __init__(self, cohort: Peers) -> None:
+    def __init__(self, cohort: Peers, axis: int | None = None) -> None:
         self.cohort = cohort
+        self.axis = axis
 
     def __call__(self, batch: Batch) -> Signals:
         said = self.cohort._said
@@ -81,9 +95,21 @@ class _Others:
             raise RuntimeError("the cohort has seen no batch yet: call it before its others()")
         k = len(said)
         said = said.float() if said.dtype.itemsize < 4 else said
-        logp = said.log_softmax(-1).unsqueeze(0).expand(k, *said.shape).clone()
+        logp = said.log_softmax(self._axis(said.shape, batch))
+        logp = logp.unsqueeze(0).expand(k, *said.shape).clone()
         logp[torch.arange(k), torch.arange(k)] = float("-inf")
         return logp.logsumexp(1) - torch.log(torch.tensor(k - 1.0, device=said.device))
+
+    def _axis(self, shape: torch.Size, batch: Any) -> int:
+        """The axis of the classes, from the end."""
+        named, who = named_of(batch), "Peers.others"
+        at = class_axis(shape[1:], self.axis, named.get("labels"), who, named)
+        if len(shape) < 3 or shape[at] < 2:
+            raise ValueError(
+                f"{who}: logits {list(shape)} hold one number an item, whose softmax is 1: write "
+                "a yes or no as two classes, F.pad(logits, (1, 0))"
+            )
+        return at
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"peers {len(self.cohort.models)}".encode()).hexdigest()

@@ -105,7 +105,7 @@ class Post:
             except _Again as error:
                 failed, wait = str(error), error.wait
             if count + 1 < self.tries:
-                self.sleep(min(max(self.pause * 2.0**count, wait), LONGEST))
+                self.sleep(min(max(self.pause * 2.0 ** min(count, 60), wait), LONGEST))
         raise ServedError(
             f"{self.url} gave no answer in {self.tries} tries; the last time it {failed}"
         )

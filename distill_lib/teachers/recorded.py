@@ -29,7 +29,8 @@ class Recorded:
     A :class:`distill_lib.Cache` holds rows of one shape on disk, such as logits. What a transformer
     says inside has another shape for each text: hidden states :math:`[L_i, D]`, attention maps
     :math:`[H, L_i, L_i]`. Here every text keeps its own, without padding, and a batch gets them
-    padded with zeros to its longest text. Rows are found by ``batch["index"]``.
+    padded with zeros where its own ``attention_mask`` is 0, on whichever side. Rows are found by
+    ``batch["index"]``.
 
     Args:
         teacher: Any teacher, or a module that becomes one.
@@ -40,8 +41,10 @@ class Recorded:
 
     Raises:
         TypeError: a type that is none of float16, bfloat16 and float32; complex numbers.
-        ValueError: batches without ids or masks, or without an item; a number too large for dtype,
-            beyond 65,504 in float16; whole numbers that it would round, beyond 2,048.
+        ValueError: batches without ids or masks, or without an item; a mask that is not of 0 and 1;
+            signals that are none of [B], [B, C], [B, L, D] and [B, H, L, L] for it; a number too
+            large for dtype, beyond 65,504 in float16; whole numbers that it would round, beyond
+            2,048.
         KeyError: a signal that the teacher does not have.
 
     Example:
@@ -73,15 +76,15 @@ class Recorded:
         self._rows: dict[int, tuple[Tensor, ...]] = {}
         for batch in batches:
             named = as_batch(batch)
-            lengths = _need(named, "attention_mask").sum(-1).tolist()
+            ids, mask = _both(named)
             said = source(named)
             padded = []
             for path in signals:
                 found = pick(said, path, "teacher")
                 way = WIDER if found.is_floating_point() else WHOLE
-                padded.append(kept(path, found, dtype, way))
-            for i, key in enumerate(_need(named, "index").tolist()):
-                self._rows[key] = tuple(_cut(x[i], int(lengths[i])).clone() for x in padded)
+                padded.append(kept(path, _fitting(path, found, mask), dtype, way))
+            for i, key in enumerate(ids):
+                self._rows[key] = tuple(_cut(x[i], mask[i]).clone() for x in padded)
         if not self._rows:
             raise ValueError("batches is empty: there is nothing to record")
         text = repr((source.fingerprint(), self.signals, str(dtype), sorted(self._rows)))
@@ -99,21 +102,21 @@ class Recorded:
 
         Raises:
             KeyError: an item that was not recorded.
-            ValueError: a batch without ids or masks, or padded to another length.
+            ValueError: a batch without ids or masks, or of other tokens.
         """
         named = as_batch(batch)
-        index, length = _need(named, "index"), _need(named, "attention_mask").shape[-1]
-        unknown = [key for key in index.tolist() if key not in self._rows]
+        ids, mask = _both(named)
+        unknown = [key for key in ids if key not in self._rows]
         if unknown:
             raise KeyError(
                 f"id {unknown[0]} is not among the {len(self)} items that were recorded; record "
                 "the teacher on the data set that you train on"
             )
-        rows = [self._rows[key] for key in index.tolist()]
+        rows = [self._rows[key] for key in ids]
         found = {}
         for path in self.asked:
             at = self.signals.index(path)
-            found[path] = _padded([row[at] for row in rows], length).to(index.device)
+            found[path] = _padded([row[at] for row in rows], mask).to(named["index"].device)
         return found
 
     def reveal(self, paths: Sequence[str]) -> None:
@@ -153,25 +156,61 @@ def _need(batch: Any, name: str) -> Tensor:
     return found
 
 
-def _cut(one: Tensor, length: int) -> Tensor:
+def _both(batch: Any) -> tuple[list[int], Tensor]:
+    """The ids of a batch, and [B, L] which places are tokens."""
+    index, mask = _need(batch, "index"), _need(batch, "attention_mask").detach().cpu()
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise TypeError(f"'index' of a batch expected whole numbers, got {told(index)}")
+    if mask.shape != (len(index), *mask.shape[-1:]) or not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            f"'attention_mask' of a batch expected [B, L] of 1 for a token and 0 for padding, got "
+            f"{told(mask)} for {len(index)} ids"
+        )
+    return index.tolist(), mask.bool()
+
+
+def _fitting(path: str, found: Tensor, mask: Tensor) -> Tensor:
+    """A signal, once it is known to be one of the items or of the tokens of a batch."""
+    ragged = {3: found.shape[1:2], 4: found.shape[2:]}.get(found.ndim, ())
+    fits = 0 < found.ndim < 5 and len(found) == len(mask)
+    if not fits or any(n != mask.shape[1] for n in ragged):
+        raise ValueError(
+            f"{path!r} of the teacher is {list(found.shape)} beside an attention_mask "
+            f"{list(mask.shape)}, and a record keeps signals [B], [B, C], [B, L, D] or "
+            "[B, H, L, L]: make it one of them by Teacher(forward=…)"
+        )
+    return found
+
+
+def _cut(one: Tensor, real: Tensor) -> Tensor:
     """An item without its padding: logits [C], hidden states [L, D], attention maps [H, L, L]."""
     if one.ndim == 2:
-        return one[:length]
-    return one[:, :length, :length] if one.ndim == 3 else one
+        return one[real]
+    return one[:, real][:, :, real] if one.ndim == 3 else one
 
 
-def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
-    shape = list(rows[0].shape)
-    ragged = {1: (), 2: (0,), 3: (1, 2)}[len(shape)]
-    longest = max((row.shape[axis] for row in rows for axis in ragged), default=0)
-    if longest > length:
-        raise ValueError(
-            f"a text has {longest} tokens in the record and at most {length} in this batch: record "
-            "the teacher on the same tokens"
-        )
-    for axis in ragged:
-        shape[axis] = length
+def _padded(rows: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Rows of several lengths, each where its item's tokens are."""
+    shape = [*rows[0].shape]
+    for axis in {2: (0,), 3: (1, 2)}.get(len(shape), ()):
+        shape[axis] = mask.shape[1]
     out = torch.zeros(len(rows), *shape, dtype=rows[0].dtype)
-    for target, row in zip(out, rows, strict=True):
-        target[tuple(slice(size) for size in row.shape)] = row
+    for target, row, real in zip(out, rows, mask, strict=True):
+        at = real.nonzero()[:, 0]
+        if row.ndim > 1 and row.shape[-2] != len(at):
+            raise ValueError(
+                f"a text has {row.shape[-2]} tokens in the record and {len(at)} in this batch: "
+                "record the teacher on the same tokens"
+            )
+        if row.ndim == 3:
+            target[:, at[:, None], at] = row
+        elif row.ndim == 2:
+            target[at] = row
+        elif row.shape == target.shape:
+            target.copy_(row)
+        else:
+            raise ValueError(
+                f"items of {[*target.shape]} and {[*row.shape]} numbers are in the record, and one "
+                "batch cannot hold both: if these are of tokens, record them as [B, L, 1]"
+            )
     return out.float()

@@ -19,6 +19,7 @@ from distill_lib.arguments import (
     checked,
     told,
 )
+from distill_lib.masks import readable
 from distill_lib.signals import Batch, as_batch
 
 from .posting import Post, ServedError
@@ -97,7 +98,8 @@ class Served:
         **more: Any,
     ) -> None:
         check_counts(top=top, at_once=at_once)
-        self.model, self.top, self.echo, self.at_once = model, top, echo, at_once
+        # of numpy they would be written in another way, to the server and in the fingerprint
+        self.model, self.top, self.echo, self.at_once = model, int(top), echo, int(at_once)
         self._post: Post = Post(url.rstrip("/") + "/completions", key, **more)
 
     def __repr__(self) -> str:
@@ -211,6 +213,7 @@ class Served:
         """
         check_counts(new=new)
         check_temperature(temperature)
+        new = int(new)
         ends = as_stops(stop, pad)
         ids, mask = _texts(prompts)
         seeds = torch.randint(2**31, ids.shape[:-1], generator=generator).flatten().tolist()
@@ -273,7 +276,7 @@ def _texts(batch: Batch | Tensor) -> tuple[Tensor, Tensor]:
     if not isinstance(ids, Tensor) or ids.ndim < 2:
         raise TypeError(f"Served expected a batch with input_ids [..., B, L], got {told(ids)}")
     check_ids("input_ids", ids)
-    mask = named.get("attention_mask")
+    mask = readable({"attention_mask": named.get("attention_mask")}, ids.device)["attention_mask"]
     mask = torch.ones_like(ids) if mask is None else mask
     if not isinstance(mask, Tensor) or mask.shape != ids.shape or not mask.bool().any(-1).all():
         raise ValueError(

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from distill_lib.masks import readable
 from distill_lib.signals import Captured, unwrapped
 
-__all__ = ["COPIES", "Shown"]
+__all__ = ["COPIES", "Shown", "named_of"]
 
 COPIES = "have preprocess= return a new batch, of clones where it or the model works in place"
 
@@ -100,6 +101,12 @@ def _count(value: Any) -> Any:
     if isinstance(value, Mapping):
         return _counts(value.values())
     return _counts(value) if isinstance(value, (tuple, list)) else None
+
+
+def named_of(batch: Any) -> Mapping[str, Any]:
+    """What lies beside the inputs by name, the labels as a tensor where one can hold them."""
+    named = dict(_named(batch))
+    return {**named, **readable({"labels": named.get("labels")})}
 
 
 def _named(batch: Any) -> Iterable[tuple[str, Any]]:

@@ -8,9 +8,10 @@ from .contrast import CRD
 from .features import Match, Relation
 from .labels import BCE, CE, Label
 from .policy import PPO, Consistency, Entropy, Surrogate, Value
+from .projectors import fit_projectors
 from .sequences import LogRatio
 from .spans import SpanKD
-from .transformer import fit_projectors, initialize, layer_map, tinybert
+from .transformer import initialize, layer_map, tinybert
 from .vocabulary import FusedKD, SparseKD, hidden_and_head
 
 __all__ = [

@@ -15,7 +15,7 @@ from distill_lib.losses._common import check_tensors
 from distill_lib.objective import Term, name_of
 from distill_lib.signals import Signals, pick
 
-from .given import both
+from .given import both, mapped
 
 __all__ = ["Adversarial"]
 
@@ -104,7 +104,8 @@ class Adversarial(Term):
         """[...] both parts, added."""
         mine, theirs = both(student, teacher, *self.paths)
         check_tensors(self.text(), mine, theirs)
-        mine = mine if self.project is None else self.project(mine)
+        if self.project is not None:
+            mine = mapped(self.text(), "project", self.project, mine)
         if theirs.ndim < 2 or mine.shape[mine.ndim - theirs.ndim :] != theirs.shape:
             raise ValueError(
                 f"{self.text()}: the student's signal {list(mine.shape)} and the teacher's "
@@ -113,8 +114,9 @@ class Adversarial(Term):
             )
         assert teacher is not None
         mine, theirs = self._shown(mine, teacher), self._shown(theirs, teacher)
-        real = self._logit(self.discriminator(theirs), theirs)
-        fake = self._logit(self.discriminator(mine.detach()), mine)
+        judge = self.discriminator
+        real = self._logit(mapped(self.text(), "discriminator", judge, theirs), theirs)
+        fake = self._logit(mapped(self.text(), "discriminator", judge, mine.detach()), mine)
         # the same discriminator, held fixed: only the student is moved
         fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         passes = self._logit(functional_call(self.discriminator, fixed, (mine,)), mine)

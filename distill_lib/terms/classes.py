@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from distill_lib.signals import Signals, pick
 __all__ = [
     "answers_of",
     "as_labels",
+    "beside",
     "class_axis",
     "class_numbers",
     "classes_last",
@@ -45,8 +47,20 @@ def as_labels(found: Any, who: str) -> Tensor:
             ) from None
     if found.is_complex():
         raise TypeError(f"{who} expected labels as whole or real numbers, got {found.dtype}")
+    if found.layout != torch.strided:
+        raise TypeError(f"{who} expected dense labels, got {found.layout}; call .to_dense() first")
     labels: Tensor = found if found.is_floating_point() else found.long()
     return labels
+
+
+def beside(batch: Mapping[str, Any], key: str) -> Tensor | None:
+    """Labels that lie beside answers which need none; None where there are none, or only words."""
+    found = batch.get(key)
+    if found is None or isinstance(found, Tensor):
+        return found
+    with contextlib.suppress(TypeError):
+        return as_labels(found, key)
+    return None
 
 
 def answers_of(student: Signals, path: str, who: str) -> Tensor:

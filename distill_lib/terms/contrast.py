@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_lib.arguments import check_counts, checked
+from distill_lib.arguments import check_counts, checked, told
 from distill_lib.losses import full_precision
 from distill_lib.losses._common import check_tensors, unit
 from distill_lib.masks import IGNORE, masks_of
 from distill_lib.objective import Term
 from distill_lib.signals import Signals
 
-from .given import both
+from .given import both, mapped
 
 __all__ = ["CRD"]
 
@@ -124,8 +125,7 @@ class CRD(Term):
         mine, theirs = both(student, teacher, *self.paths)
         check_tensors(self.text(), mine, theirs)
         at = self._places(batch.get("index"), len(mine) if mine.ndim > 1 else -1, len(theirs))
-        s = unit(full_precision(self.project(mine.flatten(1))))
-        t = unit(full_precision(self.project_teacher(theirs.flatten(1))))
+        s, t = self._shown("project", mine), self._shown("project_teacher", theirs)
         kept = masks_of(mine.shape[:1], False, {"mask": batch.get("mask")}).get("mask")
         others = self._drawn(at)
         values = self._contrast(0, s, self.bank_teacher, at, others, kept)
@@ -135,16 +135,26 @@ class CRD(Term):
             self._remember(self.bank_teacher, t, at, kept)
         return values
 
+    def _shown(self, name: str, signal: Tensor) -> Tensor:
+        """[B, D] of length 1."""
+        flat = full_precision(signal.flatten(1))
+        found = mapped(self.text(), name, self.get_submodule(name), flat)
+        return unit(full_precision(found))
+
     def _places(self, index: Any, mine: int, theirs: int) -> Tensor:
         """[B] the rows of a batch's items in the banks."""
-        fits = isinstance(index, Tensor) and index.ndim == 1 and index.dtype == torch.int64
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            index = torch.as_tensor(index, device=self.ids.device)  # also of Python and NumPy
+        whole = isinstance(index, Tensor) and not (index.is_floating_point() or index.is_complex())
+        fits = whole and index.ndim == 1 and index.dtype != torch.bool
         if not fits or not len(index) == mine == theirs:
-            got = list(index.shape) if isinstance(index, Tensor) else index
+            got = list(index.shape) if fits else told(index)
             raise ValueError(
                 f'{self.text()} finds items in its banks by batch["index"], [B] whole numbers for '
                 f"signals of B items; got index {got} for {mine} and {theirs} items. Batches of "
                 "data.Dataset have it; several students as one need a CRD each"
             )
+        index = index.long().contiguous()
         at = torch.searchsorted(self.ids, index).clamp_max(len(self.ids) - 1)
         if not torch.equal(self.ids[at], index):
             unknown = index[self.ids[at] != index][:6].tolist()

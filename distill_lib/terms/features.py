@@ -14,8 +14,8 @@ from distill_lib.objective import Term, name_of
 from distill_lib.schedules import Schedule
 from distill_lib.signals import Signals, accepts
 
-from .given import both
-from .relations import among_kept, is_relational
+from .given import both, mapped
+from .relations import among_kept, is_relational, of_several
 
 __all__ = ["Match", "Relation"]
 
@@ -118,11 +118,23 @@ class Match(Term):
             return self.loss(student=mine, teacher=theirs, **options)
         seen = self.about(batch)
         padding = seen.get("attention_mask")
-        if isinstance(padding, Tensor) and mine.ndim == 3 and padding.shape == mine.shape[:2]:
+        if isinstance(padding, Tensor) and padding.ndim > 1 and padding.shape == mine.shape[:-1]:
             pads = ~padding.bool().unsqueeze(-1)
             mine, theirs = mine.masked_fill(pads, 0.0), theirs.masked_fill(pads, 0.0)
-        kept = masks_of(mine.shape[:1], False, {"mask": seen.get("mask")}).get("mask")
-        return among_kept(self.loss, mine, theirs, kept, **options)
+        several = of_several(mine, seen)
+        items = mine.shape[: 1 + several]
+        kept = masks_of(items, False, {"mask": seen.get("mask")}).get("mask")
+        if not several:
+            return among_kept(self.loss, mine, theirs, kept, **options)
+        shared = theirs.shape[:2] != items  # one teacher's answer for all students
+        each = zip(mine, [theirs] * len(mine) if shared else theirs, strict=True)
+        masks = [None] * len(mine) if kept is None else kept
+        return torch.stack(
+            [
+                among_kept(self.loss, z, v, k, **options)
+                for (z, v), k in zip(each, masks, strict=True)
+            ]
+        )
 
     def map_teacher(self, theirs: Tensor) -> Tensor:
         """The teacher's signal as it is matched."""
@@ -133,14 +145,7 @@ class Match(Term):
 
     def _mapped(self, name: str, module: nn.Module, signal: Tensor) -> Tensor:
         """A signal as a projector shows it."""
-        try:
-            found: Any = module(signal)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise ValueError(
-                f"{self.text()}: {name}={module} cannot take a signal {list(signal.shape)} "
-                f"({str(error).splitlines()[0]}); nn.LazyLinear(theirs) fits the last axis and "
-                "nn.LazyConv2d(theirs, 1) the channels of a map, and each finds the width itself"
-            ) from error
+        found: Any = mapped(self.text(), name, module, signal)
         if not isinstance(found, Tensor):
             raise TypeError(f"{self.text()}: {name} made a {type(found).__name__}, not a tensor")
         return found

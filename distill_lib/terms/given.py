@@ -23,6 +23,7 @@ __all__ = [
     "check_call",
     "check_name",
     "ignored",
+    "mapped",
     "reduces",
     "takes",
     "temperature_at",
@@ -147,6 +148,28 @@ def along(weight: Tensor, shape: torch.Size, axis: int | None, who: str) -> Tens
             f"{list(shape)}; give one a label, and axis= where it is not the last"
         )
     return weight.reshape(-1, *[1] * (-at - 1))
+
+
+def mapped(who: str, name: str, module: nn.Module, signal: Tensor) -> Any:
+    """What a module of a term says of a signal.
+
+    Raises:
+        ValueError: it cannot take it.
+    """
+    try:
+        return module(signal)
+    except (RuntimeError, ValueError, IndexError) as error:
+        way = (
+            "nn.LazyLinear(theirs) fits the last axis and nn.LazyConv2d(theirs, 1) the channels "
+            "of a map, and each finds the width itself"
+        )
+        kinds = {p.dtype for p in module.parameters() if p.is_floating_point()}
+        if kinds - {signal.dtype} and "type" in str(error):
+            way = f"the signal is of {signal.dtype}: call .to({signal.dtype}) on the {name}"
+        raise ValueError(
+            f"{who}: {name}={module} cannot take a signal {list(signal.shape)} "
+            f"({str(error).splitlines()[0]}); {way}"
+        ) from error
 
 
 def temperature_at(temperature: Schedule, progress: float, who: str) -> float:

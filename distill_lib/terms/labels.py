@@ -209,7 +209,7 @@ class CE(Label):
         """[...] cross-entropies; 0 where there is no label."""
         logits = answers_of(student, self.on, "CE")
         labels = find_labels(batch, self.labels, "CE", logits.device)
-        axis = class_axis(logits.shape, self.axis, labels, "CE")
+        axis = class_axis(logits.shape, self.axis, labels, "CE", batch)
         soft = is_soft(labels, logits.shape, axis)
         logits = classes_last(logits, axis)
         needs_classes("CE", logits)

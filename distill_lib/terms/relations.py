@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distill_lib import losses
 
-__all__ = ["among_kept", "is_relational"]
+__all__ = ["among_kept", "is_relational", "of_several"]
 
 Loss = Callable[..., Tensor]
 _RELATIONAL = (
@@ -26,6 +26,15 @@ def is_relational(loss: Any, options: dict[str, Any]) -> bool:
     """Whether a loss of the library compares the items of a batch with each other."""
     settings = {**(getattr(loss, "keywords", None) or {}), **options}
     return getattr(loss, "func", loss) in _RELATIONAL and settings.get("gamma") != 0
+
+
+def of_several(x: Tensor, batch: Mapping[str, Any]) -> bool:
+    """Whether a signal [S, B, ...] is that of several students, by the ids of the batch."""
+    index = batch.get("index")
+    if not isinstance(index, Tensor) or x.ndim < 3 or not index.ndim:
+        return False
+    each = index.ndim == 2 and x.shape[:2] == index.shape
+    return each or (index.ndim == 1 and len(x) != len(index) == x.shape[1])
 
 
 def among_kept(

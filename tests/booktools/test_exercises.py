@@ -249,3 +249,22 @@ def test_a_division_by_zero_for_a_sure_student_is_refused():
 
     with pytest.raises(AssertionError, match="not for a sure student"):
         check("ex-why_it_works-4", divided)
+
+
+@pytest.mark.parametrize("exercise", [e for e in EXERCISES.values() if e.kind == "callable"])
+def test_a_right_function_may_count_in_single_precision(exercise: Exercise) -> None:
+    def single(**inputs):
+        found = exercise.right(**inputs)
+        real = isinstance(found, torch.Tensor) and found.is_floating_point()
+        return found.float() if real else found
+
+    assert verdict(exercise, single) is None
+
+
+@pytest.mark.parametrize(
+    "exercise", [e for e in EXERCISES.values() if e.kind in ("number", "tensor")]
+)
+def test_a_right_value_may_be_written_otherwise(exercise: Exercise) -> None:
+    right = torch.as_tensor(exercise.right, dtype=torch.float64)
+    for written in (right.float(), right.numpy(), right.tolist(), right.clone().requires_grad_()):
+        assert verdict(exercise, written) is None

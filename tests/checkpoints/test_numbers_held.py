@@ -114,3 +114,23 @@ def test_what_a_module_reads_in_its_own_way_is_left_to_it(clip: float | None) ->
     one, other = Policy(2, 2, clip=clip), Policy(2, 2, clip=None if clip != 10.0 else 10.0)
     Checkpoint("test", one.state_dict()).load_into(other)
     assert other.clip == one.clip
+
+
+@given(
+    st.sampled_from([*WHOLE, torch.uint16, torch.uint32, torch.uint64]),
+    st.sampled_from([*WHOLE, torch.uint16, torch.uint32, torch.uint64]),
+    st.data(),
+)
+def test_a_whole_number_does_not_go_round(own, found, draw):
+    """200 of uint8 is -56 of int8, and that is 200 again."""
+    said = torch.iinfo(found)
+    number = draw.draw(st.sampled_from([0, said.min, said.max, said.max // 2 + 1]))
+    module, fits = Holder(torch.zeros(1, dtype=own)), torch.iinfo(own)
+    checkpoint = Checkpoint("test", {"value": torch.tensor([number], dtype=found)})
+    if fits.min <= number <= fits.max:
+        checkpoint.load_into(module)
+        assert module.value.item() == number
+    else:
+        with pytest.raises(CheckpointError, match="numbers that the model cannot hold"):
+            checkpoint.load_into(module)
+        assert module.value.item() == 0

@@ -228,3 +228,18 @@ def test_a_layer_with_other_parametrizations_is_left_to_its_owner() -> None:
     qat(model, activation_bits=None)
     with pytest.raises(ValueError, match="also bias of a layer is parametrized"):
         bake(model)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", [float, torch.tensor, lambda s: torch.tensor([[1.0], [s]])])
+def test_steps_that_are_none_are_refused(scale: float, kind) -> None:
+    with pytest.raises(ValueError, match="scale expected steps > 0 and finite"):
+        quantize(torch.tensor([[1.0, 5.0], [2.0, 7.0]]), 4, scale=kind(scale))
+
+
+@given(VALUES, BITS)
+def test_a_zero_point_is_not_replaced_in_silence(values, bits: int) -> None:
+    with pytest.raises(ValueError, match=r"zero_point is where zero lies .* give scale="):
+        quantize(values, bits, zero_point=3.0)
+    found = quantize(values, bits, *grid(values, bits, symmetric=False))
+    assert len(found.unique()) <= 2**bits

@@ -122,3 +122,12 @@ def test_a_refitted_convolution_is_the_best_whatever_its_padding(mode: str, padd
     refit(layer, masks, [{"inputs": x}], damping=1e-9)
     slope = torch.autograd.grad((layer(x) - right).square().mean(), layer.weight)[0]
     assert float((slope * masks["weight"]).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("damping", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_damping_that_leaves_no_solution_is_refused(damping: float) -> None:
+    layer = nn.Linear(4, 3)
+    before = layer.weight.clone()
+    with pytest.raises(ValueError, match="positive and finite"):
+        refit(layer, magnitude(layer, 0.5), [{"inputs": drawn(8, 4)}], damping=damping)
+    assert torch.equal(layer.weight, before)

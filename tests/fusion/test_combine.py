@@ -211,3 +211,29 @@ def test_a_barrier_is_what_lies_above_the_straight_line() -> None:
     assert found.losses == pytest.approx([-1, 0.25, 1, 1.25, 1])
     with pytest.raises(ValueError, match="at least 3"):
         barrier(a, b, loss, points=2)
+
+
+@pytest.mark.parametrize("other", [nn.Tanh(), nn.Identity(), nn.Dropout()])
+def test_models_of_other_layers_without_weights_have_no_average(other: nn.Module) -> None:
+    first = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    second = nn.Sequential(nn.Linear(4, 3), other)
+    with pytest.raises(ValueError, match=r"architecture: '1' is a .*, that of model 0 a ReLU"):
+        soup([first, second])
+
+
+def test_settings_of_a_training_are_no_architecture() -> None:
+    nets = [nn.Sequential(nn.Linear(4, 3), nn.Dropout(p)) for p in (0.1, 0.5)]
+    norms: list[nn.Module] = [nn.BatchNorm2d(3), nn.SyncBatchNorm(3)]
+    assert soup(nets)[0].weight.shape == (3, 4) and soup(norms).running_mean.shape == (3,)
+
+
+def test_batches_that_can_be_walked_once_serve_all_points_of_a_barrier() -> None:
+    ends = [nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1)).eval() for _ in range(2)]
+    batches = [{"inputs": torch.randn(16, 4) + i} for i in range(3)]
+    x = torch.randn(5, 4)
+
+    def loss(model: nn.Module) -> float:
+        return model.eval()(x).detach().square().mean().item()
+
+    found, want = (barrier(*ends, loss, refresh=each) for each in (iter(batches), batches))
+    assert found == want

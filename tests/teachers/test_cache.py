@@ -303,3 +303,9 @@ def test_number_types_that_a_file_cannot_hold(path: Path, model: nn.Module) -> N
 
 def test_an_average_can_be_cached(path: Path, model: nn.Module) -> None:
     assert len(Cache.build(path, EMA(model, 0.9), Items())) == 20
+
+
+def test_loaders_and_batches_are_no_data_sets(tmp_path: Path) -> None:
+    loader = DataLoader(Items(), batch_size=4)
+    with pytest.raises(TypeError, match=r"items by position, got DataLoader.*\.dataset"):
+        Cache.build(tmp_path / "c", nn.Linear(4, 3), loader)

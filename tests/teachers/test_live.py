@@ -314,3 +314,13 @@ def test_bare_inputs_are_a_batch_of_inputs() -> None:
     x, net = torch.randn(5, 4), nn.Linear(4, 3)
     for teacher in (Teacher(net), EMA(net, 0.9), Ensemble([net], space="logit")):
         torch.testing.assert_close(teacher(x), teacher({"inputs": x}))
+
+
+@pytest.mark.parametrize("other", [nn.Linear(1, 3), nn.Linear(4, 3, bias=False), net()])
+def test_an_average_is_of_weights_of_the_same_shapes(other: nn.Module) -> None:
+    """[3, 1] beside [3, 4] would be spread over it."""
+    average = EMA(nn.Linear(4, 3), 0.9)
+    before = copy.deepcopy(average.model.state_dict())
+    with pytest.raises(ValueError, match="not of the shapes that it is the average of"):
+        average.update(other)
+    assert all(torch.equal(v, before[k]) for k, v in average.model.state_dict().items())

@@ -61,3 +61,31 @@ def test_the_others_speak_after_the_cohort() -> None:
     with pytest.raises(RuntimeError, match="seen no batch yet"):
         others({})
     assert others.fingerprint() != Peers([net(), net(), net()]).others().fingerprint()
+
+
+@pytest.mark.parametrize("axis", [1, -3])
+def test_peers_that_answer_of_pixels_name_the_axis_of_the_classes(axis: int) -> None:
+    cohort, x = Peers([nn.Conv2d(1, 3, 1) for _ in range(3)]), torch.randn(2, 1, 4, 4)
+    said, labels = cohort(x).detach(), torch.zeros(2, 4, 4, dtype=torch.int64)
+    taught = cohort.others(axis=axis)({"inputs": x, "labels": labels})
+    for k in range(3):
+        mean = torch.stack([said[j].softmax(1) for j in range(3) if j != k]).mean(0)
+        assert torch.allclose(taught[k].exp(), mean, atol=1e-6)
+    for batch in ({}, {"labels": labels}, {"labels": labels.tolist()}):
+        with pytest.raises(ValueError, match=r"which axis of the logits \[2, 3, 4, 4\]"):
+            cohort.others()({"inputs": x, **batch})
+    with pytest.raises(ValueError, match="have no axis 4"):
+        cohort.others(axis=4)({"inputs": x})
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (5,)])
+def test_one_logit_is_no_distribution_over_classes(shape: tuple[int, ...]) -> None:
+    cohort = Peers([nn.Identity(), nn.Identity()])
+    cohort(torch.randn(shape))
+    with pytest.raises(ValueError, match="as two classes"):
+        cohort.others()({})
+
+
+def test_peers_name_the_same_classes() -> None:
+    with pytest.raises(ValueError, match=r"logits of one shape, got \[\[5, 3\], \[5, 2\]\]"):
+        Peers([nn.Linear(4, 3), nn.Linear(4, 2)])(torch.randn(5, 4))

@@ -153,7 +153,7 @@ def test_batches_without_ids_or_masks_are_refused(kept: Recorded, missing: str) 
 def test_a_batch_cut_shorter_than_the_record_is_refused(kept: Recorded) -> None:
     given = batch(0)
     short = {k: v[:, :4] if v.ndim == 2 else v for k, v in given.items()}
-    with pytest.raises(ValueError, match="7 tokens in the record and at most 4 in this batch"):
+    with pytest.raises(ValueError, match="7 tokens in the record and 4 in this batch"):
         kept(short)
 
 
@@ -175,3 +175,73 @@ def test_it_answers_what_an_objective_names() -> None:
         kept.reveal(["hidden_states/1"])
     with pytest.raises(KeyError, match="was not recorded"):
         distill(bert(1), kept, [batch(0)], Match("hidden_states/1"), steps=1)
+
+
+@pytest.mark.parametrize("recorded", ["left", "right", "holes"])
+@pytest.mark.parametrize("asked", ["left", "right", "holes"])
+def test_padding_may_be_on_any_side_and_in_the_record_on_another(recorded: str, asked: str) -> None:
+    """Each token gets what the teacher said of it, wherever it stands."""
+
+    class Told(nn.Module):
+        def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+            maps = (inputs[:, :, None] - 3 * inputs[:, None]).unsqueeze(1)
+            return {"states": inputs[..., None] * 2, "maps": maps}
+
+    lengths = torch.tensor([2, 4, 1])
+
+    def laid(side: str) -> dict[str, Tensor]:
+        mask = (torch.arange(6) < lengths[:, None]).long()
+        mask = {"right": mask, "left": mask.flip(1), "holes": mask[:, [4, 0, 5, 1, 2, 3]]}[side]
+        words = 10 * torch.arange(1, 4)[:, None] + mask.cumsum(1)
+        return {"inputs": (words * mask).float(), "attention_mask": mask, "index": torch.arange(3)}
+
+    kept = Recorded(Told(), [laid(recorded)], ["states", "maps"])
+    given = laid(asked)
+    said: Any = kept(given)
+    want, real = Told()(given["inputs"]), given["attention_mask"].bool()
+    pairs = (real[:, :, None] & real[:, None]).unsqueeze(1)
+    assert torch.equal(said["states"], want["states"] * real[..., None])
+    assert torch.equal(said["maps"], want["maps"] * pairs)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"attention_mask": torch.ones(3, 2)}, "for 2 ids"),
+        ({"index": torch.arange(3)}, "for 3 ids"),
+        ({"attention_mask": -1e9 * torch.ones(2, 2)}, "1 for a token and 0 for padding"),
+        ({"attention_mask": torch.ones(2, 1, 2)}, "1 for a token and 0 for padding"),
+        ({"index": torch.tensor([0.5, 1.5])}, "whole numbers"),
+        ({"inputs": torch.zeros(2, 3, 4)}, r"\[2, 3, 4\] beside an attention_mask \[2, 2\]"),
+        ({"inputs": torch.zeros(2, 3, 4, 4)}, r"\[2, 3, 4, 4\] beside"),
+        ({"inputs": torch.zeros(2, 1, 2, 2, 2)}, r"\[2, 1, 2, 2, 2\] beside"),
+        ({"inputs": torch.zeros(3, 2)}, r"\[3, 2\] beside"),
+    ],
+)
+def test_what_is_not_of_these_texts_is_refused(changed: dict[str, Tensor], words: str) -> None:
+    given = {"inputs": torch.zeros(2, 2), "attention_mask": torch.ones(2, 2)}
+    with pytest.raises((ValueError, TypeError), match=words):
+        Recorded(nn.Identity(), [{**given, "index": torch.arange(2), **changed}], ["logits"])
+
+
+def test_a_number_an_item_is_kept_and_items_of_unlike_sizes_are_refused() -> None:
+    given = {"attention_mask": torch.ones(2, 2), "index": torch.arange(2)}
+    kept = Recorded(nn.Identity(), [{"inputs": torch.tensor([5.0, 7.0]), **given}], ["logits"])
+    assert kept(given)["logits"].tolist() == [5, 7]
+    batches = [
+        {
+            "inputs": torch.zeros(1, n),
+            "attention_mask": torch.ones(1, n),
+            "index": torch.tensor([n]),
+        }
+        for n in (2, 3)
+    ]
+    kept = Recorded(nn.Identity(), batches, ["logits"])
+    with pytest.raises(ValueError, match=r"record them as \[B, L, 1\]"):
+        kept({"attention_mask": torch.ones(2, 3), "index": torch.tensor([2, 3])})
+
+
+def test_more_tokens_in_the_batch_than_in_the_record_are_refused(kept: Recorded) -> None:
+    given = batch(1, 3)
+    with pytest.raises(ValueError, match="3 tokens in the record and 7 in this batch"):
+        kept({**given, "attention_mask": torch.ones(2, 7)})

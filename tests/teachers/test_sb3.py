@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -208,8 +209,11 @@ def test_what_cannot_be_carried_is_refused_with_the_way_out() -> None:
         rl.evaluate(model("PPO"), lambda: World(VECTOR, spaces.Discrete(3)), 1)
     with pytest.raises(TypeError, match="expected a model of Stable-Baselines3"):
         SB3Policy(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="temperature is above 0, got 0"):
-        SB3Policy(model("DQN"), temperature=0)
+    for tau in (0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"temperature is above 0, got {tau}"):
+            SB3Policy(model("DQN"), temperature=tau)
+    with pytest.raises(TypeError, match="expected temperature to be a number, got str '1'"):
+        SB3Policy(model("DQN"), temperature="1")
     with pytest.raises(ValueError, match="expected a VecNormalize or False, got str"):
         SB3Policy(model("PPO").policy, normalize="vecnormalize.pkl")
     other = VecNormalize(DummyVecEnv([lambda: World(spaces.Box(0, 1, (6,)), TWO)]))

@@ -87,7 +87,7 @@ EXERCISES = [
             _points: "these are points of accuracy; divide by the gap.",
         },
         hint="(student - twin) / (teacher - twin), with the means over seeds.",
-        tolerance=1e-9,
+        tolerance=1e-6,
     ),
     Exercise(
         id="ex-bert_sentiment-2",
@@ -116,7 +116,7 @@ EXERCISES = [
         },
         hint="Multiply by the mask, add up, and divide by how many positions there were; a text "
         "with none gives 0/0 unless that number is clamped.",
-        tolerance=1e-9,
+        tolerance=1e-6,
     ),
     Exercise(
         id="ex-bert_sentiment-5",

@@ -107,7 +107,7 @@ EXERCISES = [
             _no_wishart: "the mean of an inverse Wishart matrix has N − n − 1 in the place of N.",
         },
         hint="n (e_m − e_n) + n U / (N_S − n − 1).",
-        tolerance=1e-9,
+        tolerance=1e-6,
     ),
     Exercise(
         id="ex-what_teaching_costs-3",
