@@ -206,7 +206,7 @@ def test_nothing_jumps_while_a_page_loads_on_a_phone(browser, site, name):
 
 def test_a_printed_page_has_its_answers_and_its_number(wide, tmp_path):
     """The last but one of those who look at the wide page: it changes it."""
-    answers = wide.locator(".bd-article details", has_text="Answer").count()
+    answers = wide.locator(".bd-article details.dl-choice").count()
     wide.emulate_media(media="print")
     wide.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert len(wide.evaluate(SEEN, ".bd-article details > :not(summary)")) >= answers > 0
