@@ -4,13 +4,13 @@ r"""An objective is a sum of weighted terms, written as on paper.
 >>> print(linear(0.9, 0.1) * CE() + linear(0.1, 0.9) * KD(temperature=linear(8, 1)))
 0.9→0.1·CE + 0.1→0.9·KL(T=8→1)
 
-A term reads named signals of student and teacher and returns one value an item. Weights and
-temperatures may be schedules. This is the only module that reduces: each term becomes the sum of
-the values of its kept items over their number.
+A term reads named signals of student and teacher and returns one value an item. Only this module
+reduces: to the sum of kept values over their number. Weights and temperatures may be schedules.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -61,8 +61,8 @@ class Term(nn.Module):
     """One summand: a loss and the signals it reads.
 
     A subclass sets ``reads`` (the signals it needs of ``student`` and ``teacher``) and implements
-    :meth:`values`, :meth:`text` and :meth:`latex`. Terms are modules, so that projectors and
-    discriminators are found by ``parameters()``, moved by ``to()`` and saved by ``state_dict()``.
+    :meth:`values`, :meth:`text` and :meth:`latex`. Terms are modules: ``parameters()`` finds
+    projectors and discriminators, ``to()`` moves and ``state_dict()`` saves them.
     """
 
     key = "term"
@@ -201,11 +201,11 @@ class Objective(nn.Module):
                 )
         self.weights: list[Schedule] = [as_schedule(weight) for weight, _ in pairs]
         self.terms: nn.ModuleList = nn.ModuleList(term for _, term in pairs)
-        keys = [term.key for _, term in pairs]
-        same = [keys[:i].count(key) for i, key in enumerate(keys, 1)]
-        self.names: list[str] = [
-            f"{k}_{n}" if n > 1 else k for k, n in zip(keys, same, strict=True)
-        ]
+        self.names: list[str] = []
+        for _, term in pairs:
+            names = itertools.chain([term.key], (f"{term.key}_{n}" for n in itertools.count(2)))
+            taken = ("loss", "lr", "step", *self.names)  # a history has numbers of these names
+            self.names.append(next(name for name in names if name not in taken))
 
     def pairs(self) -> list[tuple[Schedule, Term]]:
         """The weights and their terms."""
@@ -250,7 +250,8 @@ class Objective(nn.Module):
             loss = summand if loss is None else loss + summand
         if loss is None:
             said = tree_leaves(dict(student) if isinstance(student, Mapping) else student)
-            loss = next(filter(torch.is_tensor, said), torch.zeros(1)).flatten()[:0].sum()
+            tensors = [x for x in said if isinstance(x, Tensor)] or [torch.zeros(1)]
+            loss = max(tensors, key=lambda x: x.requires_grad).flatten()[:0].sum()
         return loss, parts
 
     @_typed_as(forward)
@@ -258,8 +259,7 @@ class Objective(nn.Module):
 
     def needs_teacher(self, progress: float = 0.0) -> bool:
         """Whether a term of weight ≠ 0 reads the teacher."""
-        both = zip(self.weights, self.terms, strict=True)
-        return any(term.reads["teacher"] and weight(progress) != 0.0 for weight, term in both)  # type: ignore[index]
+        return any(term.reads["teacher"] and w(progress) != 0.0 for w, term in self.pairs())
 
     def reads(self, who: str) -> list[str]:
         """The signals that the terms read of ``"student"`` or ``"teacher"``."""

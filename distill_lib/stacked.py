@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from .arguments import checked, told
+from .ties import besides, settings
 
 __all__ = ["Stacked", "fold", "unfold"]
 
@@ -35,6 +36,7 @@ class Stacked(nn.Module):
     Raises:
         ValueError: no model, models of different architectures (other layers, settings or hooks),
             or frozen in other parts; inputs of another rank.
+        RuntimeError: later, a model with operators that ``torch.vmap`` does not know, as LSTMs.
 
     Example:
         >>> nets = Stacked([nn.Linear(4, 3) for _ in range(5)], ndim=2)
@@ -47,7 +49,7 @@ class Stacked(nn.Module):
         models = list(models)
         if not models:
             raise ValueError("Stacked expected at least one model, got none")
-        told_apart = [_besides(model) for model in models]
+        told_apart = [besides(model) for model in models]
         layouts = {
             tuple(
                 (k, getattr(v, "shape", ()), None if k in besides else v.dtype)
@@ -122,7 +124,15 @@ class Stacked(nn.Module):
             return functional_call(template, named, (x,), tie_weights=self._tied)
 
         values = (inputs, *state.values()) if own else tuple(state.values())
-        return cast(Tensor, torch.vmap(one, randomness="different")(*values))
+        try:
+            return cast(Tensor, torch.vmap(one, randomness="different")(*values))
+        except RuntimeError as error:
+            if "Batching rule not implemented" not in str(error):
+                raise
+            raise RuntimeError(
+                f"torch cannot run these models side by side ({str(error).partition('. ')[0]}), "
+                "as those with LSTMs or GRUs: train them one by one"
+            ) from error
 
     def unstack(self) -> list[nn.Module]:
         """The S networks, each on its own, with copies of their weights."""
@@ -143,25 +153,16 @@ class Stacked(nn.Module):
         return models
 
 
-def _besides(model: nn.Module) -> dict[str, Any]:
-    """What the state of a model says that is neither parameter nor buffer."""
-    named = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    named |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    said = {k: v for k, v in model.state_dict().items() if k not in named}
-    return {k: v.tolist() if isinstance(v, Tensor) else v for k, v in said.items()}
-
-
 def _inside(model: nn.Module) -> dict[str, str]:
-    """What each layer of a model is: its class, its settings if it is torch's, its hooks."""
+    """What each layer of a model is: its class, its settings, its hooks."""
     found = {}
     for name, module in model.named_modules():
         kind = type(module)
-        plain = kind.__module__.startswith("torch.nn.modules")
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         named = [getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks]
         grown = [k for k, p in module._parameters.items() if p is not None and p.requires_grad]
-        settings = module.extra_repr() if plain else ""
-        found[name] = f"{kind.__name__}({settings})" + "".join(f" with {hook}" for hook in named)
+        given = ", ".join(f"{k}={v!r}" for k, v in settings(module).items())
+        found[name] = f"{kind.__name__}({given})" + "".join(f" with {hook}" for hook in named)
         found[name] += f" that trains {', '.join(grown)}" if grown else ""
     return found
 

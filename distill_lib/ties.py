@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["copied", "home", "memory", "parts", "readers", "ties", "turned"]
+__all__ = [
+    *("besides", "copied", "home", "memory", "parts", "readers", "settings", "ties", "turned"),
+]
 
 
 def memory(tensor: Tensor) -> Hashable:
@@ -125,3 +128,32 @@ def copied(model: nn.Module) -> nn.Module:
         if like is not old and base.stride() == like.stride():
             new.data = base.data.as_strided(new.shape, old.stride(), base.storage_offset())
     return found
+
+
+def besides(model: nn.Module) -> dict[str, Any]:
+    """What the state of a model says that is neither parameter nor buffer, as plain data."""
+    named = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    named |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    said = {k: v for k, v in model.state_dict().items() if k not in named}
+    return {k: v.tolist() if isinstance(v, Tensor) else v for k, v in said.items()}
+
+
+def settings(module: nn.Module) -> dict[str, Any]:
+    """What a module computes by besides its weights: numbers, words and functions.
+
+    Example:
+        >>> settings(nn.LeakyReLU(0.2))
+        {'negative_slope': 0.2, 'inplace': False}
+    """
+    found = {k: v for k, v in vars(module).items() if k != "training" and k[0] != "_"}
+    return {
+        k: getattr(v, "__qualname__", type(v).__name__) if callable(v) else v
+        for k, v in found.items()
+        if callable(v) or _is_plain(v)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, complex, str))

@@ -433,3 +433,19 @@ def test_cka_refuses_what_it_cannot_compare(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         linear_cka(one, other)
+
+
+def test_a_teacher_is_not_asked_otherwise_than_it_knows(logits: Tensor, labels: Tensor) -> None:
+    model, data = nn.Identity(), batches(logits, labels)
+
+    def turned(model: Any, batch: Any) -> Any:
+        return -model(batch["inputs"])
+
+    for score in (evaluate, sanity):
+        with pytest.raises(TypeError, match=r"forward= says how a module .*forward=…\)"):
+            score(Teacher(model), data, forward=turned)
+    with pytest.raises(TypeError, match="forward= says how a module"):
+        agreement(Teacher(model), Teacher(model), data, turned)
+    assert agreement(model, Teacher(model, forward=turned), data, turned) == 1.0
+    want = evaluate(model, data, forward=turned)
+    assert evaluate(Teacher(model, forward=turned), data) == want != evaluate(model, data)

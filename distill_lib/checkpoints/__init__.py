@@ -6,7 +6,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from distill_lib.arguments import as_path, checked
 from distill_lib.ties import ties
 
 from .files import checked_zip, torch_load
-from .fitting import holds, is_alike, of_one_weight
+from .fitting import Shapes, holds, is_alike, misfit, of_one_weight, prefix_of
 from .kinds import is_weights, numbers, rsl_rl, skrl
 from .manifests import verify, write_manifest
+from .shards import of_shards, other_program
 
 __all__ = [
     "Checkpoint",
@@ -103,6 +104,11 @@ class Checkpoint:
                 f"{two[0]} and {two[1]} are one weight of the model, and two in the "
                 f"{self.kind} checkpoint: it is of a network that does not tie them"
             )
+        if start := prefix_of(_shapes(tensors), _shapes(wanted)):
+            raise CheckpointError(
+                f"the names in the {self.kind} checkpoint begin with {start!r}: "
+                f"load_into(module, {'.'.join(filter(None, (prefix.rstrip('.'), start)))!r})"
+            )
         check_fit(self.kind, _shapes(tensors), _shapes(wanted))
         if odd := sorted(k for k, v in tensors.items() if not is_alike(v, wanted[k])):
             raise CheckpointError(
@@ -131,9 +137,6 @@ class Checkpoint:
             ) from error
 
 
-Shapes = Mapping[str, Sequence[int]]
-
-
 def _shapes(state: Mapping[str, Any]) -> Shapes:
     """Of the tensors; a module's extra state has none."""
     return {name: value.shape for name, value in state.items() if isinstance(value, Tensor)}
@@ -150,22 +153,8 @@ def check_fit(kind: str, found: Shapes, wanted: Shapes) -> None:
     Raises:
         CheckpointError: missing, unexpected or differently shaped weights, each by name.
     """
-    faults = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - wanted.keys()),
-        "shapes differ": [
-            f"{k}: {tuple(found[k])} where the model has {tuple(wanted[k])}"
-            for k in sorted(wanted.keys() & found.keys())
-            if tuple(found[k]) != tuple(wanted[k])
-        ],
-    }
-    if any(faults.values()):
-        named = {what: names for what, names in faults.items() if names}
-        words = [
-            f"{what}: {', '.join(names[:8])}{', …' * (len(names) > 8)}"
-            for what, names in named.items()
-        ]
-        raise CheckpointError(f"the {kind} checkpoint does not fit the model. {'; '.join(words)}")
+    if words := misfit(found, wanted):
+        raise CheckpointError(f"the {kind} checkpoint does not fit the model. {words}")
 
 
 @checked
@@ -174,7 +163,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Known are safetensors; ``torch.save`` files of a plain state dict, also under ``state_dict``,
     ``model_state_dict`` or ``model``; RSL-RL / Isaac Lab (2 to 5); Stable-Baselines3 archives; and
-    Hugging Face folders.
+    Hugging Face folders, also of several files with an index.
 
     Nothing is read that could run code. Weights take no more memory than the file has bytes, or 32
     times as many for the compressed archives of Stable-Baselines3; what is beside them, pickled or
@@ -208,7 +197,9 @@ def _read(path: Path) -> Checkpoint:
         return _folder(path)
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
-    if path.suffix == ".safetensors":
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{" or path.suffix == ".safetensors":
         return Checkpoint("safetensors", *_safetensors(path))
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -225,7 +216,10 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path.open("rb").close()
     try:
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            found = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            if not found:
+                raise CheckpointError(f"{path} is a safetensors file without a tensor")
+            return found, dict(file.metadata() or {})
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
 
@@ -240,6 +234,8 @@ def _torch_load(source: Any, path: Path) -> Any:
                 "could run code, so it was not read. Ask its author for safetensors, or for "
                 "torch.save(model.state_dict())"
             ) from error
+        if way := other_program(source):
+            raise CheckpointError(f"{path} {way}") from error
         raise CheckpointError(
             f"{path} is torn, or not a file of torch.save (other pickles could run code, and are "
             f"not read): {_said(error)}"
@@ -285,19 +281,26 @@ def _sb3(path: Path) -> Checkpoint:
 
 def _folder(path: Path) -> Checkpoint:
     config = path / "config.json"
-    meta = {}
-    if config.is_file():
-        with config.open("rb") as file:
-            meta = _json(file.read(SETTINGS + 1), config)
-    for name in ("model.safetensors", "adapter_model.safetensors"):
+    meta = _settings(config) if config.is_file() else {}
+    for name in ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin"):
         if (path / name).is_file():
-            return Checkpoint("hf", _safetensors(path / name)[0], meta)
-    if (path / "pytorch_model.bin").is_file():
-        return Checkpoint("hf", _weights(path / "pytorch_model.bin", path), meta)
+            return Checkpoint("hf", _part(path / name), meta)
+        if (index := path / f"{name}.index.json").is_file():
+            return Checkpoint("hf", of_shards(index, _settings(index), _part), meta)
     have = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
     raise CheckpointError(
-        f"the folder {path} holds no model.safetensors and no pytorch_model.bin; it holds: {have}"
+        f"the folder {path} holds no model.safetensors and no pytorch_model.bin; it holds: {have}. "
+        "Pass the file itself that has the weights"
     )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return _json(file.read(SETTINGS + 1), path)
+
+
+def _part(path: Path) -> dict[str, Tensor]:
+    return _safetensors(path)[0] if path.suffix == ".safetensors" else _weights(path, path)
 
 
 @checked

@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["holds", "is_alike", "of_one_weight"]
+__all__ = ["Shapes", "holds", "is_alike", "misfit", "of_one_weight", "prefix_of"]
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def misfit(found: Shapes, wanted: Shapes) -> str:
+    """Which weights are missing, unexpected or of another shape, in words; "" for none."""
+    faults = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "shapes differ": [
+            f"{k}: {tuple(found[k])} where the model has {tuple(wanted[k])}"
+            for k in sorted(wanted.keys() & found.keys())
+            if tuple(found[k]) != tuple(wanted[k])
+        ],
+    }
+    return "; ".join(
+        f"{what}: {', '.join(names[:8])}{', …' * (len(names) > 8)}"
+        for what, names in faults.items()
+        if names
+    )
+
+
+def prefix_of(found: Shapes, wanted: Shapes) -> str:
+    """What stands before the names of all weights that fit, such as ``module``; "" for nothing."""
+    shapes = {k: tuple(v) for k, v in wanted.items()}
+    for start in sorted({name.partition(".")[0] for name in found}):
+        under = {k.partition(".")[2]: v for k, v in found.items() if k.startswith(f"{start}.")}
+        if under and {k: tuple(v) for k, v in under.items()} == shapes:
+            return start
+    return ""
 
 
 def is_alike(found: Tensor, wanted: Tensor) -> bool:

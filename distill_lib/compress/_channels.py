@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from distill_lib.signals import as_batch, call, eval_mode
+from distill_lib.signals import as_batch, eval_mode
 from distill_lib.ties import copied
 
-from ._inputs import input_of, with_input
+from ._inputs import answer, input_of, with_input
 
 __all__ = ["Members", "ask", "check_runs", "check_same", "refused", "restored", "traceable"]
 
@@ -201,7 +201,7 @@ def _alike(one: Tensor, other: Tensor, near: float) -> bool:
 
 def ask(model: nn.Module, inputs: Any) -> list[Tensor]:
     """The tensors of a model's answer to a tuple of arguments, or to a batch."""
-    said = model(*inputs) if isinstance(inputs, tuple) else call(model, as_batch(inputs))
+    said = model(*inputs) if isinstance(inputs, tuple) else answer(model, as_batch(inputs))
     return [said] if isinstance(said, Tensor) else list(_tensors(said))
 
 

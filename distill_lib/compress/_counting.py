@@ -85,7 +85,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         packet, name = func._overloadpacket, func._schema.name.partition("::")[2]
         counted = packet in self.known or name in OTHERS or torch.Tag.pointwise in func.tags
-        if not counted:
+        if any(isinstance(x, torch.ScriptObject) for x in tree_leaves((args, kwargs))):
+            self.unknown.setdefault(str(packet), "packed integers")  # of torch.ao.quantization
+        elif not counted:
             operands = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
             held = [self.weights.get(_where(x)) for x in operands]
             matrix = [

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from distill_lib.arguments import told
+from distill_lib.signals import call
 
 from ._layers import TABLES
 
-__all__ = ["called", "input_of", "read_by", "watched", "with_input"]
+__all__ = ["answer", "called", "input_of", "read_by", "watched", "with_input"]
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class _Any(nn.Module):
+    """A model whose answers may be of any type."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = model  # the name by which arguments are looked up in a wrapped model
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {"said": self._orig_mod(*args, **kwargs)}
+
+
+def answer(model: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """What a model says to a batch, whatever it is, such as an LSTM's tuple of states."""
+    said: Mapping[str, Any] = call(_Any(model), batch)  # type: ignore[assignment]
+    return said["said"]
 
 
 def called(name: str) -> str:
@@ -38,7 +56,7 @@ def read_by(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[st
     """What a layer reads: ids for a table; else [B, ..., D], or of a convolution [B, C, ...].
 
     Raises:
-        TypeError: no tensor.
+        TypeError: no tensor, or complex numbers.
         ValueError: numbers that are not finite.
     """
     x = input_of(args, kwargs)
@@ -46,6 +64,8 @@ def read_by(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[st
         raise TypeError(f"{called(name)} expected to be asked about a tensor, got {told(x)}")
     if isinstance(module, TABLES):
         return x
+    if x.is_complex():
+        raise TypeError(f"{called(name)} reads complex numbers: only real ones are known here")
     if not bool(x.isfinite().all()):
         raise ValueError(f"what {called(name)} reads is not finite: broken weights or batches")
     convolved = isinstance(module, nn.modules.conv._ConvNd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -91,7 +92,7 @@ def weights_of(
 
     Raises:
         ValueError: a layer whose weight is no parameter of its own any more, as after
-            :func:`share` or :func:`qat`.
+            :func:`share` or :func:`qat`; or whose weight is sparse.
     """
     first = {memory(param): (name, param) for name, param in reversed([*model.named_parameters()])}
     found = {}
@@ -103,6 +104,11 @@ def weights_of(
                 f"the weight of {name!r} is computed from something else (shared, quantized or "
                 "normalized): prune first, or make it plain with compress.bake(model), or with "
                 "torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        if weight.layout != torch.strided or weight.is_quantized:
+            raise ValueError(
+                f"the weight of {name!r} is sparse or quantized: give the layer a dense one first, "
+                "nn.Parameter(weight.to_dense()) or nn.Parameter(weight.dequantize())"
             )
         path, param = first[memory(weight)]
         found[path] = param

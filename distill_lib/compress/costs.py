@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from distill_lib.arguments import as_path, checked
-from distill_lib.signals import as_batch, call, eval_mode, place
+from distill_lib.signals import as_batch, eval_mode, place
 from distill_lib.ties import copied, memory
 
+from ._inputs import answer
 from .export import OnnxModel
 
 __all__ = ["Latency", "Report", "compare", "file_bytes", "macs", "report"]
@@ -40,8 +42,9 @@ class Report:
 
     Attributes:
         name: Of the class, or of the file.
-        parameters: Numbers that are learned; None for an ONNX file.
-        nonzero: Those that are not zero; None for an ONNX file.
+        parameters: Numbers that are learned; None for an ONNX file, and for a model of
+            ``torch.ao.quantization``, which packs its weights.
+        nonzero: Those that are not zero, or None as there.
         bytes: Of the file, as it was really written.
         macs: Multiplications with additions for one example, zeros included; None where they
             cannot be counted: of an ONNX file, or where :func:`macs` is an error.
@@ -75,8 +78,8 @@ def file_bytes(model: nn.Module, path: str | Path | None = None) -> int:
     """The bytes of the model's state in a file that is really written.
 
     Args:
-        model: Any module; weights of other libraries' types are written by ``torch.save``, all
-            others as safetensors.
+        model: Any module; weights of other libraries' types, and complex ones, are written by
+            ``torch.save``, all others as safetensors.
         path: Where to; into a folder that is removed again by default.
 
     Example:
@@ -103,7 +106,9 @@ def file_bytes(model: nn.Module, path: str | Path | None = None) -> int:
 
 def _is_plain(value: Any) -> bool:
     kind = type(value) in (Tensor, nn.Parameter)
-    return kind and value.layout == torch.strided and not value.is_quantized
+    if not kind or value.layout != torch.strided or value.is_quantized:
+        return False
+    return value.dtype not in (torch.complex32, torch.complex128)  # safetensors has none
 
 
 @checked
@@ -147,7 +152,7 @@ def _ask(model: nn.Module | OnnxModel, example: Any) -> Callable[[], Any]:
         feed = model.feed(named)
         return lambda: model.session.run(None, feed)
     inputs = place(named, model)
-    return lambda: call(model, inputs)
+    return lambda: answer(model, inputs)
 
 
 @checked
@@ -230,14 +235,20 @@ def report(
     found = [p.detach() for p in reversed(once.values())]
     weights = [w if type(w) in plain else w.dequantize() for w in found]
     products, unknown = _products(model, example)
+    packed = any(map(_is_packed, tree_leaves([*model.state_dict().values()])))
     return Report(
         name or type(model).__name__,
-        sum(weight.numel() for weight in weights),
-        sum(int(weight.count_nonzero()) for weight in weights),
+        None if packed else sum(weight.numel() for weight in weights),
+        None if packed else sum(int(weight.count_nonzero()) for weight in weights),
         size,
         None if unknown else products,
         latency,
     )
+
+
+def _is_packed(value: Any) -> bool:
+    held = isinstance(value, Tensor) and value.is_quantized
+    return held or isinstance(value, torch.ScriptObject)
 
 
 def _plain(model: nn.Module) -> nn.Module:

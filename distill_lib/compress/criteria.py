@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_lib.arguments import check_numbers, checked
+from distill_lib.arguments import check_numbers, checked, told
 from distill_lib.signals import Forward, as_batch, call, eval_mode, place, suggest
 
 from ._inputs import called, watched
@@ -50,6 +50,7 @@ class Masks(dict[str, Tensor]):
 
         Raises:
             KeyError: the model lacks a parameter of the masks.
+            TypeError: a mask that is no tensor of booleans.
             ValueError: a parameter of another shape. The model is then as it was.
         """
         for param, mask in self.of(model).values():
@@ -63,6 +64,7 @@ class Masks(dict[str, Tensor]):
 
         Raises:
             KeyError: the model lacks a parameter of the masks.
+            TypeError: a mask that is no tensor of booleans.
             ValueError: a parameter of another shape.
         """
         known = dict(model.named_parameters(remove_duplicate=False))
@@ -71,6 +73,11 @@ class Masks(dict[str, Tensor]):
                 raise KeyError(
                     f"the masks are of another model: this one has no {name!r}."
                     f"{suggest(name, known)}"
+                )
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                raise TypeError(
+                    f"the mask of {name!r} expected booleans, true for what is kept (mask.bool()), "
+                    f"got {told(mask)}"
                 )
             if known[name].shape != mask.shape:
                 raise ValueError(

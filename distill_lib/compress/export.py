@@ -20,6 +20,7 @@ from distill_lib.signals import DESCRIPTIVE, as_batch, call, eval_mode
 
 from ._faithful import check_answers, check_sizes
 from ._graphs import check_names, opened, strip
+from ._inputs import answer
 from ._needs import need
 from ._programs import UnsafeProgram, rebuilt
 from .runtime import ExportError, OnnxModel
@@ -96,9 +97,14 @@ def _varying(inputs: Mapping[str, Tensor], axes: Mapping[int, Any]) -> tuple[dic
 
 
 def _outputs(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[str, ...]:
-    said = call(model, example)
+    said = answer(model, example)
     if isinstance(said, Tensor):
         return ("logits",)
+    if not isinstance(said, Mapping):
+        raise ExportError(
+            f"the model answers with a {type(said).__name__}, whose parts have no names: write it "
+            "inside a module whose forward returns a tensor, or tensors by name, {'states': …}"
+        )
     found = tuple(name for name, value in said.items() if isinstance(value, Tensor))
     if not found:
         raise ExportError(f"the model says no tensors, only {', '.join(said) or 'nothing'}")
@@ -148,12 +154,13 @@ def to_onnx(
         tolerance: :math:`\varepsilon`.
 
     Returns:
-        The file, ready to be asked.
+        The file, ready to be asked: for ``logits`` where the model answers with a tensor, else for
+        the tensors that it gives by name, without what it says besides, such as tuples.
 
     Raises:
         ExportError: an operator that ONNX lacks, by its name; a model that decides by values, or
-            by a size that may vary; answers that differ; or what ONNX, or ONNX Runtime, cannot
-            hold: complex numbers, bfloat16, one name for an input and an output.
+            by a size that may vary; answers that differ, or are a tuple; or what ONNX, or ONNX
+            Runtime, cannot hold: complex numbers, bfloat16, one name for an input and an output.
         ValueError: an example without items, or no input has an axis of ``dynamic``.
         OSError: the file cannot be written; an older one is whole.
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.

@@ -90,6 +90,8 @@ def unit_scores(
             for batch in batches:
                 read.clear()
                 value = loss(model, place(as_batch(batch), model))
+                if not isinstance(value, Tensor) or value.numel() != 1:
+                    raise TypeError(f"loss expected to return a scalar tensor, got {told(value)}")
                 if not value.requires_grad:
                     raise ValueError("the loss has no gradient: was the model asked in no_grad()?")
                 found = torch.autograd.grad(value, [x for *_, x in read], allow_unused=True)

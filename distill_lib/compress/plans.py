@@ -44,7 +44,7 @@ def plan_of(dense: nn.Module, pruned: nn.Module) -> Plan:
         >>> plan_of(nn.Linear(4, 3), nn.Linear(4, 2))["shapes"]
         {'weight': [2, 4], 'bias': [2]}
     """
-    before, after = dense.state_dict(), pruned.state_dict()
+    before, after = _tensors(dense), _tensors(pruned)
     if before.keys() != after.keys():
         odd = sorted(before.keys() ^ after.keys())[0]
         raise ValueError(f"a plan is between networks of the same layers; only one has {odd!r}")
@@ -59,6 +59,11 @@ def plan_of(dense: nn.Module, pruned: nn.Module) -> Plan:
         if changed:
             sizes[name] = changed
     return {"shapes": shapes, "sizes": sizes}
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model, without what is no tensor, such as a module's extra state."""
+    return {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
 
 
 def _is_size(value: Any) -> bool:
@@ -82,8 +87,7 @@ def shrink(model: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> nn.Module
     """
     shapes = planned(model, plan)
     modules = dict(model.named_modules(remove_duplicate=False))
-    tensors = [one for one in model.state_dict().values() if isinstance(one, Tensor)]
-    widest = max((n for tensor in tensors for n in tensor.shape), default=0)
+    widest = max((n for tensor in _tensors(model).values() for n in tensor.shape), default=0)
     for name, sizes in plan["sizes"].items():
         _check_sizes(name, sizes, modules.get(name), widest)
     state, same = model.state_dict(keep_vars=True), ties(model)
@@ -130,8 +134,7 @@ def planned(model: nn.Module, plan: Any) -> dict[str, list[int]]:
         isinstance(plan.get(key), Mapping) for key in ("shapes", "sizes")
     ):
         raise CheckpointError("a plan has 'shapes' and 'sizes', each by name; this is no plan")
-    state = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
-    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
+    shapes = {name: list(tensor.shape) for name, tensor in _tensors(model).items()}
     for name, shape in plan["shapes"].items():
         old = shapes.get(name)
         if old is None or not isinstance(shape, list) or len(shape) != len(old):
@@ -178,6 +181,11 @@ def save_pruned(model: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> 
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
             raise ValueError(
                 f"{name!r} is no plain tensor: make the model plain before it is saved"
+            )
+        if value.dtype in (torch.complex32, torch.complex128):
+            raise ValueError(
+                f"{name!r} is of {value.dtype}, which safetensors does not have: see save_packed, "
+                "or torch.save(model.state_dict(), …)"
             )
     check_there(model, ValueError)
     once = {k: written_out(v).contiguous() for k, v in state.items() if k not in same}

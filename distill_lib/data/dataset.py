@@ -207,7 +207,7 @@ class Dataset(Labeled):
             seed: Order and augmentation depend on it and on the number of the walk alone.
             seeds: Several seeds for a :class:`distill_lib.Stacked` model: tensors get a leading
                 axis ``[S, B, ...]``, along which seed ``s`` sees what it would see alone.
-            augment: ``augment(inputs, generator)`` returns changed inputs.
+            augment: ``augment(inputs, generator)`` returns as many changed inputs.
             drop_last: Leave out the last batch where it is smaller.
 
         Raises:
@@ -281,11 +281,8 @@ class Batches:
             inputs = data.inputs[at]
             if self.augment is not None:
                 inputs = self._augmented(inputs, epoch, number)
-            batch: dict[str, Any] = {
-                "inputs": inputs,
-                "labels": data.labels[at],
-                "index": data.index[at],
-            }
+            batch: dict[str, Any] = {"inputs": inputs, "labels": data.labels[at]}
+            batch["index"] = data.index[at]
             if self.augment is not None:
                 # a cache of a teacher's answers to the images as they were refuses this batch
                 batch["augmentation"] = getattr(self.augment, "__name__", "augmented")
@@ -301,11 +298,16 @@ class Batches:
         return torch.randperm(count, generator=_generator("order", seed, epoch)).to(device)
 
     def _augmented(self, inputs: Tensor, epoch: int, number: int) -> Tensor:
-        assert self.augment is not None
         draws = [_generator("augment", seed, epoch, number) for seed in self.seeds]
         if not self.stacked:
-            return self.augment(inputs, draws[0])
-        return torch.stack([self.augment(x, g) for x, g in zip(inputs, draws, strict=True)])
+            return self._changed(inputs, draws[0])
+        return torch.stack([self._changed(x, g) for x, g in zip(inputs, draws, strict=True)])
+
+    def _changed(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        said: Any = self.augment(x, draw)  # type: ignore[misc]
+        if not isinstance(said, Tensor) or said.shape[:1] != x.shape[:1]:
+            raise TypeError(f"augment expected to return {len(x)} changed inputs, got {told(said)}")
+        return said
 
     def state_dict(self) -> dict[str, Any]:
         """The number of the next walk, with what the order depends on."""

@@ -1,4 +1,4 @@
-"""Whether models are of one architecture, by their states and the classes of their layers."""
+"""Whether models are of one architecture, by their states and by the layers that they are of."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from torch import nn
 
 from distill_lib.signals import suggest
+from distill_lib.ties import settings
 
 __all__ = ["same_layout"]
 
 NORMS = nn.modules.batchnorm._BatchNorm
+# how torch's layers are trained, in which models of one architecture may differ
+TRAINING = {"p", "dropout", "inplace", "momentum"}
 
 
 def same_layout(models: Sequence[nn.Module]) -> None:
@@ -42,4 +45,14 @@ def same_layout(models: Sequence[nn.Module]) -> None:
                 raise ValueError(
                     f"model {number} is of another architecture: {name!r} is a {kinds[0]}, that "
                     f"of model 0 a {kinds[1]}"
+                )
+            if not type(layer).__module__.startswith("torch.nn.") or norms or name not in layers:
+                continue  # what a class of the user's remembers need be no setting
+            theirs, ours = settings(layer), settings(layers[name])
+            if odd := sorted(
+                k for k in (theirs.keys() | ours.keys()) - TRAINING if theirs.get(k) != ours.get(k)
+            ):
+                raise ValueError(
+                    f"model {number} is of another architecture: {odd[0]} of {name!r} is "
+                    f"{theirs.get(odd[0])}, that of model 0 {ours.get(odd[0])}"
                 )

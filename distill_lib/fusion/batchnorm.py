@@ -35,6 +35,9 @@ def refresh_batchnorm(
 ) -> nn.Module:
     """Measure the statistics of batch normalization anew, in place; nothing is trained.
 
+    Each batch counts alike, also one that has fewer items. A normalization that the batches do not
+    reach stays as it was, and a warning names it.
+
     Args:
         model: The model; all else stays in eval mode while the batches pass.
         batches: Inputs like those of the training.
@@ -44,10 +47,15 @@ def refresh_batchnorm(
         The model, in the mode that it was in.
 
     Raises:
-        ValueError: no batches, nan in them, or a model without statistics; the model is then as it
-            was.
+        ValueError: no batches, nan in them, one of a single item and place, which has no variance,
+            or a model without statistics; the model is then as it was.
     """
-    norms = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    named = {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, NORMS) and m.track_running_stats
+    }
+    norms = list(named.values())
     if not norms:
         raise ValueError("the model has no statistics of batch normalization to measure anew")
     before = [[tensor.clone() for tensor in norm.buffers()] for norm in norms]
@@ -58,21 +66,43 @@ def refresh_batchnorm(
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum, norm.training = None, True  # None: all batches count alike
-            for seen, batch in enumerate(batches, 1):  # noqa: B007
-                call(model, place(as_batch(batch), model), forward)
+            for seen, batch in enumerate(batches, 1):
+                try:
+                    call(model, place(as_batch(batch), model), forward)
+                except ValueError as error:
+                    if "more than 1 value per channel" not in str(error):
+                        raise
+                    raise ValueError(
+                        f"batch {seen - 1} has one item, which has no variance: leave it out, such "
+                        "as with drop_last=True"
+                    ) from error
         if not seen:
             raise ValueError("batches is empty: there is nothing to estimate statistics from")
         if not all(x.isfinite().all() for norm in norms for x in norm.buffers()):
             raise ValueError("the statistics are not finite: look for nan or inf in the batches")
+        unseen = [name for name, norm in named.items() if not norm.num_batches_tracked]
+        for name, tensors in zip(named, before, strict=True):
+            if name in unseen:
+                _restore(named[name], tensors)
+        if unseen:
+            warnings.warn(
+                f"the batches do not reach {', '.join(unseen)}, left as before",
+                UserWarning,
+                stacklevel=3,
+            )
     except BaseException:
         for norm, tensors in zip(norms, before, strict=True):
-            for tensor, old in zip(norm.buffers(), tensors, strict=True):
-                tensor.copy_(old)
+            _restore(norm, tensors)
         raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return model
+
+
+def _restore(norm: nn.Module, tensors: Sequence[Tensor]) -> None:
+    for tensor, old in zip(norm.buffers(), tensors, strict=True):
+        tensor.copy_(old)
 
 
 @checked

@@ -18,7 +18,7 @@ from distill_lib.arguments import checked, told
 from distill_lib.signals import Batch, Signals, pick
 from distill_lib.teachers.ensemble import Ensemble
 from distill_lib.terms.classes import classes_last
-from distill_lib.ties import copied, ties
+from distill_lib.ties import besides, copied, ties
 
 from ._layout import same_layout
 from .batchnorm import refresh_batchnorm
@@ -126,11 +126,13 @@ def soup(models: Sequence[nn.Module], weights: Sequence[float] | None = None) ->
         weights: One a model, non-negative; equal by default; normalized to sum 1.
 
     Returns:
-        A new model, a copy of the first with the averaged state.
+        A new model, a copy of the first with the averaged state; counters, and a module's extra
+        state, are those of the first.
 
     Raises:
         ValueError: models of different architectures; names the first key that differs. Or weights
-            that are kept as whole numbers, or are one weight in the first model only.
+            that are kept as whole numbers, or are one weight in the first model only; or a part of
+            the state that is no weight, such as a bound or packed integers, and differs.
 
     Reference:
         Wortsman et al., *Model soups*, 2022.
@@ -147,6 +149,13 @@ def soup(models: Sequence[nn.Module], weights: Sequence[float] | None = None) ->
         raise ValueError(
             f"expected {len(models)} non-negative weights with a positive sum, all finite, got "
             f"{shares}"
+        )
+    apart = [{k: repr(v) for k, v in besides(model).items()} for model in models]
+    differs = [k for k in apart[0] if any(one.get(k) != apart[0][k] for one in apart)]
+    if odd := [k for k in differs if not k.endswith("_extra_state")]:
+        raise ValueError(
+            f"{odd[0]!r} is no weight, has no average, and differs between the models: give all "
+            "the same, or models with plain weights"
         )
     states = [model.state_dict() for model in models]
     found = copied(models[0])
@@ -167,7 +176,8 @@ def _average(name: str, values: Sequence[Any], weights: Sequence[float]) -> Any:
     first = values[0]
     if not isinstance(first, Tensor):  # a module's extra state
         return first
-    if first.is_floating_point() or first.is_complex():
+    plain = type(first) in (Tensor, nn.Parameter)  # torchao's hold integers and steps
+    if plain and (first.is_floating_point() or first.is_complex()):
         wide = torch.complex128 if first.is_complex() else torch.float64
         # 0 · inf is nan: what has no weight is left out
         parts = [w * value.to(wide) for w, value in zip(weights, values, strict=True) if w > 0]
@@ -175,7 +185,7 @@ def _average(name: str, values: Sequence[Any], weights: Sequence[float]) -> Any:
             return sum(parts[1:], parts[0]).to(first.dtype)
         return torch.stack(parts).sum(0).to(first)
     # counters count batches, and codes of a weight mean something else in each model
-    if first.is_quantized or (first.ndim and not all(torch.equal(first, v) for v in values)):
+    if not plain or first.is_quantized or (first.ndim and not all(map(first.equal, values))):
         raise ValueError(
             f"{name!r} holds whole numbers that differ between the models and have no average: "
             "make weights plain before, with compress.bake or Tensor.dequantize"

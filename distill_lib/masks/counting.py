@@ -31,27 +31,46 @@ def _like(shape: torch.Size, batch: Mapping[str, Any], other: Mapping[str, Any])
 
     An entry decides that has as many places as the values: texts [B, L], images [B, C, H, W] beside
     values [B, H, W]; after the axis of several students. Else the batches may differ in their
-    number of items alone.
+    number of items alone. Masks and labels decide before others, and what differs between the
+    batches before what both share, such as a prior of the classes.
     """
-    pairs = sorted(_pairs(batch, other), key=lambda pair: pair[0] not in (*MASKS, "labels"))
-    for _, one, two in pairs:
-        one, two = laid(one, shape), laid(two, shape)
-        for at in (0, 1):
-            n = len(shape) - at
-            for left in (one.shape, one.shape[:1] + one.shape[2:]) if n else ():
-                if left[:n] == shape[at:]:
-                    there = two.shape if left == one.shape else two.shape[:1] + two.shape[2:]
-                    return torch.Size([*shape[:at], *there[:n]])
-    if pairs and all(one.shape[1:] == two.shape[1:] for _, one, two in pairs):
-        for _, one, two in pairs:
-            for at in range(min(2, len(shape))):
-                if shape[at] % len(one) == 0 < len(one):  # views of an item are several
-                    size = shape[at] // len(one) * len(two)
-                    return torch.Size([*shape[:at], size, *shape[at + 1 :]])
+    pairs = list(_pairs(batch, other))
+    laid_out = [(name, laid(one, shape), laid(two, shape)) for name, one, two in pairs]
+    alike = all(one.shape[1:] == two.shape[1:] for _, one, two in pairs)
+    for tell in (_by_places, _by_number)[: 1 + alike]:
+        told = [(name, tell(shape, one, two)) for name, one, two in laid_out]
+        found = [(name, there) for name, there in told if there is not None]
+        sure = {there for name, there in found if name in (*MASKS, "labels")}
+        sure = sure or {there for _, there in found}
+        if sure and len(differing := sure - {shape} or sure) == 1:
+            return differing.pop()
+        if sure:
+            break
     raise ValueError(
-        f"values {list(shape)} fit no entry of their batch, and batches of one step differ in more "
-        "than their number of items: give each a mask in the shape of the values, or batches alike"
+        f"values {list(shape)} fit no entry of their batch, or several that disagree, and batches "
+        "of one step differ in more than their number of items: give each a mask in the shape of "
+        "the values, or batches alike"
     )
+
+
+def _by_places(shape: torch.Size, one: Tensor, two: Tensor) -> torch.Size | None:
+    """What an entry says that has as many places as the values."""
+    for at in (0, 1):
+        n = len(shape) - at
+        for left in (one.shape, one.shape[:1] + one.shape[2:]) if n else ():
+            if left[:n] == shape[at:]:
+                there = two.shape if left == one.shape else two.shape[:1] + two.shape[2:]
+                return torch.Size([*shape[:at], *there[:n]])
+    return None
+
+
+def _by_number(shape: torch.Size, one: Tensor, two: Tensor) -> torch.Size | None:
+    """What an entry says that has as many items, or so many times fewer."""
+    for at in range(min(2, len(shape))):
+        if shape[at] % len(one) == 0 < len(one):  # views of an item are several
+            size = shape[at] // len(one) * len(two)
+            return torch.Size([*shape[:at], size, *shape[at + 1 :]])
+    return None
 
 
 def _pairs(batch: Any, other: Any, name: str = "") -> Iterator[tuple[str, Tensor, Tensor]]:

@@ -160,10 +160,13 @@ def check_action_space(space: gym.Space[Any]) -> None:
     elif isinstance(space, (MultiDiscrete, MultiBinary)):
         counts = space.nvec if isinstance(space, MultiDiscrete) else np.full(space.shape, 2)
         total = int(np.prod(np.ravel(counts).astype(object)))
-        listed = f"np.unravel_index(a, {tuple(np.ravel(counts).tolist())})"
+        listed = f"np.array(np.unravel_index(a, {tuple(np.ravel(counts).tolist())}))"
+        listed += f".reshape{space.shape}" if len(space.shape) > 1 else ""
+        start = np.asarray(getattr(space, "start", 0))
+        listed += f" + np.array({start.tolist()})" if start.any() else ""
         way = (
-            f"list its {total} combinations: gym.wrappers.TransformAction(env, lambda a: "
-            f"np.array({listed}), gym.spaces.Discrete({total}))"
+            f"list its {total} combinations: gym.wrappers.TransformAction(env, lambda a: {listed}, "
+            f"gym.spaces.Discrete({total}))"
             if total <= 1024
             else f"it has {total} combinations; choose some and list them with "
             "gym.wrappers.TransformAction(env, lambda a: chosen[a], gym.spaces.Discrete(...))"

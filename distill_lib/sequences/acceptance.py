@@ -14,7 +14,8 @@ from distill_lib.arguments import check_counts, check_temperature, told
 from distill_lib.masks import IGNORE, following, kept_of, readable
 from distill_lib.signals import eval_mode
 
-from .drafts import chances, check_vocabularies, leftwards, together
+from .drafts import chances, check_vocabularies, together
+from .readers import leftwards
 
 __all__ = ["acceptance", "tokens_a_call"]
 

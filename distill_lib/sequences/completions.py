@@ -13,6 +13,7 @@ from distill_lib.masks import IGNORE, following
 from distill_lib.schedules import Schedule, as_schedule
 from distill_lib.teachers.live import Source, models_of
 
+from .readers import leftwards
 from .sampling import Prompts, padded, sample
 
 __all__ = ["Completions"]
@@ -38,8 +39,9 @@ class Completions:
     KD(losses.reverse_kl), epochs=1)``. It is the twin of :class:`distill_lib.rl.Rollouts`.
 
     Batches have ``input_ids`` [B, P + new], ``attention_mask``, and ``shift_labels``: the next
-    word, or -100. For S stacked students (:class:`distill_lib.models.SmallGPT`), each has prompts
-    and words of its own: [S, B, P + new].
+    word, or -100. Texts begin at the left, and all padding is on their right. For S stacked
+    students (:class:`distill_lib.models.SmallGPT`), each has prompts and words of its own:
+    [S, B, P + new].
 
     Args:
         prompts: Ids [N, P], a list of N texts [P_i], a tokenizer's mapping, or a function
@@ -161,6 +163,9 @@ class Completions:
                 # one may write on a GPU, and the other on the CPU
                 parts.append([part.to(drawn["ids"].device) for part in found])
         ids, mask, live = (torch.cat(found, len(self._lead)) for found in zip(*parts, strict=True))
+        # texts begin at the left, where also models without places for padding read them alike
+        left = leftwards(mask)
+        ids, mask, live = (found.gather(-1, left) for found in (ids, mask, live))
         labels = following(ids.masked_fill(live == 0, IGNORE), IGNORE)
         return {"input_ids": ids, "attention_mask": mask, "shift_labels": labels}
 

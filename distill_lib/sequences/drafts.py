@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from distill_lib.arguments import as_stops, check_counts, check_temperature, checked, told
 from distill_lib.masks.tokens import base
 from distill_lib.models import SmallGPT
-from distill_lib.signals import accepts, eval_mode
+from distill_lib.signals import eval_mode
 
-from .readers import check_length, check_reader
+from .readers import check_reader, leftwards, logits_of
 from .sampling import Prompts, padded, probabilities
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "chances",
     "check_vocabularies",
     "leftover",
-    "leftwards",
     "speculate",
     "together",
     "verified",
@@ -257,11 +255,6 @@ def together(target: nn.Module, draft: nn.Module, *texts: Tensor) -> tuple[Tenso
     return tuple(x.to(device).expand(*lead, *x.shape[-2:]).contiguous() for x in texts)
 
 
-def leftwards(mask: Tensor) -> Tensor:
-    """The order of places [..., L] that puts all padding to the right."""
-    return (mask == 0).long().argsort(dim=-1, stable=True)
-
-
 def _written_ahead(
     draft: nn.Module,
     text: Tensor,
@@ -280,28 +273,10 @@ def _written_ahead(
 
 def chances(model: nn.Module, text: Tensor, place: Tensor, temperature: float) -> Tensor:
     """[..., B, m, V] probabilities of what stands at ``place`` [..., B, m]."""
-    logits = _logits(model, text[..., : int(place.max())])
+    logits = logits_of(model, text[..., : int(place.max())])
     at = (place - 1).clamp_max(logits.shape[-2] - 1).unsqueeze(-1)
     logits = logits.gather(-2, at.expand(*at.shape[:-1], logits.shape[-1]))
     return probabilities(logits, temperature)
-
-
-def _logits(model: nn.Module, ids: Tensor) -> Tensor:
-    """[..., B, L, V] for texts that begin at the left, where ``ids`` are."""
-    inner, here = base(model), ids.to(next(model.parameters()).device)
-    if isinstance(inner, SmallGPT):
-        found: Any = model(here)
-        return torch.as_tensor(found).to(ids.device)
-    if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
-        raise ValueError(f"{type(inner).__name__} has an encoder, and writes no text of its own")
-    if not accepts(inner.forward, "input_ids") or not accepts(inner.forward, "attention_mask"):
-        raise ValueError(f"expected a causal language model, got {type(inner).__name__}")
-    flat = here.flatten(0, -2)
-    check_length(inner, torch.ones_like(flat))
-    more = {"use_cache": False} if accepts(inner.forward, "use_cache") else {}
-    said = model(input_ids=flat, attention_mask=torch.ones_like(flat), **more)
-    logits: Tensor = said.logits[:, -flat.shape[1] :]  # PEFT's virtual tokens are answered too
-    return logits.reshape(*ids.shape, -1).to(ids.device)
 
 
 def _check_chances(*chances: Tensor) -> None:
@@ -333,7 +308,7 @@ def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
 def check_vocabularies(target: nn.Module, draft: nn.Module, ids: Tensor) -> None:
     """Both know the same number of tokens, asked about one, and these ids among them."""
     one = torch.zeros_like(ids[..., :1, :1])
-    mine, theirs = (_logits(model, one).shape[-1] for model in (target, draft))
+    mine, theirs = (logits_of(model, one).shape[-1] for model in (target, draft))
     for model in (target, draft):
         check_reader(model, ids)
     if mine != theirs:

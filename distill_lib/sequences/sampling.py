@@ -16,7 +16,7 @@ from distill_lib.masks.tokens import base, learned_prompts
 from distill_lib.models import SmallGPT
 from distill_lib.signals import accepts, eval_mode
 
-from .readers import check_length, check_reader, first_place
+from .readers import check_length, check_reader, first_place, goes_on, leftwards, logits_of
 
 __all__ = ["Prompts", "padded", "probabilities", "sample", "writes"]
 
@@ -38,7 +38,8 @@ def sample(
     .. math:: y_t \sim \mathrm{softmax}\big(z(x, y_{<t}) / T\big)
 
     Nothing is cut off: no top-k, no nucleus, no penalty, and no setting that came with the model's
-    files. The model is in eval mode meanwhile, and then in the mode that it was in.
+    files. The model is in eval mode meanwhile, and then in the mode that it was in. One that cannot
+    go on with padded texts by what it keeps of them, such as Mamba, reads them anew for each token.
 
     Args:
         model: A causal model of 🤗 Transformers, or a :class:`distill_lib.models.SmallGPT`.
@@ -191,17 +192,15 @@ def _as_one(texts: Iterable[Tensor], pad: int) -> tuple[Tensor, Tensor]:
 
 
 class writes:
-    """The logits of the next token, of a text that grows; what was read is not read again."""
+    """The logits of the next token, of a text that grows.
+
+    What was read is not read again, but by models that cannot go on with padded texts.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model, inner = model, base(model)
         self.inner: Any = inner
         self.small = isinstance(inner, SmallGPT)
-        if not self.small and not accepts(inner.forward, "past_key_values"):
-            raise ValueError(
-                f"sample expected a causal language model, got {type(inner).__name__}, which keeps "
-                "no keys and values of what it has read"
-            )
         if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
             raise ValueError(
                 f"{type(inner).__name__} has an encoder: write with its own generate(), and give "
@@ -217,6 +216,7 @@ class writes:
         self.first: int = 0 if self.small else first_place(inner)
         self.past: Any = {} if self.small else None
         self.mask: Tensor | None = None
+        self.anew: bool | None = None  # whether whole texts are read for each token
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
         """[..., B, V] after the tokens [..., B, L], of which those with mask 0 are padding."""
@@ -225,8 +225,23 @@ class writes:
             plain = "mask" not in self.past if self.past else bool(mask.all())
             logits: Tensor = self.model(ids, None if plain else mask, self.past)
             return logits[..., -1, :]
-        shape = ids.shape[:-1]
-        ids, mask = ids.flatten(0, -2), mask.flatten(0, -2)
+        if self.anew is None:
+            self.anew = not goes_on(writes(self.model)._on, self.inner, ids)
+        if self.anew:
+            return self._anew(ids, mask)
+        return self._on(ids.flatten(0, -2), mask.flatten(0, -2)).view(*ids.shape[:-1], -1)
+
+    def _anew(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[..., B, V], of whole texts that begin at the left."""
+        if self.mask is not None:
+            ids, mask = torch.cat([self.past, ids], -1), torch.cat([self.mask, mask], -1)
+        self.past, self.mask = ids, mask
+        logits = logits_of(self.model, ids.gather(-1, leftwards(mask)))
+        last = (mask.sum(-1) - 1)[..., None, None].expand(*mask.shape[:-1], 1, logits.shape[-1])
+        return logits.gather(-2, last).squeeze(-2)
+
+    def _on(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[B, V], with the keys and values of what was read before."""
         self.mask = mask if self.mask is None else torch.cat([self.mask, mask], -1)
         check_length(self.inner, self.mask)
         more = {}
@@ -242,4 +257,4 @@ class writes:
         )
         self.past = said.past_key_values
         last: Tensor = said.logits[:, -1]
-        return last.view(*shape, -1)
+        return last

@@ -6,7 +6,7 @@ Signals are a tensor (taken as the logits), a mapping from names to tensors, or 
 
 from __future__ import annotations
 
-from .captured import Captured, capture, layers_among, tell
+from .captured import Captured, capture, layers_among, layers_of, tell
 from .said import (
     DESCRIPTIVE,
     Batch,
@@ -39,6 +39,7 @@ __all__ = [
     "capture",
     "eval_mode",
     "layers_among",
+    "layers_of",
     "modes_of",
     "pick",
     "place",

@@ -16,7 +16,7 @@ from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from distill_lib.arguments import checked
 
-from .said import accepts, as_signals, suggest, unwrapped
+from .said import Forward, accepts, as_signals, suggest, unwrapped
 
 # decoder_hidden_states and cross_attentions are told with the others
 TOLD = re.compile(r"(?:\w+_)?(hidden_states|attentions)")
@@ -24,20 +24,24 @@ TOLD = re.compile(r"(?:\w+_)?(hidden_states|attentions)")
 
 @checked
 class Captured(nn.Module):
-    """A model that also tells what inner layers say; made by :func:`distill_lib.capture`."""
+    """A model that also tells what inner layers say; made by :func:`distill_lib.capture`.
 
-    def __init__(self, model: nn.Module, layers: tuple[str, ...]) -> None:
+    One that is ``unseen`` was made by the library: a ``forward=`` gets the model itself.
+    """
+
+    def __init__(self, model: nn.Module, layers: tuple[str, ...], unseen: bool = False) -> None:
         super().__init__()
-        known = dict(unwrapped(model).named_modules())
+        known = layers_of(model)
         for name in layers:
-            if name not in known or not name:
-                have = [k for k in known if k]
+            if name not in known:
+                have = [*known]
                 raise KeyError(
                     f"the model has no layer {name!r}; it has {', '.join(have[:40])}"
                     f"{', …' if len(have) > 40 else ''}.{suggest(name, have)}"
                 )
         self.model = model
         self.layers = layers
+        self.unseen = unseen
         self._seen: dict[str, list[Any]] = {}
         self._given: tuple[Any, ...] = ()
         self._handles: list[Any] = []
@@ -46,7 +50,7 @@ class Captured(nn.Module):
 
     def attach(self) -> None:
         """Put the hooks on the model."""
-        known = dict(unwrapped(self.model).named_modules())
+        known = layers_of(self.model)
         # partials of a method, not closures: they follow the model into a deep copy
         self._handles = [
             known[name].register_forward_hook(functools.partial(self._hear, name))
@@ -62,7 +66,7 @@ class Captured(nn.Module):
     def _keep(self, name: str, value: Tensor) -> Tensor:
         """A copy: what follows may work in place."""
         blind = self._graded and not torch.is_grad_enabled()
-        if blind and _is_trained(unwrapped(self.model), name):
+        if blind and _is_trained(_inside(self.model), name):
             raise RuntimeError(
                 f"layer {name!r} is trained, but runs without gradient in this forward pass: a "
                 "term that reads it would train nothing. Checkpoint activations with "
@@ -84,11 +88,18 @@ class Captured(nn.Module):
         A layer that was called several times is a tuple: its calls are ``name/0``, ``name/1``, ….
         A dataclass is a mapping: its fields are ``name/field``.
         """
+        return self._heard(lambda: self.model(*args, **kwargs), (*args, *kwargs.values()))
+
+    def ask(self, forward: Forward, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``forward`` makes of the model and a batch, and the captured layers."""
+        return self._heard(lambda: forward(self.model, batch), tuple(batch.values()))
+
+    def _heard(self, asked: Callable[[], Any], given: tuple[Any, ...]) -> dict[str, Any]:
         self._seen = {name: [] for name in self.layers}
-        self._given = (*args, *kwargs.values())
+        self._given = given
         self._open, self._graded = True, torch.is_grad_enabled()
         try:
-            output = as_signals(self.model(*args, **kwargs))
+            output = as_signals(asked())
         finally:
             self._open, self._given = False, ()
             seen, self._seen = self._seen, {}
@@ -165,9 +176,20 @@ def capture(model: nn.Module, *layers: str) -> Captured:
     return Captured(model, layers)
 
 
+def _inside(model: nn.Module) -> nn.Module:
+    """The model itself, without wrappers and captures."""
+    return unwrapped(_inside(model.model) if isinstance(model, Captured) else model)
+
+
+def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers of a model by name; one that it holds under several names has all of them."""
+    named = _inside(model).named_modules(remove_duplicate=False)
+    return {name: part for name, part in named if name}
+
+
 def layers_among(model: nn.Module, paths: Iterable[str]) -> tuple[str, ...]:
     """The layers of the model that the paths name; ``act/1`` is the second call of ``act``."""
-    names = {name for name, _ in unwrapped(model).named_modules() if name}
+    names = layers_of(model)
     found = (p if p in names else p.split("/")[0] for p in paths)
     return tuple(dict.fromkeys(p for p in found if p in names))
 
@@ -183,7 +205,7 @@ def tell(model: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
     Raises:
         ValueError: attention maps are asked of a model whose attention does not make them.
     """
-    inner = unwrapped(model.model if isinstance(model, Captured) else model)
+    inner = _inside(model)
     config: Any = getattr(inner, "config", None)
     named = (TOLD.fullmatch(path.split("/")[0]) for path in paths)
     wanted = {found[1] for found in named if found}

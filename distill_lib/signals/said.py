@@ -92,11 +92,16 @@ def _step(found: Any, part: str, path: str, who: str) -> Any:
 def as_batch(batch: Batch | None) -> Mapping[str, Any]:
     """A batch as a mapping: ``(inputs, labels)`` pairs get these two names.
 
+    A named tuple with a field ``inputs`` keeps its own names.
+
     Raises:
         TypeError: for anything that is neither a mapping nor a pair.
     """
     if batch is None or isinstance(batch, Mapping):
         return batch or {}
+    if "inputs" in getattr(batch, "_fields", ()):
+        named: Mapping[str, Any] = batch._asdict()  # type: ignore[union-attr]
+        return named
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return {"inputs": batch[0], "labels": batch[1]}
     raise TypeError(
@@ -138,6 +143,10 @@ def call(model: nn.Module, batch: Mapping[str, Any], forward: Forward | None = N
         forward: ``forward(model, batch)``, for models that want to be called differently.
     """
     if forward is not None:
+        from .captured import Captured  # which imports this file
+
+        if isinstance(model, Captured) and model.unseen:
+            return model.ask(forward, batch)
         return as_signals(forward(model, batch))
     if "inputs" in batch:
         return as_signals(model(batch["inputs"]))

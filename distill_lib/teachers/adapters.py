@@ -70,9 +70,6 @@ class BaseOf(Teacher):
         super().__init__(unwrapped(inner), preprocess, forward=forward)
         _check(self._base())
 
-    def _base(self) -> nn.Module:
-        return self.model.model if isinstance(self.model, Captured) else self.model
-
     def _settle(self) -> None:
         """The model is the student's: its mode is set for the answer alone."""
 

@@ -29,7 +29,6 @@ from distill_lib.signals import (
     as_batch,
     bring,
     call,
-    capture,
     layers_among,
     place,
     tell,
@@ -40,7 +39,7 @@ from distill_lib.ties import parts
 
 from .norms import batch_statistics
 from .sb3 import adapted
-from .shown import COPIES, Shown
+from .shown import COPIES, Shown, prepared
 
 __all__ = ["EMA", "Source", "Teacher", "fingerprint", "models_of"]
 
@@ -182,7 +181,7 @@ class Teacher:
         shown = Shown(batch)
         named = {"inputs": batch} if isinstance(batch, Tensor) else as_batch(batch)
         home = next((v.device for v in named.values() if isinstance(v, Tensor)), None)
-        named = self.preprocess(named) if self.preprocess else named
+        named = prepared(self.preprocess(named)) if self.preprocess else named
         named = decoder_inputs(place(named, self.model), self.model)
         index: Any = named.get("index")
         # batches [S, B, ...] of several students, and one teacher for all of them
@@ -193,6 +192,9 @@ class Teacher:
         shown.check("teacher", self.model, COPIES if self.preprocess else None)
         # a teacher may live on another device than the student and the batch
         return cast(Signals, said if home is None else bring(said, home))
+
+    def _base(self) -> nn.Module:
+        return self.model.model if isinstance(self.model, Captured) else self.model
 
     def to(self, device: torch.device | str) -> Teacher:
         """Move the model; a quantized one, or one spread by a device map, stays where it is.
@@ -206,7 +208,7 @@ class Teacher:
             raise ValueError(
                 f"device expected 'cpu', 'cuda:0' or the like, got {told(device)} ({error})"
             ) from None
-        inner = self.model.model if isinstance(self.model, Captured) else self.model
+        inner = self._base()
         if any(getattr(inner, mark, None) for mark in UNMOVED):
             return self
         if any(tensor.is_meta for tensor in inner.parameters()):
@@ -231,15 +233,13 @@ class Teacher:
         Returns:
             A function that leaves the model as it was, without the hooks.
         """
-        silence, before = tell(self.model, paths), self.model
-        base, known = (
-            (before.model, before.layers) if isinstance(before, Captured) else (before, ())
-        )
+        silence, before, base = tell(self.model, paths), self.model, self._base()
+        known = before.layers if isinstance(before, Captured) else ()
         layers = layers_among(base, [*known, *paths])
         if set(layers) > set(known):
             if isinstance(before, Captured):
                 before.release()
-            self.model = capture(base, *layers)
+            self.model = Captured(base, layers, unseen=base is before)
 
         def undo() -> None:
             if isinstance(self.model, Captured) and self.model is not before:
@@ -263,8 +263,8 @@ def _copy(student: nn.Module) -> nn.Module:
         return copy.deepcopy(student)
     except RuntimeError as error:
         raise ValueError(
-            f"EMA: the student cannot be copied ({error}); of torch.nn.utils.weight_norm take "
-            "torch.nn.utils.parametrizations.weight_norm"
+            f"EMA: the student cannot be copied ({error}); of weight_norm and spectral_norm "
+            "take those of torch.nn.utils.parametrizations"
         ) from error
 
 
@@ -295,16 +295,15 @@ class EMA(Teacher):
         super().__init__(_copy(student), forward=forward)
         self.model.requires_grad_(False)
         self.decay = decay
-        named = self.model.named_parameters()
+        named = self._base().named_parameters()
         self._exact = {k: p.float() for k, p in named if p.is_floating_point() and p.itemsize < 4}
 
     @checked
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
         """One step of the average towards the student, which may be on another device."""
-        averages: list[Tensor] = []
-        values: list[Tensor] = []
-        named, weights = list(self.model.named_parameters()), list(student.parameters())
+        model, averages, values = self._base(), list[Tensor](), list[Tensor]()
+        named, weights = list(model.named_parameters()), list(student.parameters())
         if [mine.shape for _, mine in named] != [weight.shape for weight in weights]:
             raise ValueError("EMA: these weights are not of the shapes that it is the average of")
         for (name, mine), weight in zip(named, weights, strict=True):
@@ -319,7 +318,7 @@ class EMA(Teacher):
                 mine.copy_(theirs)
         if averages:
             torch._foreach_lerp_(averages, values, 1 - self.decay)
-        kept, found = list(self.model.buffers()), list(student.buffers())
+        kept, found = list(model.buffers()), list(student.buffers())
         if len(kept) != len(found):
             raise ValueError(
                 f"EMA: the student has {len(found)} buffers and had {len(kept)} when its average "
@@ -333,17 +332,17 @@ class EMA(Teacher):
 
     def fingerprint(self) -> str:
         """A name that does not change while the average moves."""
-        shapes = [(k, tuple(getattr(v, "shape", ()))) for k, v in self.model.state_dict().items()]
+        shapes = [(k, tuple(getattr(v, "shape", ()))) for k, v in self._base().state_dict().items()]
         return hashlib.sha256(repr(("EMA", self.decay, shapes)).encode()).hexdigest()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The average, for checkpoints."""
-        return {**self.model.state_dict(), **{f"{EXACT}{k}": v for k, v in self._exact.items()}}
+        return {**self._base().state_dict(), **{f"{EXACT}{k}": v for k, v in self._exact.items()}}
 
     @checked
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The average, from a checkpoint; of one without float32 it is what the weights say."""
         own = {k: v for k, v in state.items() if not k.startswith(EXACT)}
-        self.model.load_state_dict(own)
+        self._base().load_state_dict(own)
         for name, value in self._exact.items():
             value.copy_(state.get(f"{EXACT}{name}", own[name]))

@@ -41,7 +41,8 @@ class Recorded:
 
     Raises:
         TypeError: a type that is none of float16, bfloat16 and float32; complex numbers.
-        ValueError: batches without ids or masks, or without an item; a mask that is not of 0 and 1;
+        ValueError: batches without ids or masks, or without an item; one id with two answers; a
+            mask that is not of 0 and 1;
             signals that are none of [B], [B, C], [B, L, D] and [B, H, L, L] for it; a number too
             large for dtype, beyond 65,504 in float16; whole numbers that it would round, beyond
             2,048.
@@ -84,7 +85,12 @@ class Recorded:
                 way = WIDER if found.is_floating_point() else WHOLE
                 padded.append(kept(path, _fitting(path, found, mask), dtype, way))
             for i, key in enumerate(ids):
-                self._rows[key] = tuple(_cut(x[i], mask[i]).clone() for x in padded)
+                row = tuple(_cut(x[i], mask[i]).clone() for x in padded)
+                if not all(map(_alike, row, self._rows.setdefault(key, row))):
+                    raise ValueError(
+                        f"two items with the id {key} have other answers: number the items anew, "
+                        "as of several data sets in one, or leave out what augments them"
+                    )
         if not self._rows:
             raise ValueError("batches is empty: there is nothing to record")
         text = repr((source.fingerprint(), self.signals, str(dtype), sorted(self._rows)))
@@ -140,6 +146,15 @@ class Recorded:
     def fingerprint(self) -> str:
         """The teacher's fingerprint, with the signals and the items."""
         return self._name
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two rows are of one item, up to what its neighbors in a batch do to rounding."""
+    if one.shape != other.shape or not one.numel() or one is other:
+        return one.shape == other.shape
+    one, other = one.float(), other.float()
+    most = float(one.abs().amax())
+    return bool(torch.isclose(one, other, rtol=0.0, atol=0.05 * most, equal_nan=True).all())
 
 
 def _need(batch: Any, name: str) -> Tensor:

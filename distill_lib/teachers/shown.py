@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from distill_lib.arguments import told
 from distill_lib.masks import readable
 from distill_lib.signals import Captured, unwrapped
 
-__all__ = ["COPIES", "Shown", "named_of"]
+__all__ = ["COPIES", "Shown", "named_of", "prepared"]
 
 COPIES = "have preprocess= return a new batch, of clones where it or the model works in place"
 
@@ -101,6 +102,20 @@ def _count(value: Any) -> Any:
     if isinstance(value, Mapping):
         return _counts(value.values())
     return _counts(value) if isinstance(value, (tuple, list)) else None
+
+
+def prepared(batch: Any) -> Mapping[str, Any]:
+    """The batch that ``preprocess`` made.
+
+    Raises:
+        TypeError: it made none.
+    """
+    if not isinstance(batch, Mapping):
+        raise TypeError(
+            "preprocess= returns a batch by name, such as {**batch, 'inputs': …}; it returned "
+            f"{told(batch)}"
+        )
+    return batch
 
 
 def named_of(batch: Any) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib.arguments import told
+from distill_lib.masks import IGNORE
 from distill_lib.objective import name_of
 from distill_lib.schedules import Schedule
 from distill_lib.signals import Signals, accepts, pick, signature_of
@@ -22,12 +23,14 @@ __all__ = [
     "both",
     "check_call",
     "check_name",
+    "check_pair",
     "ignored",
     "mapped",
     "reduces",
     "takes",
     "temperature_at",
     "times_squared",
+    "unfit",
     "weights",
     "whole",
     "wrapped",
@@ -81,6 +84,40 @@ def check_call(loss: Callable[..., Any], who: str, *names: str) -> None:
         ) from None
 
 
+def check_pair(loss: Callable[..., Any], who: str, options: Mapping[str, Any]) -> None:
+    """A loss can be called with an answer, labels, and these options.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    for option in options:
+        if not takes(loss, option):
+            raise TypeError(f"{name_of(loss)} takes no argument {option!r}")
+    try:
+        signature_of(loss).bind(None, None, **options)
+    except TypeError as error:
+        if signature_of(loss).parameters:  # some that are written in C tell nothing
+            raise TypeError(
+                f"{who} calls {name_of(loss)}(answer, labels), and {error}; give what is missing "
+                "as an option, or wrap it: lambda answer, labels: …"
+            ) from None
+
+
+def unfit(who: str, z: Tensor, y: Tensor, error: Exception) -> ValueError:
+    """What to say where a loss cannot take answers and labels."""
+    if isinstance(error, IndexError):  # as torch has it on a CPU
+        return ValueError(
+            f"{who}: labels {y.min():g} to {y.max():g} are none of the classes of answers "
+            f"{list(z.shape)}; number them from 0, or leave one out: ignore_index="
+        )
+    return ValueError(
+        f"{who}: the loss cannot take answers {list(z.shape)} of {z.dtype} and labels "
+        f"{list(y.shape)} of {y.dtype} ({str(error).splitlines()[0]}). Labels in the shape of the "
+        "answers get their type, others stay as they are; a loss that wants them otherwise is "
+        "wrapped: lambda answer, labels: …"
+    )
+
+
 def check_name(name: str, value: Any, who: str) -> None:
     """A name is a string that is not empty.
 
@@ -102,12 +139,16 @@ def whole(name: str, value: Any, hint: str) -> int:
     return int(value)
 
 
-def ignored(value: Any) -> float | None:
-    """The label of what is left out among real labels; None where it is the default.
+def ignored(value: Any, loss: Any) -> float | None:
+    """The label of what is left out, said or known to the loss; None where it is the default.
 
     Raises:
         TypeError: what is no number.
     """
+    if value is None:  # else a loss of torch would call it 0, and the mean would count it
+        known = getattr(loss, "keywords", {}).get("ignore_index", IGNORE)
+        known = getattr(loss, "ignore_index", known)
+        value = None if known == IGNORE else known
     if value is not None and (not isinstance(value, Real) or isinstance(value, bool)):
         raise TypeError(f"ignore_index expected a number, or nan, got {told(value)}; -100 is usual")
     return None if value is None else value if isinstance(value, int) else float(value)

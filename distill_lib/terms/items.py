@@ -245,6 +245,11 @@ def walk(
     for model in models.values():
         if isinstance(model, type):
             raise TypeError(f"expected a module or a teacher, got {told(model)}")
+    if forward is not None and not any(isinstance(m, nn.Module) for m in models.values()):
+        raise TypeError(
+            f"{who}: forward= says how a module is called, and a teacher knows that itself: give "
+            "the module, or Teacher(model, forward=…)"
+        )
     first = next((m for model in models.values() for m in models_of(model)), None)
     networks = {whose: _networks(model) for whose, model in models.items()}
     with eval_mode(models.values()):

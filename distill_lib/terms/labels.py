@@ -28,7 +28,7 @@ from .classes import (
     same_shape,
     view_of,
 )
-from .given import ALIKE, along, check_name, ignored, reduces, takes, weights, whole
+from .given import ALIKE, along, check_name, check_pair, ignored, reduces, unfit, weights, whole
 
 __all__ = ["BCE", "CE", "Label"]
 
@@ -46,8 +46,8 @@ class Label(Term):
             itself for functions that take it, and expected of modules.
         on: The student's signal.
         labels: Their name in the batch.
-        ignore_index: Labels equal to it are left out, ``nan`` included. By default -100, and for
-            real labels nothing.
+        ignore_index: Labels equal to it are left out, ``nan`` included. By default that of the
+            loss, such as ``nn.CrossEntropyLoss(ignore_index=255)``, or -100; of real labels none.
         **options: More arguments of the loss.
 
     Raises:
@@ -89,14 +89,12 @@ class Label(Term):
         own = {"reduction": "none"} if reduces(loss) else {}
         if options.get("reduction", getattr(loss, "reduction", "none")) != "none":
             check_values(name_of(loss), torch.zeros(()))
-        for option in options:
-            if not takes(loss, option):
-                raise TypeError(f"{name_of(loss)} takes no argument {option!r}")
+        check_pair(loss, type(self).__name__, options)
         for what, name in (("on", on), ("labels", labels)):
             check_name(what, name, type(self).__name__)
         self.loss = loss
         self.on, self.labels = on, labels
-        self.ignore_index = ignored(ignore_index)
+        self.ignore_index = ignored(ignore_index, loss)
         self.options: dict[str, Any] = {**own, **options}
         self.reads: Mapping[str, tuple[str, ...]] = {"student": (on,), "teacher": ()}
 
@@ -121,11 +119,10 @@ class Label(Term):
         z, y = (z, y) if pair is None else (pair[0], pair[1].to(z.dtype))
         try:
             values = self.loss(z, y, **self.options)
-        except IndexError as error:  # as torch has it on a CPU
-            raise ValueError(
-                f"{self.text()}: labels {y.min():g} to {y.max():g} are none of the classes of "
-                f"answers {list(z.shape)}; number them from 0, or leave one out: ignore_index="
-            ) from error
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, RuntimeError) as error:
+            raise unfit(self.text(), z, y, error) from error
         check_values(self, values)
         if pair is None and values.numel() > y.numel():
             raise ValueError(

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from distill_lib.masks import kept_of, readable
 from distill_lib.masks.tokens import decoder_inputs
 from distill_lib.objective import Objective
-from distill_lib.signals import Batch, as_batch, call, eval_mode, pick, tell
+from distill_lib.signals import Batch, as_batch, call, capture, eval_mode, layers_among, pick, tell
 from distill_lib.teachers.live import Source, Teacher
 
 from .features import Match
@@ -69,7 +69,9 @@ def fit_projectors(
         ):
             after.callback(undo)
         after.callback(tell(student, objective.reads("student")))
-        said, taught = call(student, decoder_inputs(named, student)), source(named)
+        view = capture(student, *layers_among(student, objective.reads("student")))
+        after.callback(view.release)
+        said, taught = call(view, decoder_inputs(named, student)), source(named)
     unlabeled = {key: value for key, value in named.items() if key != "labels"}
     sums: dict[nn.Linear, list[Tensor]] = {}
     for _, term in objective.pairs():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distill_lib.arguments import checked, told
-from distill_lib.signals import Captured, suggest, unwrapped
+from distill_lib.signals import Captured, layers_of, suggest
 from distill_lib.teachers.live import Teacher, models_of
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "check_relations",
     "check_separate",
     "check_settings",
+    "check_sparse",
     "fixed_parts",
 ]
 
@@ -120,6 +121,22 @@ def check_optimizer(optimizer: Any) -> None:
         )
 
 
+def check_sparse(student: nn.Module, clip_norm: float | None) -> None:
+    """Sparse gradients have no norm in torch, and cannot be clipped.
+
+    Raises:
+        ValueError: an embedding that is trained has such gradients, and they would be.
+    """
+    for name, part in student.named_modules():
+        trained = isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.weight.requires_grad
+        if clip_norm is not None and trained and part.sparse:
+            raise ValueError(
+                f"clip_norm={clip_norm} needs the norm of all gradients, and torch has none of the "
+                f"sparse ones of {name or 'the student'}, a {type(part).__name__}: set its "
+                "sparse = False, or leave out clip_norm"
+            )
+
+
 def fixed_parts(student: nn.Module) -> set[nn.Module]:
     """Parts in eval mode that are frozen, such as a fixed batch normalization: they stay so."""
     fixed: set[nn.Module] = set()
@@ -177,8 +194,7 @@ def check_layers(student: Any, teacher: Any, objective: Any, forward: Any) -> No
         asked.append(("teacher", teacher.model))
     for who, model in asked:
         told_of = model.layers if isinstance(model, Captured) else ()
-        inner = unwrapped(model.model if isinstance(model, Captured) else model)
-        known = [name for name, _ in inner.named_modules() if name]
+        known = [*layers_of(model)]
         for path in objective.reads(who):
             name = path.split("/")[0]
             if "." in name and not {name, path} & {*known, *told_of}:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill_lib.objective import Step
-from distill_lib.signals import Forward, call, unwrapped
+from distill_lib.signals import Forward, call, layers_of
 from distill_lib.teachers.shown import Shown
 
 __all__ = ["Lesson", "allow_unused"]
@@ -40,7 +40,8 @@ class Lesson(nn.Module):
 
         Raises:
             KeyError: a signal or a layer that the student does not have.
-            ValueError: a student or a teacher that changes the batch, of which both are asked.
+            ValueError: a student or a teacher that changes the batch, of which both are asked; a
+                loss without a gradient.
         """
         shown = Shown(batch)
         said = call(self.view, batch, self.ask)
@@ -52,11 +53,16 @@ class Lesson(nn.Module):
                 said, taught, batch, progress=progress, denom=denom
             )
         except KeyError as error:  # a signal that is none may be a layer that is misspelt
-            names = [name for name, _ in unwrapped(self.view).named_modules() if name]
+            names = [*layers_of(self.view)]
             raise KeyError(
                 f"{error.args[0]} The student's layers are {', '.join(names[:40])}"
                 f"{', …' if len(names) > 40 else ''}"
             ) from error
+        if not found[0].requires_grad:
+            raise ValueError(
+                "the loss depends on nothing that is trained: what the objective reads of the "
+                "student was detached, answered under torch.no_grad(), or is class numbers (argmax)"
+            )
         return found
 
 

@@ -225,15 +225,16 @@ def make_optimizer(optimizer: Any, params: list[nn.Parameter]) -> Optimizer:
         # an accelerator torch has its own choice, and mixed precision counts skipped steps by it.
         plain = all(p.device.type == "cpu" and p.is_floating_point() for p in params)
         return AdamW(params, lr=1e-3, fused=plain or None)
-    if isinstance(optimizer, Optimizer):
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    makes = callable(optimizer) and not isinstance(optimizer, Optimizer)
+    made: Any = optimizer(params) if makes else optimizer
+    if isinstance(made, Optimizer):
+        held = {id(p) for group in made.param_groups for p in group["params"]}
         forgotten = sum(id(p) not in held for p in params)
         if forgotten:
             raise ValueError(
                 f"the optimizer forgets {forgotten} of {len(params)} parameters, such as those of "
                 "the objective's projectors: build it over [*student.parameters(), "
-                "*objective.parameters()], or pass a function from parameters to an optimizer"
+                "*objective.parameters()], or pass a function from parameters to an optimizer of "
+                "all that it is given; what is not to be trained is requires_grad_(False)"
             )
-        return optimizer
-    made: Optimizer = optimizer(params) if callable(optimizer) else optimizer
-    return made
+    return made  # type: ignore[no-any-return]

@@ -18,7 +18,6 @@ from distill_lib.objective import Objective, Step, Term
 from distill_lib.signals import (
     Captured,
     Forward,
-    capture,
     layers_among,
     modes_of,
     set_modes,
@@ -36,6 +35,7 @@ from .before import (
     check_optimizer,
     check_relations,
     check_separate,
+    check_sparse,
     fixed_parts,
 )
 from .history import History
@@ -107,6 +107,7 @@ class Run:
         self, optimizer: Optimizer | None, lr: Rate | None, clip_norm: float | None
     ) -> None:
         device = self.accelerator.device
+        check_sparse(self.student, clip_norm)
         self.sharded = ready(
             self.accelerator, self.student, self.objective, self.teacher, optimizer
         )
@@ -116,7 +117,7 @@ class Run:
             self.undo.callback(settle_state, optimizer)
         self.undo.callback(tell(self.student, self.objective.reads("student")))
         layers = layers_among(self.student, self.objective.reads("student"))
-        view = capture(self.student, *layers) if layers else self.student
+        view = Captured(self.student, layers, unseen=True) if layers else self.student
         if isinstance(view, Captured) and view is not self.student:
             self.undo.callback(view.release)
         self.view: nn.Module = view

@@ -114,6 +114,9 @@ def in_folder(name: str) -> Callable[[Path, bytes], Any]:
         put(folder, "hf/config.json", b'{"a": 1}')
         if name == "config.json":
             put(folder, "hf/model.safetensors", seeds.safetensors())
+        if name.endswith(".index.json"):
+            for place, part in seeds.shards().items():
+                put(folder, f"hf/{place}", part)
         path = put(folder, f"hf/{name}", content).parent
         try:
             load_checkpoint(path).load_into(net())
@@ -290,6 +293,9 @@ LOADERS: dict[str, Loader] = {
         seeds.environment, environment, CheckpointError, (formats.yaml,), room=160 * MB
     ),
     "folder, settings": Loader(seeds.settings, in_folder("config.json"), CheckpointError, (JSON,)),
+    "folder, index": Loader(
+        seeds.index, in_folder("model.safetensors.index.json"), CheckpointError, (JSON,)
+    ),
     "folder, safetensors": Loader(
         seeds.safetensors, in_folder("model.safetensors"), CheckpointError, (TENSORS,)
     ),

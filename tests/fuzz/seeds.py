@@ -100,6 +100,21 @@ def safetensors(meta: dict[str, str] | None = None) -> bytes:
     return bytes(save(dict(net().state_dict()), meta or {"made": "here"}))
 
 
+def shards() -> dict[str, bytes]:
+    """The weights of :func:`safetensors`, in two files."""
+    from safetensors.torch import save
+
+    every = list(net().state_dict().items())
+    return {"a.safetensors": bytes(save(dict(every[:1]))),
+            "b.safetensors": bytes(save(dict(every[1:])))}  # fmt: skip
+
+
+def index() -> bytes:
+    names = list(net().state_dict())
+    places = {name: "b.safetensors" if n else "a.safetensors" for n, name in enumerate(names)}
+    return json.dumps({"metadata": {"total_size": 9}, "weight_map": places}).encode()
+
+
 def settings() -> bytes:
     return b'{"model_type": "bert", "a": [1, 2, {"b": null}], "labels": {"0": "x"}}'
 

@@ -80,3 +80,38 @@ def test_where_nothing_tells_the_number_it_is_refused() -> None:
     batch, other = {"inputs": torch.zeros(2, 3, 6, 6)}, {"inputs": torch.zeros(2, 3, 8, 8)}
     with pytest.raises(ValueError, match="give each a mask"):
         count_like(torch.zeros(2, 9), False, batch, other)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=2, max_size=3),
+    shared=st.integers(1, 7),
+    shape=st.sampled_from([(), (5,), (5, 3)]),
+    first=st.booleans(),
+    nested=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_batches_share_says_nothing_of_their_number(
+    sizes: list[int], shared: int, shape: tuple[int, ...], first: bool, nested: bool
+) -> None:
+    batches: list[Any] = []
+    for n in sizes:
+        prior, inputs = torch.zeros(shared), torch.zeros(n, 4)
+        named = {"prior": prior, "inputs": inputs} if first else {"inputs": inputs, "prior": prior}
+        batches.append({"inputs": [*named.values()]} if nested else named)
+    for n, batch in zip(sizes, batches, strict=True):
+        values = torch.zeros(n, *shape)
+        for m, other in zip(sizes, batches, strict=True):
+            assert count_like(values, False, batch, other) == values[0].numel() * m
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_entries_that_disagree_are_refused_unless_labels_tell(at: int) -> None:
+    batch = {"one": torch.zeros(6, 2), "other": torch.zeros(6 - 3 * at, 4)}
+    after = {"one": torch.zeros(4, 2), "other": torch.zeros(5 - at, 4)}
+    with pytest.raises(ValueError, match="several that disagree"):
+        count_like(torch.zeros(6, 9), False, batch, after)
+    labels = ({"labels": torch.zeros(n).long()} for n in (6, 4))
+    known, there = (
+        {**entries, **more} for entries, more in zip((batch, after), labels, strict=True)
+    )
+    assert count_like(torch.zeros(6, 9), False, known, there) == 36

@@ -245,3 +245,21 @@ def test_more_tokens_in_the_batch_than_in_the_record_are_refused(kept: Recorded)
     given = batch(1, 3)
     with pytest.raises(ValueError, match="3 tokens in the record and 7 in this batch"):
         kept({**given, "attention_mask": torch.ones(2, 7)})
+
+
+def test_an_id_has_one_answer() -> None:
+    def one(*items: int, width: int) -> dict[str, Tensor]:
+        texts = batch(*items)
+        more = width - texts["input_ids"].shape[1]
+        for key in ("input_ids", "attention_mask"):
+            texts[key] = nn.functional.pad(texts[key], (0, more))
+        return texts
+
+    teacher = Teacher(bert())
+    twice = [one(0, 1, width=7), one(1, 3, width=8)]  # padded otherwise, and the same item
+    kept = Recorded(teacher, twice, PATHS[:2])
+    assert len(kept) == 3
+    other = one(4, 1, width=7)
+    other["index"] = torch.tensor([10, 11])  # of another data set, numbered from the beginning
+    with pytest.raises(ValueError, match="two items with the id 10 have other answers: number"):
+        Recorded(teacher, [*twice, other], PATHS[:2])

@@ -188,3 +188,12 @@ def test_the_order_of_an_ensemble_does_not_matter(
     assert len(found) == 2 * (not any(inplace))
     if found:
         torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(
+    "made", [None, torch.zeros(2, 4), (torch.zeros(2, 4), torch.zeros(2)), [1], "inputs"]
+)
+def test_what_preprocess_makes_is_a_batch(made: Any) -> None:
+    teacher = Teacher(nn.Linear(4, 3), preprocess=lambda batch: made)
+    with pytest.raises(TypeError, match="preprocess= returns a batch by name"):
+        teacher({"inputs": torch.zeros(2, 4)})
