@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import distill_chinese
 import distill_directives
 import distill_light
 import distill_marks
+import distill_math
 import distill_once
 import distill_previews
 import distill_quiz
@@ -33,17 +32,6 @@ import distill_xrefs
 
 log = logging.getLogger(__name__)
 
-MATHJAX = "django-static-mathjax"  # any package that ships MathJax 3 would do
-MATHJAX_PARTS = (
-    "startup.js",
-    "core.js",
-    "input/tex.js",
-    "input/tex/extensions",
-    "output/chtml.js",
-    "output/chtml/fonts",
-    "a11y/assistive-mml.js",
-)
-
 
 def say_where(app: Sphinx, config: Any) -> None:
     """Give the pages the book's address, or none of the buttons that need one."""
@@ -56,22 +44,6 @@ def say_where(app: Sphinx, config: Any) -> None:
         **dict.fromkeys(buttons, bool(address.repository)),
         "repository_url": address.repository,
     }
-
-
-def copy_mathjax(app: Sphinx) -> None:
-    """Put MathJax beside the pages, so that formulas are drawn with no network."""
-    if app.builder.format != "html":
-        return
-    source = Path(str(distribution(MATHJAX).locate_file("mathjax/static/mathjax")))
-    target = Path(app.outdir) / "_static" / "mathjax"
-    for part in MATHJAX_PARTS:
-        origin, place = source / "es5" / part, target / part
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if origin.is_dir():
-            shutil.copytree(origin, place, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(origin, place)
-    shutil.copyfile(source / "LICENSE", target / "LICENSE")
 
 
 def check_alt(app: Sphinx, doctree: nodes.document) -> None:
@@ -115,12 +87,12 @@ def setup(app: Sphinx) -> dict[str, bool]:
     distill_sources.setup(app)
     distill_site.setup(app)
     distill_light.setup(app)
+    distill_math.setup(app)
     distill_reading.setup(app)
     distill_previews.setup(app)
     distill_students.setup(app)
     distill_symptoms.setup(app)
     distill_terms.setup(app)
-    app.connect("builder-inited", copy_mathjax)
     app.connect("builder-inited", prepare_other_builders)
     app.connect("doctree-read", check_alt)
     app.connect("html-page-context", drop_thebe, priority=900)

@@ -34,8 +34,7 @@ def used(site: Path) -> set[str]:
         for names in NAMES.findall(page.read_text(encoding="utf-8")):
             words.update(names.split())
     for script in (site / "_static").rglob("*.js"):
-        if "mathjax" not in script.parts:
-            words.update(WORD.findall(script.read_text(encoding="utf-8")))
+        words.update(WORD.findall(script.read_text(encoding="utf-8")))
     return words
 
 

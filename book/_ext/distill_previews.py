@@ -26,7 +26,7 @@ BACKLINKS = re.compile(r'<span class="backrefs">.*?</span>', re.DOTALL)
 NAMES = re.compile(r' (?:id|role|title|aria-[\w-]+|data-[\w-]+)="[^"]*"')
 SOURCE = re.compile(r'(<img\b[^<>]*\bsrc=")([^":]+)"')
 PREVIEWED = re.compile(r'<(?:figure|div[^<>]*class="(?:proof|citation|math|exercise)\b|dt)[^<>]*')
-LONGEST = 4_000  # a proof is read where it stands
+LONGEST = 1_200  # letters; a proof is read where it stands
 
 
 def write(app: Sphinx, error: Exception | None) -> None:
@@ -74,7 +74,7 @@ def preview(text: str, anchor: str) -> str:
         target = f"<p><strong>{fragments.words(HEADERLINK.sub('', target))}</strong></p>{meaning}"
     for pattern in (HEADERLINK, BACKLINKS, LINKS, NAMES):
         target = pattern.sub("", target)
-    return target if len(target) <= LONGEST else ""
+    return target if len(fragments.words(target)) <= LONGEST else ""
 
 
 def moved(shown: str, there: str, page: str) -> str:

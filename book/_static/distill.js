@@ -38,17 +38,17 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // What scrolls can be reached with the keyboard (scrollable-region-focusable).
   const scrollers = ".bd-article pre, .bd-article table, .bd-article div.math, .cell_output, "
-    + ".bd-article mjx-container[display], .bd-article [style*='overflow-x']";
+    + ".bd-article [style*='overflow-x']";
   // Where a box goes on to the right, its edge fades.
   const more = (box) => {
     box.classList.toggle("dl-more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
   };
   const reach = () => {
     // A formula in a line that is wider than its line gets a scroller of its own.
-    all(".bd-article mjx-container:not([display])").forEach((formula) => {
+    all(".bd-article span.math").forEach((formula) => {
       formula.classList.remove("dl-wide", "dl-more");
       const line = formula.parentElement.closest("p, li, td, th, dd, dt, figcaption, div");
-      if (formula.getBoundingClientRect().width > line.clientWidth) {
+      if (formula.firstElementChild.getBoundingClientRect().width > line.clientWidth) {
         formula.classList.add("dl-wide");
         formula.tabIndex = 0;
       }
@@ -65,8 +65,8 @@ document.addEventListener("DOMContentLoaded", () => {
   document.addEventListener("scroll", (event) => {
     if (event.target.closest?.(".bd-article")) more(event.target);
   }, { capture: true, passive: true });
-  // Formulas have a width when MathJax, which loads later, has drawn them.
-  window.addEventListener("load", () => window.MathJax?.startup?.promise?.then(reach));
+  // Formulas have their width when their font is there.
+  document.fonts.ready.then(reach);
 });
 
 // On paper every fold is open: answers, solutions, the bounds of claims.
@@ -89,10 +89,6 @@ if (location.hash.length > 1) {
     document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
   };
   page.add("dl-landing");
-  window.addEventListener("load", () => {
-    const drawn = window.MathJax?.startup?.promise;
-    if (drawn) drawn.then(arrive);
-    else arrive();
-  });
+  window.addEventListener("load", () => document.fonts.ready.then(arrive));
   setTimeout(arrive, 3000);
 }

@@ -4,7 +4,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const KINDS = "figure, div.proof, div.citation, div.math, div.exercise";
   const data = JSON.parse(document.getElementById("dl-previews")?.textContent || "{}");
   const tip = document.createElement("div");
-  Object.assign(tip, {className: "dl-preview mathjax_process", id: "dl-preview", hidden: true});
+  Object.assign(tip, {className: "dl-preview", id: "dl-preview", hidden: true});
   tip.setAttribute("role", "tooltip");
   let link = null, timer = 0;
 
@@ -25,7 +25,6 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const close = () => {
     clearTimeout(timer);
-    if (link) window.MathJax?.typesetClear?.([tip]);
     link?.removeAttribute("aria-describedby");
     link = null;
     tip.hidden = true;
@@ -51,15 +50,14 @@ document.addEventListener("DOMContentLoaded", () => {
     const shown = () => {
       if (link !== to) return;
       // a formula that is wider than the preview is drawn smaller: nobody could scroll it here
-      tip.querySelectorAll("mjx-math").forEach((formula) => {
+      tip.querySelectorAll("math").forEach((formula) => {
         const fits = (tip.clientWidth - 40) / formula.getBoundingClientRect().width;
-        if (fits < 1) formula.parentElement.style.fontSize = `${Math.floor(100 * fits)}%`;
+        if (fits < 1) formula.style.fontSize = `${Math.floor(100 * fits)}%`;
       });
       place();
     };
     shown();
     tip.querySelectorAll("img").forEach((image) => image.addEventListener("load", shown));
-    window.MathJax?.typesetPromise?.([tip]).then(shown);
   };
   const soon = (what, wait) => { clearTimeout(timer); timer = setTimeout(what, wait); };
   const linkOf = (event) => event.target.closest?.(".bd-article a.reference.internal[href*='#']");

@@ -102,7 +102,7 @@ def questions(root: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         raise SystemExit(f"{path} is missing: build the site first (python make.py book).")
     xrefs, known = json.loads(path.read_text(encoding="utf-8")), answers.load()
-    macros = bookcache.config(root)["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"]
+    macros = bookcache.config(root)["sphinx"]["config"]["distill_macros"]
     asked = {}
     for page in bookcache.chapters(root):
         context = notebooks.context_of(root, page, xrefs, {})

@@ -72,4 +72,4 @@ def visit(page: Any, site: Path, name: str, fragment: str = "") -> None:
     page.goto((site / f"{name}.html").as_uri() + fragment, wait_until="load")
     # Colors are measured when they have arrived, not on their way.
     page.add_style_tag(content="*, *::before, *::after { transition: none !important; }")
-    page.evaluate("() => window.MathJax && MathJax.startup && MathJax.startup.promise")
+    page.evaluate("() => document.fonts.ready.then(() => {})")

@@ -116,7 +116,7 @@ def write_all(root: Path, xrefs: dict[str, Any]) -> list[Path]:
     target.mkdir(parents=True)
     cache, written, library = bookcache.open_cache(root), [], wheel(root, target)
     runs, pages = set(bookcache.chapters(root)), {}
-    macros = bookcache.config(root)["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"]
+    macros = bookcache.config(root)["sphinx"]["config"]["distill_macros"]
     for path in (root / page for page in bookcache.pages(root)):
         name = path.relative_to(root).with_suffix("").as_posix()
         if path not in runs:
@@ -181,7 +181,7 @@ def notebook(
     digest = hashlib.sha256(library.read_bytes()).hexdigest()
     wanted = listed(needs(program))
     setup = SETUP.format(wheel=library.name, digest=digest, site=context.site, needs=wanted)
-    macros = config["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"]
+    macros = config["sphinx"]["config"]["distill_macros"]
     cells = [markdown(head), code(setup)]
     for cell in source.cells:
         if cell.cell_type == "code":

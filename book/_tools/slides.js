@@ -21,5 +21,5 @@ const fit = () => {
   }
   document.documentElement.dataset.fitted = "1";
 };
-addEventListener("load", () => Promise.resolve(window.MathJax?.startup?.promise).then(fit));
+addEventListener("load", () => document.fonts.ready.then(fit));
 addEventListener("resize", fit);

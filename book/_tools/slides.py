@@ -3,7 +3,7 @@
 Made from the built site, and so from the same run: title and question; of each section the figures
 with their captions, the theorems, tables and claims, one a slide; of the prose only the summary,
 and the first paragraph of a section that has none of these. A chapter is one file, through which
-the arrow keys move (slides.js), with the MathJax of the site beside it.
+the arrow keys move (slides.js), with the font of the site's formulas beside it.
 
     python book/_tools/slides.py [--root FOLDER]
 """
@@ -26,7 +26,6 @@ PAGE = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><link rel="icon" href="data:,">
 <style>{style}</style>
-{formulas}
 </head><body class="bd-article">
 {slides}
 <script>{script}</script>
@@ -60,9 +59,7 @@ SECTION = re.compile(r'<section id="([^"]+)">\s*(?:<span id="[^"]*"></span>\s*)*
 LEFT_OUT = {"quiz", "exercises", "notes-and-references"}
 LINK = re.compile(r'<a class="headerlink".*?</a>|</?a\b[^<>]*>', re.DOTALL)
 FOLD = re.compile(r"<details><summary>(.*?)</summary>.*?</details>", re.DOTALL)
-FORMULAS = re.compile(
-    r"<script>window\.MathJax = .*?</script>\s*<script[^<>]*mathjax[^<>]*></script>"
-)
+FONT, LICENSE = (f"_static/fonts/stix-two-math.{kind}" for kind in ("woff", "LICENSE.txt"))
 FILE = re.compile(r'\b(src|href)="(?:\.\./)+((?:_static|_images)/[^"?#]+)[^"]*"')
 ON_A_SLIDE = 6  # claims
 
@@ -80,7 +77,9 @@ def write_all(root: Path, target: Path) -> list[Path]:
     site, written = root / "_build/html", []
     book, lines = bookcache.config(root)["title"], {}
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(site / "_static/mathjax", target / "_static/mathjax")
+    (target / FONT).parent.mkdir(parents=True)
+    for name in (FONT, LICENSE):
+        shutil.copyfile(site / name, target / name)
     for path in (root / page for page in bookcache.pages(root) if page.startswith("chapters/")):
         page = site / path.relative_to(root).with_suffix(".html")
         if not page.exists():
@@ -113,7 +112,6 @@ def line(name: str, slides: str) -> str:
 
 def deck(page: str, book: str) -> str:
     """The slides of a page of the site."""
-    formulas = FORMULAS.search(page)
     article = LINK.sub("", element(page, page.index('<article class="bd-article"')))
     title = element(article, article.index("<h1>"))
     question = "".join(classed(article, "p", "dl-question"))
@@ -130,7 +128,6 @@ def deck(page: str, book: str) -> str:
         title=f"{words(title)} · {book}",
         style=style,
         script=script,
-        formulas=formulas[0] if formulas else "",
         slides=slides,
     )
 

@@ -53,7 +53,7 @@ KINDS = """() => {
 # Contrast is looked for in a plan of all boxes, which takes seconds where there are ten thousand.
 # What is like its neighbors, and has no text that is asked about in a theme, is taken out before.
 KEEP = "document.querySelectorAll('[data-kind], [data-link]').forEach((e) => e.dataset.kept = '')"
-ALIKE = "mjx-container > *, pre span, .sig *, dl.py:nth-of-type(n + 9), tbody tr:nth-child(n + 9)"
+ALIKE = "math > *, pre span, .sig *, dl.py:nth-of-type(n + 9), tbody tr:nth-child(n + 9)"
 PRUNE = f"""[...document.querySelectorAll("{ALIKE}")].filter(
   (box) => !box.matches("[data-kept]") && !box.querySelector("[data-kept]")
 ).forEach((box) => box.remove())"""
@@ -85,7 +85,6 @@ def excludes_nobody(page: Any) -> None:
     """Of a page that was just visited, wide; afterwards much of it is gone."""
     assert page.outside == []
     assert page.errors == []
-    assert page.locator("mjx-merror").count() == 0
     assert violations(page, RULES) == []
     wide = page.viewport_size
     page.evaluate("window.looks = 0")

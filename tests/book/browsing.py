@@ -32,7 +32,7 @@ STEP = 1 if os.environ.get("DISTILL_EVERYTHING") else 3
 LOOKED_AT = [*CHAPTERS[::STEP], *[page for page in PAGES if page not in CHAPTERS][::STEP]]
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 # How many formulas end outside of the screen, with nothing to scroll.
-CUT = """() => [...document.querySelectorAll(".bd-article mjx-math")].filter((formula) => {
+CUT = """() => [...document.querySelectorAll(".bd-article math")].filter((formula) => {
   if (formula.getBoundingClientRect().right <= innerWidth) return false;
   for (let box = formula; box; box = box.parentElement) {
     if (/auto|scroll/.test(getComputedStyle(box).overflowX)) return false;

@@ -14,6 +14,7 @@ import bookcache
 import ledger
 import nbformat
 import pytest
+from fontTools.ttLib import TTFont
 from jupyter_cache.base import CacheBundleIn
 from making import ROOT, make, run_in
 from PIL import Image
@@ -177,7 +178,7 @@ def warned(built, tmp_path_factory) -> list[str]:
     shutil.copytree(built[0], root)
     page, chapter = root / "book/intro.md", root / CHAPTER
     links = "{src}`tests/none.py` {src}`tests/test_tiny.py::none`"
-    page.write_text(f"{page.read_text()}\n{links}\n")
+    page.write_text(f"{page.read_text()}\n{links} $a \\nonesuch b$\n")
     text = chapter.read_text()
     line = next(line for line in text.splitlines() if line.startswith(":alt:"))
     chapter.write_text(text.replace(line + "\n", ""))
@@ -196,6 +197,7 @@ def warned(built, tmp_path_factory) -> list[str]:
         "there is no tests/none.py",
         "test_tiny.py has no none",
         "image without alt text",
+        "no formula: a \\nonesuch b",
         "Executing notebook failed",
     ],
 )
@@ -204,13 +206,15 @@ def test_what_a_build_must_not_pass_over_is_a_warning(warned, words):
     assert any(words in line for line in warned), warned
 
 
-def test_mathjax_is_in_the_site_with_its_license(built):
-    folder = built[0] / "_build/html/_static/mathjax"
-    for part in ("startup", "core", "input/tex", "output/chtml", "a11y/assistive-mml"):
-        assert (folder / f"{part}.js").stat().st_size > 1_000
-    assert list((folder / "output/chtml/fonts/woff-v2").glob("*.woff"))
-    assert "Apache License" in (folder / "LICENSE").read_text()
-    assert "cdn." not in (built[0] / "_build/html/chapters/01_tiny.html").read_text()
+def test_formulas_need_no_script_and_their_font_is_in_the_site(built):
+    site = built[0] / "_build/html"
+    font = site / "_static/fonts/stix-two-math.woff"
+    with TTFont(font) as opened:
+        assert "MATH" in opened and ord("a") in opened.getBestCmap()
+    assert font.stat().st_size < 120_000
+    assert "SIL Open Font License" in font.with_suffix(".LICENSE.txt").read_text("utf-8")
+    page = (site / "chapters/01_tiny.html").read_text("utf-8")
+    assert "<math" in page and not re.search(r"cdn\.|MathJax|mathjax/", page)
 
 
 def test_nothing_runs_twice(changed):

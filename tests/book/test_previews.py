@@ -108,7 +108,7 @@ def test_the_pointer_shows_what_a_link_leads_to(reader, end):
 
 def test_a_preview_has_its_formula_and_its_picture(reader):
     link(reader, "#thm-limit").hover()
-    reader.wait_for_selector(f"{TIP} mjx-container", state="visible")
+    reader.wait_for_selector(f"{TIP} math", state="visible")
     reader.keyboard.press("Escape")
     link(reader, "#fig-scheme").hover()
     reader.wait_for_function(f"document.querySelector('{TIP} img')?.naturalWidth > 0")

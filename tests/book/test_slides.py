@@ -51,7 +51,6 @@ def test_all_that_a_chapter_shows_is_on_its_slides(site, decks, name):
 def test_slides_need_nothing_from_elsewhere(decks, name):
     deck = (decks / f"{Path(name).name}.html").read_text(encoding="utf-8")
     wanted = re.findall(r'<(?:img|script|link|video|source)\b[^<>]*(?:src|href)="([^"]+)"', deck)
-    assert any("mathjax" in one for one in wanted)
     for one in map(html.unescape, wanted):
         assert one.startswith("data:") or (decks / one.partition("?")[0]).is_file(), one
 
@@ -77,7 +76,6 @@ def test_nothing_overflows_and_keys_move(wall, decks, name):
     wall.goto((decks / f"{name}.html").as_uri())
     wall.wait_for_selector("html[data-fitted]", state="attached")
     assert wall.outside == [] and wall.errors == []
-    assert wall.locator("mjx-merror").count() == 0
     assert wall.evaluate("slides.filter(spills).length") == 0
     assert wall.evaluate("[...document.images].every(one => one.naturalWidth > 0)")
     sizes = wall.evaluate("slides.map(one => parseFloat(one.style.fontSize || 1))")

@@ -19,18 +19,8 @@
   const moves = (what) => make("p", {className: "dl-moves"}, what + " on ",
     site ? make("a", {href: `${site}${page}.html`}, where) : where, ".");
 
-  const drawn = [...(window.MathJax?.startup?.document?.math ?? [])];
-  for (const formula of drawn.filter((one) => article.contains(one.typesetRoot))) {
-    const math = formula.typesetRoot.querySelector("mjx-assistive-mml math");
-    if (!math) continue;  // stays as it is, and is found by the checks
-    math.setAttribute("alttext", formula.math.trim());
-    if (formula.display) math.setAttribute("display", "block");
-    [math, ...math.querySelectorAll("*")].forEach((e) => [...e.attributes].forEach((a) => {
-      if (a.name.startsWith("data-")) e.removeAttribute(a.name);
-    }));
-    const long = !formula.display && formula.typesetRoot.offsetWidth > 250;
-    if (long) formula.typesetRoot.parentElement.classList.add("dl-long");  // it scrolls on a phone
-    formula.typesetRoot.replaceWith(math);
+  for (const formula of own("span.math")) {
+    if (formula.offsetWidth > 250) formula.classList.add("dl-long");  // it scrolls on a phone
   }
 
   own(".dl-live, .dl-fig").forEach((live, i) => {

@@ -1,4 +1,4 @@
-// Pages of the book as one document, formulas drawn, in the place of the page of the site that lends
+// Pages of the book as one document, in the place of the page of the site that lends
 // its styles. `articles` are names with XHTML; links to what is not among them become words.
 async ({title, articles, images}) => {
   document.title = title;
@@ -22,18 +22,13 @@ async ({title, articles, images}) => {
     article.querySelectorAll("h1, h2, h3, h4, h5").forEach((h) => {
       if (!article.matches(".dl-part")) h.setAttribute("aria-level", Number(h.tagName[1]) + 1);
     });
-    article.querySelectorAll("math[alttext]").forEach((math) => {
-      const tex = math.getAttribute("alttext");
-      math.replaceWith(math.getAttribute("display") ? `\\[${tex}\\]` : `\\(${tex}\\)`);
-    });
     article.querySelectorAll("details").forEach((e) => { e.open = true; });
     article.querySelectorAll("img").forEach((img) => {
       img.src = images[img.getAttribute("src").replace("images/", "")];
     });
     whole.append(article);
   }
-  MathJax.typesetClear();
   document.querySelector("article.bd-article").replaceWith(...whole.children);
-  await MathJax.typesetPromise();
+  await document.fonts.ready;
   await Promise.all([...document.images].map((img) => img.decode().catch(() => {})));
 }
