@@ -154,7 +154,7 @@ def to_onnx(
         tolerance: :math:`\varepsilon`.
 
     Returns:
-        The file, ready to be asked: for ``logits`` where the model answers with a tensor, else for
+        The file, ready to be asked for ``logits`` where the model answers with a tensor, else for
         the tensors that it gives by name, without what it says besides, such as tuples.
 
     Raises:
