@@ -185,8 +185,9 @@ def carry(record: dict[str, Any], new: dict[str, Any]) -> None:
     if not old or not alike(old["claims"], new["claims"]):
         return
     for name, found in record.items():
-        if name != AS_BUILT and found["files"] == old["files"]:
-            found["files"] = new["files"]
+        # a page as built may list more files, such as tables that it names and does not read
+        if name != AS_BUILT and found["files"].items() <= old["files"].items():
+            found["files"] = {**new["files"]}
 
 
 def alike(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> bool:

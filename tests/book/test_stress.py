@@ -92,6 +92,21 @@ def test_runs_of_other_code_say_nothing_about_a_page(tiny):
     assert robustness.standing(tiny, page) == {}
 
 
+@pytest.mark.parametrize(
+    ("moved", "named", "stands"),
+    [(1.0005, {}, True), (1.0, {"table.jsonl": "t"}, True), (1.1, {}, False)],
+)
+def test_variations_stand_while_the_page_as_built_has_not_moved(moved, named, stands):
+    """With a new library, by no more than processors move it; what it merely names is no matter."""
+    old = {"claims": [{"value": 1.0}], "files": {"one.py": "a", **named}}
+    record = {"as built": old, "seeds +1000": {"files": {"one.py": "a"}}}
+    record["two threads"] = {"files": {"one.py": "of an older library"}}
+    new = {"claims": [{"value": moved}], "files": {"one.py": "b"}}
+    stress.carry(record, new)
+    assert (record["seeds +1000"]["files"] == new["files"]) is stands
+    assert record["two threads"]["files"] == {"one.py": "of an older library"}
+
+
 def test_every_variation_that_the_page_promises():
     names = list(stress.variations())
     assert sum(name.startswith("seeds +") for name in names) == 10
