@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ __all__ = ["Members", "ask", "check_runs", "check_same", "refused", "restored", 
 
 LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.LSTM)  # their channels are the last axis
 MIXING = (nn.LayerNorm, nn.GroupNorm)  # what they make of a channel depends on the others
+ROUNDS = 32  # how often torch-pruning may pass from one layer to the next
 Key = tuple[str, int]
 
 
@@ -254,10 +257,41 @@ def restored(model: nn.Module) -> Iterator[None]:
 def refused(names: Collection[str]) -> Iterator[None]:
     """What torch-pruning stumbles over, in words that say how to go on."""
     try:
-        yield
+        with _no_circles():
+            yield
     except Exception as error:  # of many classes
         raise ValueError(
             f"the channels of {', '.join(names)} cannot be cut ({type(error).__name__}: {error}): "
             "torch-pruning does not know what a layer behind them makes of them. Leave them as "
             f"they are with keep={[*names]!r:.200}"
         ) from error
+
+
+@contextmanager
+def _no_circles() -> Iterator[None]:
+    """An error where torch-pruning would go round for ever.
+
+    It follows channels from layer to layer, and goes on where they come to places that it has not
+    seen. Halves that are put together the other way round, as for rotary places, make ever new
+    ones; elsewhere it passes from a layer to the next once.
+    """
+    graph: Any = importlib.import_module("torch_pruning.dependency.graph")
+    plain: Any = graph.Group
+
+    class Group(plain):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.passed: Counter[tuple[int, ...]] = Counter()
+
+        def add_dep(self, dep: Any, idxs: Any) -> None:
+            way = id(dep.source), id(dep.target), id(dep.handler)
+            self.passed[way] += 1
+            if self.passed[way] > ROUNDS:
+                raise ValueError("they come back to a layer at ever new places")
+            super().add_dep(dep, idxs)
+
+    graph.Group = Group
+    try:
+        yield
+    finally:
+        graph.Group = plain

@@ -138,3 +138,23 @@ def test_sparse_weights_are_named() -> None:
         compress.magnitude(net, 0.5)
     net[0].weight = nn.Parameter(net[0].weight.to_dense())  # as the message says
     assert compress.magnitude(net, 0.5).sparsity == 0.5
+
+
+def test_channels_that_go_round_for_ever_are_refused() -> None:
+    """The halves of rotary places change sides; what is cut beside them is cut."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 32}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads)).eval()
+    batch = {"input_ids": torch.randint(20, (2, 5))}
+    with pytest.raises(ValueError, match=r"v_proj cannot be cut.* at ever new places"):
+        compress.prune_channels(model, batch, 0.5)
+    for layer in model.model.layers:
+        assert layer.mlp.gate_proj.weight.shape == (32, 16)
+    names = [f"model.layers.{i}.mlp.gate_proj" for i in range(2)]
+    compress.prune_channels(model, batch, dict.fromkeys(names, 0.75))
+    for layer in model.model.layers:
+        assert layer.mlp.gate_proj.weight.shape == layer.mlp.up_proj.weight.shape == (8, 16)
+        assert layer.mlp.down_proj.weight.shape == (16, 8)
+    assert model(**batch).logits.shape == (2, 5, 20)
