@@ -69,7 +69,7 @@ def together(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         parent, parts = node.parent, [node.deepcopy()]
         at = parent.index(node)
         for place, mark in ((at - 1, BEFORE), (at + 1, AFTER)):
-            text = parent[place] if 0 <= place < len(parent) else None
+            text: Any = parent[place] if 0 <= place < len(parent) else None
             found = mark.search(text) if isinstance(text, nodes.Text) else None
             if found:
                 # by its place: texts that say the same are equal
