@@ -1,9 +1,9 @@
 """Write _build/paper: the book as PDF and as EPUB, and a PDF of each chapter, from the built site.
 
-Chromium opens each page once, with no network, and hands back what the page's scripts
-made of it: well-formed XHTML, formulas as MathML, live figures as pictures. The EPUB is these
-pages (epub.py). The PDF is printed from the same, as one document, so that links, bookmarks and
-page numbers go through the whole of it and nothing has to be merged. No LaTeX, no second execution.
+Chromium opens each page once, with no network, and hands back what the page's scripts made of it:
+well-formed XHTML, live figures as pictures. The EPUB is these pages (epub.py). The PDF is printed
+from the same, as one document, so that links, bookmarks and page numbers go through the whole of it
+and nothing has to be merged. No LaTeX, no second execution.
 
     python book/_tools/paper.py [--root FOLDER] [--to FOLDER] [PAGE ...]
 """

@@ -97,14 +97,15 @@ def file_bytes(model: nn.Module, path: str | Path | None = None) -> int:
             if place not in once:  # a tied one is written once
                 once.add(place)
                 state[name] = tensor
-        if all(_is_plain(tensor) for tensor in state.values()):
+        if all(is_plain(tensor) for tensor in state.values()):
             save_file({k: v.detach().contiguous().clone() for k, v in state.items()}, file)
         else:
             torch.save(state, file)
         return file.stat().st_size
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor that safetensors can hold as it is."""
     kind = type(value) in (Tensor, nn.Parameter)
     if not kind or value.layout != torch.strided or value.is_quantized:
         return False

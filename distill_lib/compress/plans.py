@@ -20,6 +20,8 @@ from distill_lib.checkpoints import Checkpoint, CheckpointError, check_fit, load
 from distill_lib.checkpoints.files import whole_file
 from distill_lib.ties import ties, turned
 
+from .costs import is_plain
+
 __all__ = ["Plan", "load_pruned", "plan_of", "save_pruned", "shrink"]
 
 Plan = dict[str, dict[str, Any]]
@@ -178,14 +180,10 @@ def save_pruned(model: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> 
 
     state, same = model.state_dict(), once_written(model)
     for name, value in state.items():
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        if not is_plain(value):
             raise ValueError(
-                f"{name!r} is no plain tensor: make the model plain before it is saved"
-            )
-        if value.dtype in (torch.complex32, torch.complex128):
-            raise ValueError(
-                f"{name!r} is of {value.dtype}, which safetensors does not have: see save_packed, "
-                "or torch.save(model.state_dict(), …)"
+                f"{name!r} is {told(value)}, no plain tensor that safetensors has: make the model "
+                "plain before it is saved, or see save_packed, torch.save(model.state_dict(), …)"
             )
     check_there(model, ValueError)
     once = {k: written_out(v).contiguous() for k, v in state.items() if k not in same}

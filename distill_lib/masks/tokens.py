@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_lib.signals import Batch, Captured, Signals, accepts, as_batch, eval_mode, unwrapped
+from distill_lib.signals import Batch, Signals, accepts, as_batch, eval_mode, inside
 
 from . import IGNORE, following, readable
 
@@ -79,13 +79,13 @@ def aligned(batch: Batch, model: nn.Module | None) -> Mapping[str, Any]:
 
 def base(model: nn.Module) -> Any:
     """The model itself: without captures, wrappers, and the adapters of PEFT."""
-    inner: Any = unwrapped(model.model if isinstance(model, Captured) else model)
+    inner: Any = inside(model)
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 def learned_prompts(model: nn.Module) -> bool:
     """Whether PEFT gives a model tokens that no batch has: prompts, or prefixes of its layers."""
-    inner: Any = unwrapped(model.model if isinstance(model, Captured) else model)
+    inner: Any = inside(model)
     return bool(getattr(getattr(inner, "active_peft_config", None), "is_prompt_learning", False))
 
 

@@ -6,7 +6,7 @@ Signals are a tensor (taken as the logits), a mapping from names to tensors, or 
 
 from __future__ import annotations
 
-from .captured import Captured, capture, layers_among, layers_of, tell
+from .captured import Captured, capture, inside, layers_among, layers_of, tell
 from .said import (
     DESCRIPTIVE,
     Batch,
@@ -38,6 +38,7 @@ __all__ = [
     "call",
     "capture",
     "eval_mode",
+    "inside",
     "layers_among",
     "layers_of",
     "modes_of",

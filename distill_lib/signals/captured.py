@@ -66,7 +66,7 @@ class Captured(nn.Module):
     def _keep(self, name: str, value: Tensor) -> Tensor:
         """A copy: what follows may work in place."""
         blind = self._graded and not torch.is_grad_enabled()
-        if blind and _is_trained(_inside(self.model), name):
+        if blind and _is_trained(inside(self.model), name):
             raise RuntimeError(
                 f"layer {name!r} is trained, but runs without gradient in this forward pass: a "
                 "term that reads it would train nothing. Checkpoint activations with "
@@ -176,14 +176,15 @@ def capture(model: nn.Module, *layers: str) -> Captured:
     return Captured(model, layers)
 
 
-def _inside(model: nn.Module) -> nn.Module:
+def inside(model: nn.Module) -> nn.Module:
     """The model itself, without wrappers and captures."""
-    return unwrapped(_inside(model.model) if isinstance(model, Captured) else model)
+    inner = unwrapped(model)
+    return inside(inner.model) if isinstance(inner, Captured) else inner
 
 
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
     """The layers of a model by name; one that it holds under several names has all of them."""
-    named = _inside(model).named_modules(remove_duplicate=False)
+    named = inside(model).named_modules(remove_duplicate=False)
     return {name: part for name, part in named if name}
 
 
@@ -205,7 +206,7 @@ def tell(model: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
     Raises:
         ValueError: attention maps are asked of a model whose attention does not make them.
     """
-    inner = _inside(model)
+    inner = inside(model)
     config: Any = getattr(inner, "config", None)
     named = (TOLD.fullmatch(path.split("/")[0]) for path in paths)
     wanted = {found[1] for found in named if found}

@@ -160,10 +160,9 @@ def _own(model: nn.Module, key: str) -> bool:
     """Whether a model reads a mask or weights itself; labels are kept from all models."""
     if key not in ("mask", "weight"):
         return False
-    from .captured import Captured  # which imports this file
+    from .captured import inside  # which imports this file
 
-    inner = unwrapped(model.model if isinstance(model, Captured) else model)
-    return accepts(inner.forward, key)
+    return accepts(inside(model).forward, key)
 
 
 def _check_virtual(model: nn.Module, batch: Mapping[str, Any], said: Signals) -> None:

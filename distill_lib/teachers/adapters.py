@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distill_lib.signals import Batch, Captured, Forward, Signals, eval_mode, unwrapped
+from distill_lib.signals import Batch, Forward, Signals, eval_mode, inside
 
 from .live import Teacher, _feed
 
@@ -66,8 +66,7 @@ class BaseOf(Teacher):
         preprocess: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
         forward: Forward | None = None,
     ) -> None:
-        inner = student.model if isinstance(student, Captured) else student
-        super().__init__(unwrapped(inner), preprocess, forward=forward)
+        super().__init__(inside(student), preprocess, forward=forward)
         _check(self._base())
 
     def _settle(self) -> None:

@@ -29,10 +29,10 @@ from distill_lib.signals import (
     as_batch,
     bring,
     call,
+    inside,
     layers_among,
     place,
     tell,
-    unwrapped,
 )
 from distill_lib.stacked import Stacked, fold, unfold
 from distill_lib.ties import parts
@@ -73,8 +73,7 @@ def fingerprint(model: nn.Module) -> str:
         'e3b0c442'
     """
     digest = hashlib.sha256()
-    model = model.model if isinstance(model, Captured) else model
-    for name, value in unwrapped(model).state_dict().items():
+    for name, value in inside(model).state_dict().items():
         _feed(digest, name, value)
     return digest.hexdigest()
 

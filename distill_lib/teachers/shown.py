@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distill_lib.arguments import told
 from distill_lib.masks import readable
-from distill_lib.signals import Captured, unwrapped
+from distill_lib.signals import inside
 
 __all__ = ["COPIES", "Shown", "named_of", "prepared"]
 
@@ -136,5 +136,5 @@ def _titled(who: str, model: Any) -> str:
     if model is None:
         return f"the {who}"
     if isinstance(model, nn.Module):
-        model = unwrapped(model.model if isinstance(model, Captured) else model)
+        model = inside(model)
     return f"the {who}, a {type(model).__name__},"

@@ -210,9 +210,10 @@ class _Roll:
             said = self._verdict() if lost else None
             if said is not None:  # at once: a launcher may end this process before its traceback
                 print(said, file=sys.stderr, flush=True)
-            # the store may be in one of the processes: that one goes last
+            # the store may be in one of the processes: that one goes last; and with the first that
+            # fails a launcher may end the others, before they have said why they end
             self.store.set(f"heard {self.rank}", "")
-            if self.rank == 0:
+            if self.rank == 0 or not lost:
                 self._all("heard ", PATIENCE)
             return said
         except dist.DistError:
@@ -261,5 +262,11 @@ def _leave(wrapped: list[torch.nn.Module]) -> None:
         for model in wrapped:
             for name in ("reducer", "logger", "process_group"):
                 model.__dict__.pop(name, None)
+        # as do the defaults of functions that torch imports when it wraps the first model
+        world = dist.group.WORLD
+        for function in vars(sys.modules.get("torch.distributed.nn.functional", object)).values():
+            if defaults := getattr(function, "__defaults__", None):
+                function.__defaults__ = tuple(None if one is world else one for one in defaults)
+        del world
         dist.destroy_process_group()
         gc.collect()
