@@ -59,7 +59,7 @@ def report(root: Path) -> int:
             f"| {title} | {len(claims)} | {shifts} | {', '.join(others) or 'none yet'} "
             f"| {'all' if current == len(done) else f'{current} of {len(done)}'} "
             f"| {sum(len(c.flips) for c in claims)} | {sum(c.margin < 3 for c in claims)} "
-            f"| {min(margins, default=math.inf):.1f} |"
+            f"| {f'{min(margins):.1f}' if margins else '–'} |"
         )
         sections += [f"::::{{dropdown}} {title}", *table(claims), "::::", ""]
     head = [
