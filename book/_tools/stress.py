@@ -32,7 +32,7 @@ from typing import Any
 
 import bookcache
 from execute import KEEP_MEMORY, ONE_THREAD
-from robustness import report
+from robustness import Stressed, report
 
 SHIFTS, FEWER, LONG = 10, 5, 100.0  # seed shifts of a page; of one that takes so many seconds
 STATED = {"claim", "measurement"}
@@ -183,9 +183,12 @@ def carry(record: dict[str, Any], new: dict[str, Any]) -> None:
     old = record.get(AS_BUILT)
     if not old or not alike(old["claims"], new["claims"]):
         return
+    beside = {**record, AS_BUILT: new}
+    flips = [name for i, c in enumerate(new["claims"]) for name in Stressed(i, c, beside).flips]
     for name, found in record.items():
         # a page as built may list more files, such as tables that it names and does not read
-        if name != AS_BUILT and found["files"].items() <= old["files"].items():
+        same = found["files"].items() <= old["files"].items()
+        if same and name not in {AS_BUILT, *flips}:  # the new library may be what mends a flip
             found["files"] = {**new["files"]}
 
 

@@ -98,12 +98,16 @@ def test_runs_of_other_code_say_nothing_about_a_page(tiny):
 )
 def test_variations_stand_while_the_page_as_built_has_not_moved(moved, named, stands):
     """With a new library, by no more than processors move it; what it merely names is no matter."""
-    old = {"claims": [{"value": 1.0}], "files": {"one.py": "a", **named}}
-    record = {"as built": old, "seeds +1000": {"files": {"one.py": "a"}}}
-    record["two threads"] = {"files": {"one.py": "of an older library"}}
-    new = {"claims": [{"value": moved}], "files": {"one.py": "b"}}
+    run = {"error": None, "claims": [{"value": 1.0, "bound": 0.5, "relation": ">="}]}
+    record = {"as built": {**run, "files": {"one.py": "a", **named}}}
+    record["seeds +1000"] = {**run, "files": {"one.py": "a"}}
+    record["seeds +2000"] = {**run, "files": {"one.py": "a"}, "claims": [{"value": 0.4}]}  # a flip
+    record["two threads"] = {**run, "files": {"one.py": "of an older library"}}
+    claims = [{**run["claims"][0], "value": moved}]
+    new = {"error": None, "claims": claims, "files": {"one.py": "b"}}
     stress.carry(record, new)
     assert (record["seeds +1000"]["files"] == new["files"]) is stands
+    assert record["seeds +2000"]["files"] == {"one.py": "a"}
     assert record["two threads"]["files"] == {"one.py": "of an older library"}
 
 
