@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -172,10 +173,12 @@ def kept(notebook: Any) -> list[dict[str, Any]]:
     return [{k: c[k] for k in names if k in c} for c in claims]
 
 
-def digests(root: Path, files: list[str]) -> dict[str, str | None]:
+def digests(root: Path, files: list[str], began: float = math.inf) -> dict[str, str | None]:
+    """None for a file that was written after the page began: nobody knows what the page read."""
     # how claims and figures are shown changes no number
     inside = [f for f in files if not f.startswith("distill_lib/booktools/")]
-    return {f: digest(root / f) for f in inside}
+    late = {f for f in inside if (root / f).exists() and (root / f).stat().st_mtime > began}
+    return {f: None if f in late else digest(root / f) for f in inside}
 
 
 def carry(record: dict[str, Any], new: dict[str, Any]) -> None:
@@ -208,8 +211,8 @@ def applies(path: Path, name: str) -> bool:
 
 
 def is_enough(record: dict[str, Any], name: str) -> bool:
-    """Long pages are given fewer shifts of their seeds."""
-    seconds = record.get(AS_BUILT, {}).get("seconds", 0.0)
+    """Long pages are given fewer shifts of their seeds; the quietest run tells how long."""
+    seconds = min((run["seconds"] for run in record.values() if not run["error"]), default=0.0)
     shift = name.startswith("seeds") and int(name.split("+")[1]) // 1000
     return bool(shift and shift > FEWER and seconds > LONG)
 
@@ -237,6 +240,7 @@ def digest(path: Path) -> str | None:
 
 def run(root: Path, path: Path, name: str) -> dict[str, Any]:
     """One page in a process of its own, under one variation."""
+    code, began = digest_of_code(path, name), time.time()
     python = sys.executable
     if name == "another torch":
         python = os.environ["DISTILL_STRESS_PYTHON"]
@@ -269,7 +273,7 @@ def run(root: Path, path: Path, name: str) -> dict[str, Any]:
         result = json.loads(target.read_text(encoding="utf-8"))
     files = [Path(f) for f in result.pop("paths")]
     inside = [f.relative_to(root).as_posix() for f in files if f.is_relative_to(root)]
-    return {"code": digest_of_code(path, name), **result, "files": digests(root, inside)}
+    return {"code": code, **result, "files": digests(root, inside, began)}
 
 
 @contextlib.contextmanager

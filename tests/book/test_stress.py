@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import shutil
 import sysconfig
@@ -109,6 +110,22 @@ def test_variations_stand_while_the_page_as_built_has_not_moved(moved, named, st
     assert (record["seeds +1000"]["files"] == new["files"]) is stands
     assert record["seeds +2000"]["files"] == {"one.py": "a"}
     assert record["two threads"]["files"] == {"one.py": "of an older library"}
+
+
+def test_a_file_written_while_a_page_ran_is_unknown(tmp_path):
+    (tmp_path / "one.py").write_text("a = 1")
+    os.utime(tmp_path / "one.py", (100, 100))
+    known = stress.digests(tmp_path, ["one.py", "gone.py"], began=101)
+    assert known["one.py"] == stress.digest(tmp_path / "one.py") and known["gone.py"] is None
+    assert stress.digests(tmp_path, ["one.py"], began=99) == {"one.py": None}
+
+
+@pytest.mark.parametrize(("shift", "enough"), [(5, False), (6, True)])
+def test_a_page_is_long_if_its_quietest_run_was(shift, enough):
+    loud, quiet = ({"error": None, "seconds": seconds} for seconds in (900, 101))
+    name = f"seeds +{shift}000"
+    assert stress.is_enough({"as built": loud, "busy machine": quiet}, name) is enough
+    assert not stress.is_enough({"as built": loud, "two threads": {**quiet, "seconds": 99}}, name)
 
 
 def test_every_variation_that_the_page_promises():
