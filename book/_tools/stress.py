@@ -204,7 +204,7 @@ def alike(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> bool:
 
 
 def applies(path: Path, name: str) -> bool:
-    """Only who reads the reference of the Python that runs the page may read another."""
+    """Another torch needs one; only a page that reads the reference of Python can read another."""
     if name == "another torch":
         return "DISTILL_STRESS_PYTHON" in os.environ
     return name != "another text" or "reference_text(" in path.read_text(encoding="utf-8")
