@@ -52,7 +52,7 @@ def variations() -> dict[str, dict[str, str]]:
     """Each variation by name, with the environment variables that make it."""
     found = {
         "arithmetic default": {"ATEN_CPU_CAPABILITY": "default"},
-        # threads that wait by spinning take the cores from the page beside them, ten times its time
+        # beside another page, threads that spin while they wait took ten times as long
         "two threads": {
             **dict.fromkeys(ONE_THREAD, "2"),
             "DISTILL_THREADS": "2",
